@@ -1,0 +1,1 @@
+"""Networks: StyleGAN2, spatial transformers, encoders and feature extractors."""

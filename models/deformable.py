@@ -1,0 +1,176 @@
+"""The generator with spatial transformers: one synthesis whose features are warped at some resolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.spatial_transformer import (
+    SpatialTransformerConfig,
+    build_affine,
+    build_tps,
+    config_from_published,
+)
+from models.stylegan2 import Generator, GeneratorConfig, layer_at
+
+PUBLISHED_PARTS = ("g", "stns", "rtstn")
+PUBLISHED_EXTENT = 0.95
+
+
+class Deformed(NamedTuple):
+    """Images [N, 3, S, S] and the sampling grid [N, R, R, 2] of every TPS block, in the order of the resolutions."""
+
+    image: Tensor
+    grids: list[Tensor]
+
+
+class DeformableGenerator(nn.Module):
+    """StyleGAN2 whose features pass an affine warp, then a TPS warp, after the second convolution of some resolutions.
+
+    Args:
+        generator: the network to deform; it is shared, not copied.
+        config: the transformers' resolutions, widths and mode.
+        rng: source of the blocks' initial weights; a fixed seed where None. The global random state is left alone.
+
+    Raises:
+        ValueError: if a resolution or width does not exist in the generator.
+    """
+
+    def __init__(
+        self, generator: Generator, config: SpatialTransformerConfig, *, rng: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        widths = generator.config.channels
+        for size in config.resolutions:
+            if widths.get(size) != config.channels[size]:
+                raise ValueError(f"the generator has {widths.get(size, 'no')} channels at {size} px, "
+                                 f"the spatial transformers expect {config.channels[size]}")
+        self.generator = generator
+        self.config = config
+        self.affine = build_affine(config, generator=rng) if config.affine else None
+        self.tps = build_tps(config, generator=rng) if config.tps else None
+
+    @classmethod
+    def for_generator(
+        cls, generator: Generator, *, rng: torch.Generator | None = None, **settings: Any
+    ) -> DeformableGenerator:
+        """Build transformers of the generator's own widths; `settings` are those of SpatialTransformerConfig."""
+        resolutions = settings.pop("resolutions", (32, 64))
+        channels = {size: generator.config.channels[size] for size in resolutions if size in generator.config.channels}
+        return cls(generator, SpatialTransformerConfig(resolutions, channels=channels, **settings), rng=rng)
+
+    def mapping(self, z: Tensor, *, truncation_psi: float = 1.0, w_avg: Tensor | None = None) -> Tensor:
+        """Map z [N, style_dim] to w [N, style_dim], see `Generator.mapping`."""
+        return self.generator.mapping(z, truncation_psi=truncation_psi, w_avg=w_avg)
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """Repeat w [N, style_dim] to w_plus [N, n_latent, style_dim]."""
+        return self.generator.broadcast(w)
+
+    def synthesis(self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor]) -> Deformed:
+        """Turn latents into deformed images.
+
+        Args:
+            w_plus: [N, n_latent, style_dim].
+            alpha: degree of deformation, a number or [N]; 0 is rest, 1 as learned, values outside extrapolate.
+            noise: one [1 or N, 1, H, W] per convolution, see `Generator.synthesis`.
+
+        Returns:
+            Deformed(image, grids); grids is empty without TPS blocks.
+
+        Raises:
+            ValueError: for wrong shapes.
+            NonFiniteError: if a sampling grid holds NaN or infinity.
+        """
+        grids: dict[int, Tensor] = {}
+        transforms = {layer_at(size): partial(self._deform, index=index, alpha=alpha, grids=grids)
+                      for index, size in enumerate(self.config.resolutions)}
+        image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms)
+        return Deformed(image, [grids[index] for index in sorted(grids)])
+
+    def _deform(self, features: Tensor, *, index: int, alpha: float | Tensor, grids: dict[int, Tensor]) -> Tensor:
+        """Warp the features of one resolution and note the TPS grid under its index."""
+        if self.affine is not None:
+            features = self.affine.stns[index](features, alpha=alpha)
+        if self.tps is not None:
+            features, grids[index] = self.tps.stns[index](features, alpha=alpha)
+        return features
+
+    def published_state(self) -> dict[str, dict[str, Tensor]]:
+        """Return `{"g", "stns", "rtstn"}` with the names of the released style files.
+
+        The lattice travels in `stns`, so an exact style stays exact for every reader of the file; only the scaling of
+        the affine block by alpha needs a reader that knows the mode, as `load_published_state` does.
+
+        Raises:
+            ValueError: for a config that the format cannot say (no affine or TPS block, another extent).
+        """
+        if self.affine is None or self.tps is None or self.config.extent != PUBLISHED_EXTENT:
+            raise ValueError("the published format holds affine and TPS blocks with extent "
+                             f"{PUBLISHED_EXTENT}, got affine={self.config.affine}, tps={self.config.tps}, "
+                             f"extent={self.config.extent}")
+        parts = (self.generator, self.tps, self.affine)
+        return {name: _detached(part) for name, part in zip(PUBLISHED_PARTS, parts, strict=True)}
+
+    def load_published_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Load `{"g", "stns", "rtstn"}` strictly and take over the mode that its lattice tells.
+
+        Raises:
+            ValueError: if a part or a key is missing, unexpected or misshapen.
+        """
+        check_published_parts(state)
+        config = replace(config_from_published(state["stns"]), channels=self.config.channels)
+        if (config.resolutions, config.grid_size) != (self.config.resolutions, self.config.grid_size):
+            raise ValueError(f"the file's transformers have resolutions {config.resolutions} and grid size "
+                             f"{config.grid_size}, expected {self.config.resolutions} and {self.config.grid_size}")
+        affine, tps = build_affine(config), build_tps(config)
+        parts = (self.generator, tps, affine)
+        for name, part in zip(PUBLISHED_PARTS, parts, strict=True):
+            try:
+                part.load_state_dict(dict(state[name]), strict=True)
+            except RuntimeError as error:
+                raise ValueError(f"part {name!r} does not fit: {error}") from error
+        reference = self.generator.input.input
+        self.affine, self.tps = affine.to(reference.device), tps.to(reference.device)
+        self.config = config
+
+
+def check_published_parts(state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise ValueError unless the state has exactly the parts g, stns and rtstn."""
+    if set(state) != set(PUBLISHED_PARTS):
+        raise ValueError(f"a published style holds {list(PUBLISHED_PARTS)}, got {sorted(map(str, state))}")
+
+
+def configs_from_published(
+    state: Mapping[str, Mapping[str, Tensor]],
+) -> tuple[GeneratorConfig, SpatialTransformerConfig]:
+    """Read the shapes of a published style's networks: the generator's and the spatial transformers' config.
+
+    Raises:
+        ValueError: if the parts or the keys that carry the shapes are missing.
+    """
+    check_published_parts(state)
+    return generator_config_from_state(state["g"]), config_from_published(state["stns"])
+
+
+def generator_config_from_state(state: Mapping[str, Tensor]) -> GeneratorConfig:
+    """Read size, widths and mapping depth from a generator's state dict; raises ValueError where it is none."""
+    try:
+        channels = {4: state["conv1.conv.weight"].shape[1]}
+        style_dim = state["style.1.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"the generator's state misses {error.args[0]!r}") from error
+    while (key := f"convs.{2 * len(channels) - 1}.conv.weight") in state:
+        channels[4 * 2 ** len(channels)] = state[key].shape[1]
+    depth = sum(1 for name in state if name.startswith("style.") and name.endswith(".weight"))
+    return GeneratorConfig(size=max(channels), style_dim=style_dim, n_mlp=depth, channels=channels)
+
+
+def _detached(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's state on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

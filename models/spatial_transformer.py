@@ -1,0 +1,340 @@
+"""Learned deformation of feature maps: an affine block and a thin-plate-spline block with alpha-controlled strength.
+
+Both blocks predict where each output pixel samples its input (a grid [N, S, S, 2] of (x, y) in [-1, 1], read with
+`align_corners=False`). Two modes exist, stored with the weights:
+
+* `published`, bit-compatible with the released styles: the TPS lattice is normalised by `size - 1`, so its resting grid is
+  off the identity by up to half a feature pixel, and alpha leaves the affine block alone.
+* `exact`: the lattice holds pixel centres, so the resting grid is the identity, and alpha scales the affine block as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MODES = ("exact", "published")
+
+
+class NonFiniteError(ArithmeticError):
+    """A sampling grid holds NaN or infinity; sampling with it can crash the interpreter, so it is refused."""
+
+
+@dataclass(frozen=True)
+class SpatialTransformerConfig:
+    """Where features are warped and how.
+
+    `resolutions` are the feature sizes in pixels, `channels` maps each to its width, `grid_size` is the number of control
+    points per side, `extent` their outermost coordinate, `mode` is "exact" or "published".
+    """
+
+    resolutions: tuple[int, ...] = (32, 64)
+    grid_size: int = 10
+    extent: float = 0.95
+    mode: str = "exact"
+    channels: Mapping[int, int] = field(default_factory=lambda: {32: 512, 64: 512})
+    affine: bool = True
+    tps: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resolutions", tuple(int(size) for size in self.resolutions))
+        object.__setattr__(self, "channels", {int(size): int(width) for size, width in self.channels.items()})
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
+        if self.grid_size < 2:
+            raise ValueError(f"grid_size must be at least 2, got {self.grid_size}")
+        if not 0 < self.extent <= 1:
+            raise ValueError(f"extent must be in (0, 1], got {self.extent}")
+        if len(set(self.resolutions)) != len(self.resolutions):
+            raise ValueError(f"resolutions must differ from each other, got {self.resolutions}")
+        for size in self.resolutions:
+            if size < 16:
+                raise ValueError(f"resolutions must be at least 16 for the localisation net, got {size}")
+            if size not in self.channels:
+                raise ValueError(f"channels must name every resolution, got {dict(self.channels)} without {size}")
+
+    def to_dict(self) -> dict:
+        """Return plain values that JSON can hold."""
+        values = asdict(self)
+        values["resolutions"] = list(self.resolutions)
+        values["channels"] = {str(size): width for size, width in self.channels.items()}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> SpatialTransformerConfig:
+        """Rebuild the config from `to_dict()`; unknown names raise ValueError."""
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"unknown spatial transformer settings {sorted(unknown)}; "
+                             f"expected some of {sorted(cls.__dataclass_fields__)}")
+        return cls(**values)
+
+
+@contextlib.contextmanager
+def construction_rng(generator: torch.Generator | None) -> Iterator[None]:
+    """Initialise modules from `generator` (a fixed seed where None) and leave the global CPU random state as it was."""
+    seed = 0 if generator is None else int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def resting_points(grid_size: int = 10, extent: float = 0.95) -> Tensor:
+    """Return the resting control points [grid_size^2, 2] in [-extent, extent], float32, on the CPU."""
+    # The upper limit carries a small margin because arange excludes it.
+    ticks = np.arange(-extent, extent + 1e-5, 2.0 * extent / (grid_size - 1))
+    return torch.from_numpy(np.array(list(itertools.product(ticks, ticks)), dtype=np.float32))
+
+
+def pixel_lattice(size: int, *, mode: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the (x, y) of every pixel, rows first: [size^2, 2].
+
+    `published`: 2 i / (size - 1) - 1, the corners of the image are -1 and 1; `exact`: (2 i + 1) / size - 1, pixel centres.
+    """
+    steps = torch.arange(size, dtype=dtype, device="cpu")
+    ticks = steps * 2 / (size - 1) - 1 if mode == "published" else (2 * steps + 1) / size - 1
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    return torch.stack([x.reshape(-1), y.reshape(-1)], dim=1)  # [size, size] x 2 -> [size^2, 2]
+
+
+def radial_basis(points: Tensor, centres: Tensor) -> Tensor:
+    """U(r) = r^2 log(r^2) / 2, the thin-plate kernel (Bookstein 1989), 0 at r = 0: [P, 2], [C, 2] -> [P, C]."""
+    squared = (points[:, None, :] - centres[None, :, :]).square().sum(dim=2)
+    return torch.where(squared == 0, 0.0, 0.5 * squared * torch.log(squared.clamp_min(torch.finfo(squared.dtype).tiny)))
+
+
+def tps_matrices(centres: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverse kernel [C+3, C+3] and the lattice's basis [P, C+3] of the spline through C control points.
+
+    L = [[K, 1, P], [1^T, 0, 0], [P^T, 0, 0]], basis = [U(lattice), 1, lattice] (Bookstein 1989, eq. 4).
+    """
+    count = centres.shape[0]
+    kernel = centres.new_zeros(count + 3, count + 3)
+    kernel[:count, :count] = radial_basis(centres, centres)
+    kernel[:count, count] = kernel[count, :count] = 1
+    kernel[:count, count + 1:] = centres
+    kernel[count + 1:, :count] = centres.T
+    ones = lattice.new_ones(lattice.shape[0], 1)
+    return torch.inverse(kernel), torch.cat([radial_basis(lattice, centres), ones, lattice], dim=1)
+
+
+def check_finite(grid: Tensor, where: str) -> None:
+    """Raise NonFiniteError naming the block when the sampling grid holds NaN or infinity."""
+    if not bool(torch.isfinite(grid).all()):
+        raise NonFiniteError(f"the sampling grid of {where} is not finite; the weights or features before it have diverged")
+
+
+def warp(features: Tensor, grid: Tensor, *, where: str) -> Tensor:
+    """Sample features [N, C, H, W] at grid [N, H, W, 2] with reflection at the border; raises NonFiniteError."""
+    check_finite(grid, where)
+    with torch.autocast(features.device.type, enabled=False):
+        warped = F.grid_sample(features.to(grid.dtype), grid, padding_mode="reflection", align_corners=False)
+    return warped.to(features.dtype)
+
+
+def check_features(features: Tensor, channels: int, size: int) -> None:
+    """Raise ValueError unless features are [N, channels, size, size]."""
+    if features.ndim != 4 or features.shape[1:] != (channels, size, size):
+        raise ValueError(f"features must be [N, {channels}, {size}, {size}], got {list(features.shape)}")
+
+
+def working_dtype(features: Tensor) -> torch.dtype:
+    """Grids are computed in float32 at least: a bfloat16 coordinate would be off by a tenth of a feature pixel."""
+    return torch.promote_types(features.dtype, torch.float32)
+
+
+def strength(alpha: float | Tensor, features: Tensor) -> float | Tensor:
+    """Return alpha in a form that multiplies [N, points, coordinates]; a tensor must be a scalar or [N]."""
+    if not isinstance(alpha, Tensor):
+        return float(alpha)
+    if alpha.ndim == 0 or alpha.shape == (features.shape[0],):
+        return alpha.to(features.device, working_dtype(features)).reshape(-1, 1, 1)  # [] or [N] -> [1 or N, 1, 1]
+    raise ValueError(f"alpha must be a number or a tensor [{features.shape[0]}], got {list(alpha.shape)}")
+
+
+def dense(layers: nn.Sequential, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Run linear and ReLU layers in `dtype`, whatever the dtype of their weights and of autocast."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(dtype)
+        for layer in layers:
+            is_linear = isinstance(layer, nn.Linear)
+            x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype)) if is_linear else layer(x)
+    return x
+
+
+class TPSGridGenerator(nn.Module):
+    """The linear map from control points to the dense grid, with the buffers that released files store."""
+
+    def __init__(self, size: int, centres: Tensor, *, mode: str) -> None:
+        super().__init__()
+        self.size = size
+        self.mode = mode
+        # Released buffers were inverted in float32; the exact mode has no numbers to reproduce and inverts in float64.
+        work = torch.float32 if mode == "published" else torch.float64
+        inverse, basis = tps_matrices(centres.to(work), pixel_lattice(size, mode=mode, dtype=work))
+        self.register_buffer("inverse_kernel", inverse.float())
+        self.register_buffer("padding_matrix", torch.zeros(3, 2, device="cpu"))
+        self.register_buffer("target_coordinate_repr", basis.float())
+        self.register_buffer("resting", centres.clone(), persistent=False)
+        self.register_buffer("identity", pixel_lattice(size, mode="exact"), persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        """Keep the matrices in float32 when the network around them is cast to a half format."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            if torch.promote_types(self._buffers[name].dtype, torch.float32) != self._buffers[name].dtype:
+                self._buffers[name] = buffer.to(self._buffers[name].device)
+        return self
+
+    def forward(self, control: Tensor) -> Tensor:
+        """Map control points [N, C, 2] to the sampling grid [N, size, size, 2].
+
+        grid = basis @ (L^-1 @ [control; 0]). In exact mode the spline interpolates the offsets from rest, which is the
+        same function (the spline reproduces affine maps) and makes the resting grid the identity to the last bit.
+        """
+        exact = self.mode == "exact"
+        with torch.autocast(control.device.type, enabled=False):
+            dtype = control.dtype
+            values = control - self.resting.to(dtype) if exact else control
+            padded = torch.cat([values, self.padding_matrix.to(dtype).expand(len(values), 3, 2)], dim=1)
+            coefficients = self.inverse_kernel.to(dtype) @ padded  # [N, C+3, 2]
+            grid = self.target_coordinate_repr.to(dtype) @ coefficients  # [N, size^2, 2]
+            grid = grid + self.identity.to(dtype) if exact else grid
+        return grid.reshape(-1, self.size, self.size, 2)  # [N, size^2, 2] -> [N, size, size, 2]
+
+
+class LocalisationNet(nn.Module):
+    """Predicts control points [N, grid_size^2, 2] from features; at initialisation it predicts the resting points."""
+
+    def __init__(self, channels: int, size: int, *, resting: Tensor) -> None:
+        super().__init__()
+        left = ((size - 4) // 2 - 4) // 2
+        self.conv = nn.Sequential(nn.Conv2d(channels, 128, 5), nn.MaxPool2d(2), nn.ReLU(),
+                                  nn.Conv2d(128, 64, 5), nn.MaxPool2d(2), nn.ReLU())
+        self.fc = nn.Sequential(nn.Linear(64 * left * left, 64), nn.ReLU(), nn.Linear(64, resting.numel()))
+        with torch.no_grad():
+            self.fc[2].weight.zero_()
+            self.fc[2].bias.copy_(resting.reshape(-1))  # [C, 2] -> [2 C]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [N, C, S, S] to control points [N, grid_size^2, 2], in float32 at least."""
+        points = dense(self.fc, self.conv(features).flatten(1), working_dtype(features))
+        return points.reshape(len(points), -1, 2)  # [N, 2 C] -> [N, C, 2]
+
+
+class TPSTransformer(nn.Module):
+    """Warps one feature map by a thin-plate spline (published as `stns.{i}`)."""
+
+    def __init__(self, channels: int, size: int, *, grid_size: int = 10, extent: float = 0.95, mode: str = "exact",
+                 generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.channels, self.size = channels, size
+        centres = resting_points(grid_size, extent)
+        with construction_rng(generator):
+            self.loc_net = LocalisationNet(channels, size, resting=centres)
+        self.tps_grid_gen = TPSGridGenerator(size, centres, mode=mode)
+
+    def grid(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> Tensor:
+        """Return the sampling grid [N, S, S, 2] for control points rest (1 - alpha) + predicted alpha."""
+        check_features(features, self.channels, self.size)
+        amount = strength(alpha, features)
+        predicted = self.loc_net(features)
+        return self.tps_grid_gen(self.tps_grid_gen.resting.to(predicted) * (1 - amount) + predicted * amount)
+
+    def forward(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the warped features [N, C, S, S] and the grid [N, S, S, 2]; raises ValueError, NonFiniteError."""
+        grid = self.grid(features, alpha=alpha)
+        return warp(features, grid, where=f"the TPS block at {self.size} px"), grid
+
+
+class AffineTransformer(nn.Module):
+    """Warps one feature map by an affine map (published as `rtstn`'s `stns.{i}`)."""
+
+    def __init__(self, channels: int, size: int, *, mode: str = "exact", generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.channels, self.size, self.mode = channels, size, mode
+        left = ((size - 4) // 2 - 4) // 2
+        with construction_rng(generator):
+            self.loc_net = nn.Sequential(nn.Conv2d(channels, 16, 5), nn.MaxPool2d(2), nn.ReLU(),
+                                         nn.Conv2d(16, 32, 5), nn.MaxPool2d(2), nn.ReLU())
+            self.fc_loc = nn.Sequential(nn.Linear(32 * left * left, 32), nn.ReLU(), nn.Linear(32, 6))
+        with torch.no_grad():
+            self.fc_loc[2].weight.zero_()
+            self.fc_loc[2].bias.copy_(torch.eye(2, 3, device="cpu").reshape(-1))  # [2, 3] -> [6]
+
+    def theta(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> Tensor:
+        """Return the matrices [N, 2, 3]: exact mode I + alpha (predicted - I), published mode the prediction."""
+        check_features(features, self.channels, self.size)
+        amount = strength(alpha, features)
+        predicted = dense(self.fc_loc, self.loc_net(features).flatten(1), working_dtype(features))
+        predicted = predicted.reshape(-1, 2, 3)  # [N, 6] -> [N, 2, 3]
+        if self.mode == "published":
+            return predicted
+        resting = torch.eye(2, 3, dtype=predicted.dtype, device=predicted.device)
+        return resting + amount * (predicted - resting)
+
+    def forward(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> Tensor:
+        """Return the warped features [N, C, S, S]; raises ValueError, NonFiniteError."""
+        theta = self.theta(features, alpha=alpha)
+        with torch.autocast(features.device.type, enabled=False):
+            grid = F.affine_grid(theta, [len(theta), 1, self.size, self.size], align_corners=False)
+        return warp(features, grid, where=f"the affine block at {self.size} px")
+
+
+class TransformerStack(nn.Module):
+    """One block per resolution under the published name `stns`."""
+
+    def __init__(self, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.stns = nn.ModuleList(blocks)
+
+
+def build_tps(config: SpatialTransformerConfig, *, generator: torch.Generator | None = None) -> TransformerStack:
+    """Build the TPS block of every resolution, initialised from `generator` (a fixed seed where None)."""
+    generator = generator or torch.Generator().manual_seed(0)
+    return TransformerStack([TPSTransformer(config.channels[size], size, grid_size=config.grid_size, extent=config.extent,
+                                            mode=config.mode, generator=generator) for size in config.resolutions])
+
+
+def build_affine(config: SpatialTransformerConfig, *, generator: torch.Generator | None = None) -> TransformerStack:
+    """Build the affine block of every resolution, initialised from `generator` (a fixed seed where None)."""
+    generator = generator or torch.Generator().manual_seed(0)
+    return TransformerStack([AffineTransformer(config.channels[size], size, mode=config.mode, generator=generator)
+                             for size in config.resolutions])
+
+
+def config_from_published(tps_state: Mapping[str, Tensor], *, extent: float = 0.95) -> SpatialTransformerConfig:
+    """Read the config of a published `stns` dictionary from its shapes, and its mode from the stored lattice.
+
+    A lattice of pixel centres means `exact`; anything else is what the published code would run as it is, `published`.
+    Raises ValueError where the dictionary is not one of spatial transformers.
+    """
+    sizes, channels, modes, points = [], {}, set(), set()
+    while (key := f"stns.{len(sizes)}.tps_grid_gen.target_coordinate_repr") in tps_state:
+        prefix, basis = f"stns.{len(sizes)}.loc_net.", tps_state[key]
+        missing = [name for name in (prefix + "conv.0.weight", prefix + "fc.2.bias") if name not in tps_state]
+        if missing:
+            raise ValueError(f"the stns dictionary misses {missing}")
+        size, side = math.isqrt(basis.shape[0]), math.isqrt(tps_state[prefix + "fc.2.bias"].numel() // 2)
+        if basis.shape != (size * size, side * side + 3):
+            raise ValueError(f"{key} must be [size^2, {side * side + 3}], got {list(basis.shape)}")
+        # The lattices are up to 1 / size apart, so a quarter of that tells them apart even in a half-precision file.
+        distance = (basis[:, -2:].float().cpu() - pixel_lattice(size, mode="exact")).abs().max()
+        modes.add("exact" if distance < 0.25 / size else "published")
+        sizes.append(size)
+        channels[size] = tps_state[prefix + "conv.0.weight"].shape[1]
+        points.add(side)
+    if not sizes:
+        raise ValueError("the stns dictionary holds no 'stns.0.tps_grid_gen.target_coordinate_repr'")
+    if len(modes) > 1 or len(points) > 1:
+        raise ValueError(f"the blocks of the stns dictionary disagree: modes {sorted(modes)}, grid sizes {sorted(points)}")
+    return SpatialTransformerConfig(tuple(sizes), grid_size=points.pop(), extent=extent, mode=modes.pop(), channels=channels)

@@ -1,0 +1,207 @@
+"""StyleGAN2 generator: mapping and synthesis apart, state-dict names of rosinality's implementation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import EqualLinear, PixelNorm, StyledConv, ToRGB
+
+FeatureTransforms = Mapping[int, Callable[[Tensor], Tensor]]
+
+
+def official_channels(size: int = 1024, *, multiplier: int = 2) -> dict[int, int]:
+    """Return the channel width per resolution of the published networks (config F with multiplier 2)."""
+    full = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256 * multiplier, 128: 128 * multiplier, 256: 64 * multiplier,
+            512: 32 * multiplier, 1024: 16 * multiplier}
+    return {resolution: width for resolution, width in full.items() if resolution <= size}
+
+
+def check_channels(size: int, channels: Mapping[int, int]) -> None:
+    """Raise ValueError unless ``channels`` has a positive width for every power of two from 4 to ``size``."""
+    if size < 8 or size & (size - 1):
+        raise ValueError(f"size must be a power of two >= 8, got {size}")
+    expected = [2**k for k in range(2, int(math.log2(size)) + 1)]
+    if sorted(channels) != expected or min(channels.values()) < 1:
+        raise ValueError(f"channels must give a positive width for each of {expected}, got {dict(channels)}")
+
+
+def layer_at(resolution: int) -> int:
+    """Return the index of the second convolution at ``resolution`` px (32 -> 6, 64 -> 8; 4 px has only layer 0)."""
+    if resolution < 4 or resolution & (resolution - 1):
+        raise ValueError(f"resolution must be a power of two >= 4, got {resolution}")
+    return 2 * (int(math.log2(resolution)) - 2)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Shape of a generator: output ``size`` in px, width of z and w, depth of the mapping, width per resolution."""
+
+    size: int = 1024
+    style_dim: int = 512
+    n_mlp: int = 8
+    channels: Mapping[int, int] = field(default_factory=official_channels)
+    lr_mlp: float = 0.01
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", {int(k): int(v) for k, v in self.channels.items()})
+        check_channels(self.size, self.channels)
+
+    @classmethod
+    def official(cls, size: int = 1024) -> GeneratorConfig:
+        """Return the published configuration F at ``size`` px."""
+        return cls(size=size, channels=official_channels(size))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GeneratorConfig:
+        """Rebuild a config from ``to_dict``; unknown names raise TypeError."""
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return asdict(self)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of convolutions, each with its noise (17 at 1024 px)."""
+        return 2 * int(math.log2(self.size)) - 3
+
+    @property
+    def n_latent(self) -> int:
+        """Number of rows of w_plus (18 at 1024 px)."""
+        return 2 * int(math.log2(self.size)) - 2
+
+    def noise_size(self, layer: int) -> int:
+        """Return the resolution in px of convolution ``layer``."""
+        return 2 ** ((layer + 5) // 2)
+
+
+class ConstantInput(nn.Module):
+    """Learned 4x4 input, [1, C, 4, 4] repeated over the batch."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+    def forward(self, batch: int) -> Tensor:
+        # Channels-last runs through the whole network from here; convolutions on CPUs are twice as fast in it.
+        return self.input.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+class Generator(nn.Module):
+    """StyleGAN2 generator (Karras et al. 2020) with skip connections to RGB.
+
+    Args:
+        config: the network's shape.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, widths = config.style_dim, config.channels
+        mlp = [EqualLinear(dim, dim, lr_mul=config.lr_mlp, activate=True) for _ in range(config.n_mlp)]
+        self.style = nn.Sequential(PixelNorm(), *mlp)
+        self.input = ConstantInput(widths[4])
+        self.conv1 = StyledConv(widths[4], widths[4], dim)
+        self.to_rgb1 = ToRGB(widths[4], dim, upsample=False)
+        self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
+        for resolution in sorted(widths)[1:]:
+            before, width = widths[resolution // 2], widths[resolution]
+            self.convs.append(StyledConv(before, width, dim, upsample=True))
+            self.convs.append(StyledConv(width, width, dim))
+            self.to_rgbs.append(ToRGB(width, dim))
+        self.noises = nn.Module()
+        for layer in range(config.n_layers):
+            size = config.noise_size(layer)
+            self.noises.register_buffer(f"noise_{layer}", torch.randn(1, 1, size, size))
+
+    def mapping(self, z: Tensor, *, truncation_psi: float = 1.0, w_avg: Tensor | None = None) -> Tensor:
+        """Map z to w, optionally truncated: w' = w_avg + psi (w - w_avg), StyleGAN section B.
+
+        Args:
+            z: [N, style_dim], standard normal.
+            truncation_psi: 1 leaves w, 0 gives ``w_avg``.
+            w_avg: [style_dim] or [1, style_dim], required when psi is not 1.
+
+        Returns:
+            w [N, style_dim].
+
+        Raises:
+            ValueError: for a wrong shape or a missing ``w_avg``.
+        """
+        if z.ndim != 2 or z.shape[1] != self.config.style_dim:
+            raise ValueError(f"expected z [N, {self.config.style_dim}], got {list(z.shape)}")
+        w = self.style(z)
+        if truncation_psi == 1.0:
+            return w
+        if w_avg is None:
+            raise ValueError(f"truncation_psi={truncation_psi} needs w_avg")
+        return w_avg + truncation_psi * (w - w_avg)
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """Repeat w [N, style_dim] to w_plus [N, n_latent, style_dim]."""
+        return w[:, None, :].expand(-1, self.config.n_latent, -1)
+
+    @torch.no_grad()
+    def mean_w(self, n: int = 4096, *, generator: torch.Generator) -> Tensor:
+        """Return w_avg [style_dim], the mean of ``n`` mapped z drawn on the CPU from ``generator``."""
+        z = torch.randn(n, self.config.style_dim, generator=generator)
+        return self.style(z.to(self.input.input.device)).mean(dim=0)
+
+    def fixed_noise(self) -> list[Tensor]:
+        """Return the stored noise maps, one [1, 1, H, W] per convolution."""
+        return [getattr(self.noises, f"noise_{layer}") for layer in range(self.config.n_layers)]
+
+    def zero_noise(self) -> list[Tensor]:
+        """Return noise maps of zeros, one [1, 1, H, W] per convolution."""
+        return [torch.zeros_like(noise) for noise in self.fixed_noise()]
+
+    def random_noise(self, n: int, *, generator: torch.Generator) -> list[Tensor]:
+        """Return fresh noise, one [n, 1, H, W] per convolution, drawn on the CPU so that a seed means one image."""
+        device = self.input.input.device
+        return [torch.randn(n, 1, *noise.shape[2:], generator=generator).to(device) for noise in self.fixed_noise()]
+
+    def synthesis(
+        self, w_plus: Tensor, *, noise: Sequence[Tensor], feature_transforms: FeatureTransforms | None = None
+    ) -> Tensor:
+        """Turn latents into images.
+
+        Args:
+            w_plus: [N, n_latent, style_dim].
+            noise: one [1 or N, 1, H, W] per convolution: ``fixed_noise()``, ``zero_noise()`` or ``random_noise()``.
+            feature_transforms: functions [N, C, H, W] -> the same shape, applied after the convolution of that
+                index (0 is the 4 px layer; 2k - 1 and 2k are the two at 4 * 2^k px, see ``layer_at``).
+
+        Returns:
+            Images [N, 3, size, size], float32, about [-1, 1].
+
+        Raises:
+            ValueError: for a wrong latent shape, noise count or transform index.
+        """
+        expected = [self.config.n_latent, self.config.style_dim]
+        if w_plus.ndim != 3 or list(w_plus.shape[1:]) != expected:
+            raise ValueError(f"expected w_plus [N, {expected[0]}, {expected[1]}], got {list(w_plus.shape)}")
+        if len(noise) != self.config.n_layers:
+            raise ValueError(f"expected {self.config.n_layers} noise maps, got {len(noise)}")
+        transforms = dict(feature_transforms or {})
+        unknown = [index for index in transforms if not 0 <= index < self.config.n_layers]
+        if unknown:
+            raise ValueError(f"feature_transforms index {unknown} outside 0..{self.config.n_layers - 1}")
+
+        def convolve(layer: StyledConv, x: Tensor, index: int) -> Tensor:
+            x = layer(x, w_plus[:, index], noise[index])
+            return transforms[index](x) if index in transforms else x
+
+        x = convolve(self.conv1, self.input(w_plus.shape[0]), 0)
+        image = self.to_rgb1(x, w_plus[:, 1])
+        for block, to_rgb in enumerate(self.to_rgbs):
+            index = 2 * block + 1
+            x = convolve(self.convs[index - 1], x, index)
+            x = convolve(self.convs[index], x, index + 1)
+            image = to_rgb(x, w_plus[:, index + 2], image)
+        return image

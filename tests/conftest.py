@@ -1,0 +1,50 @@
+"""Shared fixtures: the import path, quiet threads, seeds and the folder of reference numbers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+for folder in (ROOT, ROOT / "tests"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+from parity_fill import ParityFolder  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Every test starts from the same global random state."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture()
+def rng() -> torch.Generator:
+    """A fresh random generator with a fixed seed."""
+    return torch.Generator().manual_seed(1)
+
+
+@pytest.fixture(scope="session")
+def parity() -> ParityFolder:
+    """The folder of reference numbers: PARITY_DIR, else tests/fixtures/parity."""
+    root = Path(os.environ.get("PARITY_DIR") or ROOT / "tests" / "fixtures" / "parity")
+    if not (root / "meta.json").is_file():
+        pytest.fail(f"PARITY_DIR: no meta.json in {root}")
+    return ParityFolder(root)

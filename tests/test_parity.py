@@ -1,0 +1,264 @@
+"""Every network and loss against reference numbers of the published implementations.
+
+`PARITY_DIR=FOLDER pytest tests/test_parity.py` checks any folder of the same form; sizes are read from its files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from parity_fill import ParityFolder, relative_error
+from torch import Tensor
+
+from losses import (
+    directional_loss,
+    logistic_loss,
+    nonsaturating_loss,
+    pair_consistency,
+    published_warp_loss,
+    r1_penalty,
+    reference_consistency,
+)
+from models.deformable import DeformableGenerator, generator_config_from_state
+from models.dino import DinoFeatures, ViTConfig, build_vit, self_similarity
+from models.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminator
+from models.e4e import E4EConfig, E4EEncoder
+from models.layers import ModulatedConv2d
+from models.stylegan2 import Generator, GeneratorConfig
+from op import fused_leaky_relu, upfirdn2d
+
+TENSOR_TOLERANCE = 1e-4  # of the largest stored value
+SCALAR_TOLERANCE = 1e-5  # relative
+
+
+def expect(ours: Tensor, stored: Tensor, what: str, *, tolerance: float = TENSOR_TOLERANCE) -> None:
+    error = relative_error(ours, stored)
+    assert error <= tolerance, f"{what}: relative error {error:.2e} above {tolerance:.0e}"
+
+
+def expect_scalar(ours: Tensor, stored: Tensor, what: str) -> None:
+    expect(ours, stored, what, tolerance=SCALAR_TOLERANCE)
+
+
+def shape_only(rules: dict) -> dict[str, Tensor]:
+    """Key table -> tensors without memory, enough to read a config from."""
+    return {key: torch.empty(rule["shape"], device="meta") for key, rule in rules.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- operators
+def test_upfirdn2d(parity: ParityFolder) -> None:
+    stored = parity.tensors("ops")
+    cases = [re.fullmatch(r"y_(\d+)_(\d+)_(-?\d+)_(-?\d+)", key) for key in stored]
+    cases = [tuple(int(part) for part in case.groups()) for case in cases if case]
+    assert cases
+    for up, down, before, after in cases:
+        name = f"{up}_{down}_{before}_{after}"
+        x = stored["x"].clone().requires_grad_(True)
+        y = upfirdn2d(x, stored["kernel"], up=up, down=down, pad=(before, after))
+        expect(y, stored[f"y_{name}"], f"y {name}")
+        cotangent = parity.input(f"upfirdn_g{up}{down}{(before, after)}", tuple(y.shape))
+        (gradient,) = torch.autograd.grad(y, x, cotangent)
+        expect(gradient, stored[f"gx_{name}"], f"gx {name}")
+
+
+def test_fused_leaky_relu(parity: ParityFolder) -> None:
+    stored = parity.tensors("ops")
+    x, bias = stored["x"].clone().requires_grad_(True), stored["bias"].clone().requires_grad_(True)
+    y = fused_leaky_relu(x, bias)
+    expect(y, stored["flrelu_y"], "y")
+    gradients = torch.autograd.grad(y, (x, bias), parity.input("flrelu_g", tuple(y.shape)))
+    expect(gradients[0], stored["flrelu_gx"], "gx")
+    expect(gradients[1], stored["flrelu_gb"], "gb")
+
+
+# ---------------------------------------------------------------------------------------------------------- generator
+@pytest.fixture(scope="module")
+def deformable(parity: ParityFolder) -> Iterator[DeformableGenerator]:
+    config = generator_config_from_state(shape_only(parity.keys("generator_128")))
+    generator = parity.fill(Generator(config), "generator_128")
+    for module in generator.modules():
+        if isinstance(module, ModulatedConv2d):
+            # The spline matrices are inverted and applied in float32, which turns one unit in the last place of a
+            # feature into 1e-5 of a grid. So the published order of multiplications is used here, not the faster one.
+            module.modulate_weights = True
+    net = DeformableGenerator.for_generator(generator, mode="published")
+    parity.fill(net.tps, "stns")
+    parity.fill(net.affine, "rtstn")
+    yield net.eval().requires_grad_(False)
+
+
+def test_mapping(parity: ParityFolder, deformable: DeformableGenerator) -> None:
+    stored = parity.tensors("generator_128")
+    expect(parity.input("z", tuple(stored["z"].shape)), stored["z"], "z", tolerance=0.0)
+    expect(deformable.mapping(stored["z"]), stored["w"], "w")
+
+
+def test_generator(parity: ParityFolder, deformable: DeformableGenerator) -> None:
+    stored, generator = parity.tensors("generator_128"), deformable.generator
+    plain = generator.synthesis(stored["w_plus"], noise=generator.fixed_noise())
+    expect(plain, stored["plain"], "plain")
+
+
+def test_fast_modulation_equals_published_order(parity: ParityFolder, deformable: DeformableGenerator) -> None:
+    stored, generator = parity.tensors("generator_128"), deformable.generator
+    layers = [module for module in generator.modules() if isinstance(module, ModulatedConv2d)]
+    try:
+        for layer in layers:
+            layer.modulate_weights = False
+        expect(generator.synthesis(stored["w_plus"], noise=generator.fixed_noise()), stored["plain"], "plain")
+    finally:
+        for layer in layers:
+            layer.modulate_weights = True
+
+
+def test_deformed(parity: ParityFolder, deformable: DeformableGenerator) -> None:
+    stored, noise = parity.tensors("generator_128"), deformable.generator.fixed_noise()
+    alphas = [key.removeprefix("deformed_") for key in stored if key.startswith("deformed_")]
+    assert alphas
+    for alpha in alphas:
+        image, grids = deformable.synthesis(stored["w_plus"], alpha=float(alpha), noise=noise)
+        expect(image, stored[f"deformed_{alpha}"], f"image at alpha {alpha}")
+        for size, grid in zip(deformable.config.resolutions, grids, strict=True):
+            expect(grid, stored[f"flow{size}_{alpha}"], f"grid {size} at alpha {alpha}")
+
+
+def test_from_z(parity: ParityFolder, deformable: DeformableGenerator) -> None:
+    stored, noise = parity.tensors("generator_128"), deformable.generator.fixed_noise()
+    cases = [(key, *re.fullmatch(r"from_z_psi(.+)_alpha(.+)", key).groups()) for key in stored if "from_z" in key]
+    assert cases
+    w_avg = stored["w"].mean(dim=0, keepdim=True)
+    for key, psi, alpha in cases:
+        w = deformable.mapping(stored["z"], truncation_psi=float(psi), w_avg=w_avg)
+        image = deformable.synthesis(deformable.broadcast(w), alpha=float(alpha), noise=noise).image
+        expect(image, stored[key], key)
+
+
+def test_each_transformer_alone(parity: ParityFolder, deformable: DeformableGenerator) -> None:
+    stored, noise = parity.tensors("generator_128"), deformable.generator.fixed_noise()
+    for key, flags, part in (("tps_only", {"affine": False}, "tps"), ("rt_only", {"tps": False}, "affine")):
+        net = DeformableGenerator.for_generator(deformable.generator, mode="published", **flags)
+        setattr(net, part, getattr(deformable, part))
+        expect(net.synthesis(stored["w_plus"], noise=noise).image, stored[key], key)
+
+
+# ------------------------------------------------------------------------------------------------------ discriminator
+@pytest.fixture(scope="module")
+def patch_discriminator(parity: ParityFolder) -> PatchDiscriminator:
+    shapes = {key: rule["shape"] for key, rule in parity.keys("discriminator_128").items()}
+    size = 128
+    channels, index = {size: shapes["convs.0.0.weight"][0]}, 1
+    while (key := f"convs.{index}.conv2.1.weight") in shapes:
+        channels[size // 2**index] = shapes[key][0]
+        index += 1
+    discriminator = Discriminator(DiscriminatorConfig(size, channels))
+    net = PatchDiscriminator(parity.fill(discriminator, "discriminator_128"))
+    parity.fill(net.heads, "patch_heads")
+    return net
+
+
+def test_discriminator(parity: ParityFolder, patch_discriminator: PatchDiscriminator) -> None:
+    stored = parity.tensors("discriminator_128")
+    expect(patch_discriminator.discriminator(stored["image"]), stored["full"], "full")
+    for head in range(4):
+        expect(patch_discriminator(stored["image"], head=head), stored[f"patch_{head}"], f"patch {head}")
+
+
+# --------------------------------------------------------------------------------------------------------------- DINO
+@pytest.fixture(scope="module")
+def dino(parity: ParityFolder) -> DinoFeatures:
+    return DinoFeatures(parity.fill(build_vit(ViTConfig(224, 8, 96, 12, 3)), "vit_96_8"))
+
+
+def test_dino_features(parity: ParityFolder, dino: DinoFeatures) -> None:
+    stored = parity.tensors("dino_features")
+    facets = [key.split("_")[1] for key in stored if re.fullmatch(r"features_._shape", key)]
+    assert facets
+    tokens = dino.tokens(stored["image"], layers=(5, 11), facets=facets)
+    for facet in facets:
+        features = torch.cat([tokens[facet, 5], tokens[facet, 11]], dim=1)
+        assert list(features.shape) == stored[f"features_{facet}_shape"].tolist()
+        expect(features[:, ::7], stored[f"features_{facet}_every7th"], f"features {facet}")
+        similarity = self_similarity(tokens[facet, 5])
+        assert list(similarity.shape) == stored[f"selfsim_{facet}_shape"].tolist()
+        expect(similarity[:, ::28, ::28], stored[f"selfsim_{facet}_every28th"], f"self-similarity {facet}")
+
+
+# ------------------------------------------------------------------------------------------------------ loss terms
+def split_features(dino: DinoFeatures, images: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Features of layers 5 and 11 along tokens and self-similarity of layer 5, for each batch of images."""
+    tokens = dino.tokens(torch.cat(images), layers=(5, 11), facets="f")
+    counts = [len(batch) for batch in images]
+    middle, last = tokens["f", 5].split(counts), tokens["f", 11].split(counts)
+    features = [torch.cat(pair, dim=1) for pair in zip(middle, last, strict=True)]
+    return features, [self_similarity(part) for part in middle]
+
+
+def test_feature_losses(parity: ParityFolder, dino: DinoFeatures) -> None:
+    stored = parity.tensors("training_terms")
+    image = stored["img"].clone().requires_grad_(True)
+    features, structures = split_features(dino, [stored["src_img"], image, stored["real"], stored["style"]])
+    directional = directional_loss(features[0], features[1], reference_source=features[2],
+                                   reference_target=features[3])
+    expect_scalar(directional, stored["directional"], "directional")
+    pairs = pair_consistency(structures[0], structures[1])
+    reference = reference_consistency(structures[0], structures[1], reference_source=structures[2],
+                                      reference_target=structures[3])
+    expect_scalar(pairs, stored["consistency_pairs"], "consistency, pairs")
+    expect_scalar(reference, stored["consistency_reference"], "consistency, reference")
+    (gradient,) = torch.autograd.grad(directional, image, retain_graph=True)
+    expect(gradient, stored["grad_directional"], "gradient of directional")
+    (gradient,) = torch.autograd.grad(5e4 * (pairs + reference), image)
+    expect(gradient, stored["grad_consistency_x5e4"], "gradient of consistency")
+
+
+def test_warp_loss(parity: ParityFolder) -> None:
+    stored = parity.tensors("training_terms")
+    flows = [stored[key] for key in sorted(stored) if key.startswith("flow")]
+    expect_scalar(published_warp_loss(flows), stored["warp"], "warp")
+
+
+def test_adversarial_losses(parity: ParityFolder, patch_discriminator: PatchDiscriminator) -> None:
+    stored = parity.tensors("training_terms")
+    fake = stored["img_g"].clone().requires_grad_(True)
+    logits = patch_discriminator(fake, head=0)
+    generator_loss = nonsaturating_loss(logits)
+    expect_scalar(generator_loss, stored["adv"], "adversarial")
+    (gradient,) = torch.autograd.grad(generator_loss, fake)
+    expect(gradient, stored["grad_adv"], "gradient of adversarial")
+    real = stored["style"].clone().requires_grad_(True)
+    real_logits = patch_discriminator(real, head=0)
+    expect_scalar(logistic_loss(real_logits, logits.detach()), stored["d_logistic"], "logistic")
+    expect_scalar(r1_penalty(real_logits, real), stored["d_r1"], "R1")
+
+
+# ----------------------------------------------------------------------------------------------------- e4e, alignment
+def test_e4e_encoder(parity: ParityFolder) -> None:
+    stored = parity.arrays("e4e_encoder_1024")
+    name = str(stored["image_seed_name"])
+    encoder = parity.fill(E4EEncoder(E4EConfig()), "e4e_encoder_1024")
+    image = torch.tanh(parity.input(name, (1, 3, 256, 256)))
+    with torch.no_grad():
+        codes = encoder(image)
+    expect(codes, torch.from_numpy(stored["codes"]), "codes")
+
+
+# ------------------------------------------------------------------------------------------------ released key tables
+def test_official_checkpoint_keys(parity: ParityFolder) -> None:
+    tables = parity.keys("official_checkpoints")
+    assert tables
+    for file, parts in tables.items():
+        states = {part: {key: torch.empty(shape, device="meta") for key, shape in table.items()}
+                  for part, table in parts.items()}
+        # On the meta device a 1024 px network costs nothing; loading still compares every key and shape.
+        with torch.device("meta"):
+            config = generator_config_from_state(states["g"] if "g" in states else states["g_ema"])
+            generator = Generator(config)
+            net = DeformableGenerator.for_generator(generator, mode="published")
+            discriminator = Discriminator(DiscriminatorConfig.official(config.size))
+        assert config == GeneratorConfig.official(config.size), file
+        modules = {"g": generator, "g_ema": generator, "d": discriminator, "stns": net.tps, "rtstn": net.affine}
+        for part, state in states.items():
+            modules[part].load_state_dict(state, strict=True, assign=True)

@@ -1,0 +1,1 @@
+"""Fine-tuning, inversion and pretraining."""

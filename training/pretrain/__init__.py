@@ -1,0 +1,1 @@
+"""Pretraining of the starter weights: one module per stage of ``pretrain.py``."""

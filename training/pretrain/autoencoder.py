@@ -1,0 +1,196 @@
+"""First stage of the base generator on a CPU: encoder and synthesis together as an autoencoder in W.
+
+A plain GAN needs far more images than two cores can make. Here the encoder's common row w reconstructs the face
+through the synthesis network (L1 + perceptual); its batch statistics are held at zero mean and unit variance and noise
+is added to it, so that a Gaussian fitted to the codes afterwards is a usable prior (regularised autoencoder, Ghosh et
+al. 2020). ``fit_mapping`` then teaches the mapping network that Gaussian.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from models.e4e import E4EConfig, E4EEncoder
+from models.stylegan2 import Generator, GeneratorConfig
+from training.pretrain.common import Clock, RandomFaces, load_state, save_state, update_average
+from training.pretrain.faces import FacePack
+from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
+
+STARTER_CHANNELS = {4: 256, 8: 256, 16: 256, 32: 256, 64: 128, 128: 64}
+
+
+def starter_generator_config(size: int = 128) -> GeneratorConfig:
+    """Return the starter's generator config; smaller ``size`` gives the same network without its last blocks."""
+    return GeneratorConfig(size=size, channels={r: c for r, c in STARTER_CHANNELS.items() if r <= size})
+
+
+def starter_encoder_config(n_styles: int = 12) -> E4EConfig:
+    """Return the starter's encoder config: a lighter body of the same family."""
+    return E4EConfig(input_size=128, n_styles=n_styles, stem=32, widths=(48, 96, 160, 256), units=(2, 2, 4, 2),
+                     base_width=256, delta_width=64)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Hyper-parameters of the stage; ``size`` is the resolution of the reconstruction in px."""
+
+    size: int = 64
+    batch: int = 32
+    lr: float = 2e-3
+    encoder_lr: float = 1e-3
+    code_noise: float = 0.25
+    l1_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    moment_weight: float = 1.0
+    average: float = 0.998
+    compile: bool = True
+
+
+def moment_penalty(codes: Tensor) -> Tensor:
+    """Return mean(mean^2) + mean((var - 1)^2) of codes [N, D] over the batch."""
+    var, mean = torch.var_mean(codes.float(), dim=0)
+    return mean.square().mean() + (var - 1.0).square().mean()
+
+
+class Autoencoder(nn.Module):
+    """Encoder and generator with their running averages, resumable.
+
+    Args:
+        config: hyper-parameters.
+        teacher: frozen perceptual network.
+    """
+
+    def __init__(self, config: AutoencoderConfig, teacher: SqueezeNetTeacher) -> None:
+        super().__init__()
+        self.config, self.teacher = config, teacher
+        self.generator = Generator(starter_generator_config(config.size))
+        self.encoder = E4EEncoder(starter_encoder_config())
+        self.averages = nn.ModuleList([deepcopy(self.generator), deepcopy(self.encoder)]).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(
+            [{"params": self.generator.parameters(), "lr": config.lr},
+             {"params": self.encoder.parameters(), "lr": config.encoder_lr}], betas=(0.9, 0.99))
+
+    def losses(self, image: Tensor, code_noise: Tensor) -> Tensor:
+        """Return [L1, perceptual, moment] of images [N, 3, S, S] with ``code_noise`` [N, D] added to the codes."""
+        codes = self.encoder.base(image)
+        w_plus = self.generator.broadcast(codes.float() + code_noise)
+        fake = self.generator.synthesis(w_plus, noise=self.generator.zero_noise())
+        real = F.avg_pool2d(image, image.shape[2] // fake.shape[2])
+        l1 = (fake - real).abs().mean()
+        scale = 128 // fake.shape[2]
+        with torch.no_grad():
+            goal = self.teacher(F.interpolate(real, scale_factor=scale) if scale > 1 else real)
+        seen = self.teacher(F.interpolate(fake, scale_factor=scale) if scale > 1 else fake)
+        return torch.stack([l1, feature_distance(seen, goal).mean(), moment_penalty(codes)])
+
+    def state(self) -> dict:
+        return {"generator": self.generator.state_dict(), "encoder": self.encoder.state_dict(),
+                "averages": self.averages.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "size": self.config.size}
+
+    def load(self, state: dict) -> None:
+        """Load a state of the same or of half the size; new blocks keep their initial weights."""
+        same = state["size"] == self.config.size
+        for module, key in ((self.generator, "generator"), (self.encoder, "encoder"), (self.averages, "averages")):
+            unexpected = module.load_state_dict(state[key], strict=False).unexpected_keys
+            if unexpected:
+                raise ValueError(f"saved state has weights that this size lacks: {unexpected[:3]}")
+        if same:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+
+def train_autoencoder(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, size: int) -> dict:
+    """Train for ``minutes`` at ``size`` px, saving ``folder/autoencoder.pt``; resumes from it and grows from half size."""
+    torch.manual_seed(0)
+    config = replace(AutoencoderConfig(), size=size)
+    model = Autoencoder(config, SqueezeNetTeacher(teacher_path))
+    path = folder / "autoencoder.pt"
+    saved = load_state(path)
+    seen = 0
+    if saved is not None:
+        model.load(saved)
+        seen = saved["seen"]
+    faces = RandomFaces(pack, seed=seen)
+    losses = torch.compile(model.losses) if config.compile else model.losses
+    weights = torch.tensor([config.l1_weight, config.perceptual_weight, config.moment_weight])
+    clock = Clock(minutes)
+    bar = tqdm(desc=f"autoencoder {size} px", unit="img")
+    model.encoder.train()
+    while not clock.done():
+        for group, rate in zip(model.optimizer.param_groups, (config.lr, config.encoder_lr), strict=True):
+            group["lr"] = rate * min(1.0, 4.0 * (1.0 - clock.fraction) + 0.05)
+        image = faces(config.batch)
+        noise = torch.randn(config.batch, model.encoder.config.style_dim, generator=faces.rng) * config.code_noise
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            terms = losses(image, noise)
+        model.optimizer.zero_grad()
+        (terms * weights).sum().backward()
+        nn.utils.clip_grad_norm_(model.encoder.parameters(), 5.0)
+        model.optimizer.step()
+        seen += config.batch
+        decay = min(config.average, 1.0 - 10.0 * config.batch / (seen + 1.0)) if seen > 320 else 0.0
+        update_average(model.averages[0], model.generator, decay)
+        update_average(model.averages[1], model.encoder, decay)
+        bar.update(config.batch)
+        bar.set_postfix(l1=f"{terms[0]:.3f}", perc=f"{terms[1]:.3f}", mom=f"{terms[2]:.3f}", seen=seen)
+        if clock.should_save():
+            save_state(path, model.state() | {"seen": seen})
+            autoencoder_sheet(model, pack, folder / "autoencoder.png")
+    save_state(path, model.state() | {"seen": seen})
+    autoencoder_sheet(model, pack, folder / "autoencoder.png")
+    return {"images": seen}
+
+
+@torch.no_grad()
+def all_codes(encoder: E4EEncoder, pack: FacePack, index: Tensor) -> Tensor:
+    """Return the common row w [M, D] of the faces ``index``."""
+    encoder.eval()
+    return torch.cat([encoder.base(pack.batch(part)) for part in index.split(64)])
+
+
+def fit_mapping(generator: Generator, codes: Tensor, *, steps: int = 3000, seed: int = 0) -> float:
+    """Teach the mapping network the Gaussian of ``codes`` [M, D] and return the final relative error.
+
+    The target of z is mean + z^ V diag(s) with z^ the pixel-normalised z, V and s the principal axes and deviations
+    of the codes; the network is regressed on random z.
+    """
+    mean = codes.mean(dim=0)
+    _, deviation, axes = torch.linalg.svd(codes - mean, full_matrices=False)
+    deviation = deviation / len(codes) ** 0.5
+    transform = deviation[:, None] * axes  # [D, D]
+    rng = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(generator.style.parameters(), lr=2e-2, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-2, total_steps=steps)
+    error = torch.tensor(0.0)
+    for _ in range(steps):
+        z = torch.randn(512, codes.shape[1], generator=rng)
+        goal = mean + generator.style[0](z)[:, : len(deviation)] @ transform
+        error = (generator.mapping(z) - goal).square().mean() / deviation.square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        schedule.step()
+    return float(error.detach())
+
+
+@torch.no_grad()
+def autoencoder_sheet(model: Autoencoder, pack: FacePack, path: Path) -> None:
+    """Write held-out faces above their reconstructions."""
+    from torchvision.utils import save_image
+
+    train, held = pack.split()
+    model.averages.eval()
+    images = pack.batch(torch.cat([held[:8], train[:4]]))
+    generator, encoder = model.averages[0], model.averages[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        codes = encoder.base(images).float()
+        fake = generator.synthesis(generator.broadcast(codes), noise=generator.zero_noise())
+    real = F.avg_pool2d(images, images.shape[2] // fake.shape[2])
+    save_image(torch.cat([real, fake]).clamp(-1, 1) * 0.5 + 0.5, path, nrow=12)

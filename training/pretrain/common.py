@@ -1,0 +1,72 @@
+"""What every pretraining stage shares: a clock, atomic resumable state, averages of weights, random faces."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.pretrain.faces import FacePack
+
+
+class Clock:
+    """Budget of wall-clock seconds that says when to save and when to stop."""
+
+    def __init__(self, minutes: float, *, save_every: float = 180.0) -> None:
+        self.start = self.saved = time.monotonic()
+        self.budget, self.save_every = minutes * 60.0, save_every
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget that is spent, capped at 1."""
+        return min((time.monotonic() - self.start) / self.budget, 1.0)
+
+    def done(self) -> bool:
+        return self.fraction >= 1.0
+
+    def should_save(self) -> bool:
+        """True at most once per ``save_every`` seconds."""
+        if time.monotonic() - self.saved < self.save_every:
+            return False
+        self.saved = time.monotonic()
+        return True
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Return the saved state, or None where there is none."""
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move ``average`` towards ``module``: p' = decay p' + (1 - decay) p; buffers are copied."""
+    for target, source in zip(average.parameters(), module.parameters(), strict=True):
+        target.lerp_(source, 1.0 - decay)
+    for target, source in zip(average.buffers(), module.buffers(), strict=True):
+        target.copy_(source)
+
+
+class RandomFaces:
+    """Endless random batches of the training split, mirrored half of the time."""
+
+    def __init__(self, pack: FacePack, *, seed: int) -> None:
+        self.pack = pack
+        self.train, self.held = pack.split()
+        self.rng = torch.Generator().manual_seed(seed)
+
+    def __call__(self, n: int) -> Tensor:
+        """Return [n, 3, S, S] in [-1, 1]."""
+        index = self.train[torch.randint(len(self.train), (n,), generator=self.rng)]
+        return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5)
