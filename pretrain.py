@@ -1,69 +1,110 @@
 #!/usr/bin/env python3
-"""Train the starter weights on a folder of aligned faces, one stage at a time."""
+"""Train the starter weights on a folder of aligned faces, one stage at a time; every stage stops on the clock and resumes."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline import cli
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    stages = parser.add_subparsers(dest="stage", required=True)
-    pack = stages.add_parser("pack", help="pack a folder or tar of aligned faces into one file")
-    pack.add_argument("--data", type=Path, required=True)
-    pack.add_argument("--landmarks", type=Path)
-    pack.add_argument("--size", type=int, default=128)
-    pack.add_argument("--output", type=Path, required=True)
-    ae = stages.add_parser("autoencoder", help="encoder and generator as an autoencoder")
-    ae.add_argument("--data", type=Path, required=True, help="file written by pack")
-    ae.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
-    ae.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
-    ae.add_argument("--minutes", type=float, default=20.0)
-    ae.add_argument("--size", type=int, default=64, help="resolution of the reconstruction")
-    gan = stages.add_parser("gan", help="sharpen the autoencoder with a projected discriminator")
-    gan.add_argument("--data", type=Path, required=True)
-    gan.add_argument("--teacher", type=Path, required=True)
-    gan.add_argument("--state", type=Path, default=Path(".pretrain"))
-    gan.add_argument("--minutes", type=float, default=60.0)
-    vit = stages.add_parser("vit", help="self-distilled vision transformer")
-    vit.add_argument("--data", type=Path, required=True)
-    vit.add_argument("--state", type=Path, default=Path(".pretrain"))
-    vit.add_argument("--minutes", type=float, default=20.0)
-    landmarks = stages.add_parser("landmarks", help="dlib shape predictor with 68 points")
-    landmarks.add_argument("--data", type=Path, required=True)
-    landmarks.add_argument("--output", type=Path, default=Path("checkpoints/starter/landmarks.dat"))
-    landmarks.add_argument("--threads", type=int, default=2)
+MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0}
+TEACHED = ("autoencoder", "gan", "encoder")
+HELP = {
+    "pack": "pack a folder or tar of aligned faces into one file",
+    "autoencoder": "encoder and generator as an autoencoder; first at --size 64, then at 128",
+    "gan": "give the mapping network its prior and sharpen with a projected discriminator",
+    "encoder": "train all heads of the encoder against the finished generator",
+    "critic": "train the StyleGAN2 discriminator against the finished generator",
+    "vit": "self-distilled vision transformer",
+    "landmarks": "dlib shape predictor with 68 points",
+    "export": "write the starter files from what is trained",
+}
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    parser = cli.ArgumentParser(prog="pretrain.py", description=__doc__)
+    stages = parser.add_subparsers(dest="stage", required=True, parser_class=cli.ArgumentParser)
+    for name, text in HELP.items():
+        stage = stages.add_parser(name, help=text, description=text)
+        if name == "export":
+            stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
+            stage.add_argument("--output", type=Path, default=Path("checkpoints/starter"), help="starter folder")
+            continue
+        stage.add_argument("--data", type=Path, required=True,
+                           help="folder or tar of images" if name == "pack" else "file written by the pack stage")
+        if name == "pack":
+            stage.add_argument("--landmarks", type=Path, default=None, help=".npz with names and landmarks")
+            stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
+            stage.add_argument("--output", type=Path, required=True, help="file to write, .npz")
+        elif name == "landmarks":
+            stage.add_argument("--output", type=Path, default=Path("checkpoints/starter/landmarks.dat"), help="file")
+            stage.add_argument("--threads", type=cli.positive_int, default=2, help="threads of the trainer")
+        else:
+            stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
+            stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
+        if name in TEACHED:
+            stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
+        if name == "autoencoder":
+            stage.add_argument("--size", type=int, choices=(64, 128), default=64, help="side of the reconstruction")
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(argv)
+def run(args: Namespace) -> int:
+    for name in ("data", "teacher"):
+        path = getattr(args, name, None)
+        if path is not None and not path.exists():
+            raise cli.UserError(f"{path}: not found; check --{name}")
+    from training.pretrain.common import MissingStageError
+
+    try:
+        facts = work(args)
+    except MissingStageError as error:
+        raise cli.UserError(str(error)) from error
+    print(json.dumps(facts))
+    return 0
+
+
+def work(args: Namespace) -> dict:
+    """Run one stage and return its facts."""
     from training.pretrain.faces import FacePack, pack_faces
 
     if args.stage == "pack":
-        facts = {"faces": pack_faces(args.data, args.output, size=args.size, landmarks=args.landmarks)}
-    elif args.stage == "vit":
-        from training.pretrain.vit import train_vit
+        return {"faces": pack_faces(args.data, args.output, size=args.size, landmarks=args.landmarks)}
+    if args.stage == "export":
+        from training.pretrain.export import export_starter
 
-        facts = train_vit(FacePack.load(args.data), args.state, minutes=args.minutes)
-    elif args.stage == "gan":
-        from training.pretrain.gan import train_gan
-
-        facts = train_gan(FacePack.load(args.data), args.teacher, args.state, minutes=args.minutes)
-    elif args.stage == "landmarks":
+        return export_starter(args.state, args.output)
+    pack = FacePack.load(args.data)
+    if args.stage == "landmarks":
         from training.pretrain.landmark_predictor import train_predictor
 
-        facts = train_predictor(FacePack.load(args.data), args.output, threads=args.threads)
-    else:
+        return train_predictor(pack, args.output, threads=args.threads)
+    if args.stage == "autoencoder":
         from training.pretrain.autoencoder import train_autoencoder
 
-        facts = train_autoencoder(FacePack.load(args.data), args.teacher, args.state, minutes=args.minutes,
-                                  size=args.size)
-    print(json.dumps(facts))
-    return 0
+        return train_autoencoder(pack, args.teacher, args.state, minutes=args.minutes, size=args.size)
+    if args.stage == "gan":
+        from training.pretrain.gan import train_gan
+
+        return train_gan(pack, args.teacher, args.state, minutes=args.minutes)
+    if args.stage == "encoder":
+        from training.pretrain.encoder import train_encoder
+
+        return train_encoder(pack, args.teacher, args.state, minutes=args.minutes)
+    if args.stage == "critic":
+        from training.pretrain.critic import train_critic
+
+        return train_critic(pack, args.state, minutes=args.minutes)
+    from training.pretrain.vit import train_vit
+
+    return train_vit(pack, args.state, minutes=args.minutes)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, lambda: parse(argv))
 
 
 if __name__ == "__main__":

@@ -129,8 +129,8 @@ class DeformableGenerator(nn.Module):
             raise ValueError(f"the file's transformers have resolutions {config.resolutions} and grid size "
                              f"{config.grid_size}, expected {self.config.resolutions} and {self.config.grid_size}")
         affine, tps = build_affine(config), build_tps(config)
-        parts = (self.generator, tps, affine)
-        for name, part in zip(PUBLISHED_PARTS, parts, strict=True):
+        # The generator comes last, so that a file with unfit transformers leaves it untouched.
+        for name, part in (("stns", tps), ("rtstn", affine), ("g", self.generator)):
             try:
                 part.load_state_dict(dict(state[name]), strict=True)
             except RuntimeError as error:

@@ -119,7 +119,8 @@ class ModulatedConv2d(nn.Module):
 
     w'_oik = s_i w_oik; w''_oik = w'_oik / sqrt(sum_ik w'_oik^2 + 1e-8), StyleGAN2 equations 1 and 3. Computed with
     one shared weight by scaling the input with s and the output with the demodulation factor, which is the same
-    product for every sample and avoids a grouped convolution.
+    product for every sample and avoids a grouped convolution. Setting ``modulate_weights`` computes it in the
+    published order instead, with one weight per sample: slower, equal up to rounding.
 
     Args:
         in_channels, out_channels, kernel_size: of the convolution.
@@ -139,10 +140,28 @@ class ModulatedConv2d(nn.Module):
         self.padding = kernel_size // 2
         self.demodulate = demodulate
         self.blur = Blur((1, 1), gain=4.0) if upsample else None
+        self.modulate_weights = False
+
+    def grouped(self, x: Tensor, style: Tensor) -> Tensor:
+        """Convolve every sample with its own weight, as one grouped convolution; style [N, in]."""
+        count, width, height, length = x.shape
+        weight = self.scale * self.weight * style[:, None, :, None, None]  # [N, out, in, k, k]
+        if self.demodulate:
+            demod = torch.rsqrt(weight.square().sum(dim=(2, 3, 4)) + 1e-8)
+            weight = weight * demod[:, :, None, None, None]
+        x = x.reshape(1, count * width, height, length)  # [N, in, H, W] -> [1, N in, H, W]
+        if self.blur is None:
+            y = F.conv2d(x, weight.flatten(0, 1), padding=self.padding, groups=count)
+        else:
+            y = F.conv_transpose2d(x, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=count)
+        y = y.reshape(count, -1, *y.shape[2:])  # [1, N out, H', W'] -> [N, out, H', W']
+        return y if self.blur is None else self.blur(y)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x [N, in, H, W], w [N, style_dim] -> [N, out, H or 2H, W or 2W]."""
         style = self.modulation(w)  # [N, in]
+        if self.modulate_weights:
+            return self.grouped(x, style)
         weight = self.weight[0] * self.scale  # [out, in, k, k]
         x = x * style.to(x.dtype)[:, :, None, None]
         if self.blur is None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
-from parity_fill import ParityFolder, relative_error
+from parity_fill import ParityFolder, published_order, relative_error
+from PIL import Image
 from torch import Tensor
 
 from losses import (
@@ -26,9 +28,9 @@ from models.deformable import DeformableGenerator, generator_config_from_state
 from models.dino import DinoFeatures, ViTConfig, build_vit, self_similarity
 from models.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminator
 from models.e4e import E4EConfig, E4EEncoder
-from models.layers import ModulatedConv2d
 from models.stylegan2 import Generator, GeneratorConfig
 from op import fused_leaky_relu, upfirdn2d
+from pipeline.align import align_face
 
 TENSOR_TOLERANCE = 1e-4  # of the largest stored value
 SCALAR_TOLERANCE = 1e-5  # relative
@@ -79,11 +81,7 @@ def test_fused_leaky_relu(parity: ParityFolder) -> None:
 def deformable(parity: ParityFolder) -> Iterator[DeformableGenerator]:
     config = generator_config_from_state(shape_only(parity.keys("generator_128")))
     generator = parity.fill(Generator(config), "generator_128")
-    for module in generator.modules():
-        if isinstance(module, ModulatedConv2d):
-            # The spline matrices are inverted and applied in float32, which turns one unit in the last place of a
-            # feature into 1e-5 of a grid. So the published order of multiplications is used here, not the faster one.
-            module.modulate_weights = True
+    published_order(generator)
     net = DeformableGenerator.for_generator(generator, mode="published")
     parity.fill(net.tps, "stns")
     parity.fill(net.affine, "rtstn")
@@ -102,16 +100,19 @@ def test_generator(parity: ParityFolder, deformable: DeformableGenerator) -> Non
     expect(plain, stored["plain"], "plain")
 
 
-def test_fast_modulation_equals_published_order(parity: ParityFolder, deformable: DeformableGenerator) -> None:
-    stored, generator = parity.tensors("generator_128"), deformable.generator
-    layers = [module for module in generator.modules() if isinstance(module, ModulatedConv2d)]
-    try:
-        for layer in layers:
-            layer.modulate_weights = False
-        expect(generator.synthesis(stored["w_plus"], noise=generator.fixed_noise()), stored["plain"], "plain")
-    finally:
-        for layer in layers:
-            layer.modulate_weights = True
+def test_fast_order_equals_published_order(
+    parity: ParityFolder, deformable: DeformableGenerator, patch_discriminator: PatchDiscriminator
+) -> None:
+    stored, generator = parity.tensors("generator_128"), Generator(deformable.generator.config)
+    generator.load_state_dict(deformable.generator.state_dict())
+    with torch.no_grad():
+        image = generator.synthesis(stored["w_plus"], noise=generator.fixed_noise())
+    expect(image, stored["plain"], "plain")
+    discriminator = Discriminator(patch_discriminator.discriminator.config)
+    discriminator.load_state_dict(patch_discriminator.discriminator.state_dict())
+    stored = parity.tensors("discriminator_128")
+    with torch.no_grad():
+        expect(discriminator(stored["image"]), stored["full"], "full")
 
 
 def test_deformed(parity: ParityFolder, deformable: DeformableGenerator) -> None:
@@ -148,12 +149,12 @@ def test_each_transformer_alone(parity: ParityFolder, deformable: DeformableGene
 @pytest.fixture(scope="module")
 def patch_discriminator(parity: ParityFolder) -> PatchDiscriminator:
     shapes = {key: rule["shape"] for key, rule in parity.keys("discriminator_128").items()}
-    size = 128
+    size = parity.tensors("discriminator_128")["image"].shape[2]
     channels, index = {size: shapes["convs.0.0.weight"][0]}, 1
     while (key := f"convs.{index}.conv2.1.weight") in shapes:
         channels[size // 2**index] = shapes[key][0]
         index += 1
-    discriminator = Discriminator(DiscriminatorConfig(size, channels))
+    discriminator = published_order(Discriminator(DiscriminatorConfig(size, channels)))
     net = PatchDiscriminator(parity.fill(discriminator, "discriminator_128"))
     parity.fill(net.heads, "patch_heads")
     return net
@@ -243,6 +244,39 @@ def test_e4e_encoder(parity: ParityFolder) -> None:
     with torch.no_grad():
         codes = encoder(image)
     expect(codes, torch.from_numpy(stored["codes"]), "codes")
+
+
+def test_face_align(parity: ParityFolder) -> None:
+    stored = parity.arrays("face_align")
+    cases = [key.removesuffix("_image") for key in stored if key.endswith("_image")]
+    assert cases
+    for case in cases:
+        expected = stored[f"{case}_aligned"].astype(int)
+        image = Image.fromarray(stored[f"{case}_image"])
+        aligned = align_face(image, stored[f"{case}_landmarks"], output_size=len(expected))
+        difference = np.abs(np.asarray(aligned).astype(int) - expected)
+        assert difference.max() <= 1, f"{case}: off by {difference.max()} levels"
+
+
+def test_face_align_of_large_images(parity: ParityFolder) -> None:
+    """Large images are stored as their size: waves sin(x / 17 + c) cos(y / (23 + 5 c)) under noise of 8 levels.
+
+    The noise is not stored. Shrinking leaves about 2 levels of it per pixel and a fifth of that in the mean over
+    8 x 8 pixels, where a crop that is off by one source pixel shows more.
+    """
+    stored = parity.arrays("face_align")
+    for case in (key.removesuffix("_image_recipe") for key in stored if key.endswith("_image_recipe")):
+        height, width = stored[f"{case}_image_recipe"].tolist()
+        y, x = np.mgrid[:height, :width]
+        waves = np.stack([128 + 100 * np.sin(x / 17 + c) * np.cos(y / (23 + 5 * c)) for c in range(3)], axis=2)
+        expected = stored[f"{case}_aligned"].astype(float)
+        aligned = align_face(Image.fromarray(waves.clip(0, 255).astype(np.uint8)), stored[f"{case}_landmarks"],
+                             output_size=len(expected))
+        difference = np.asarray(aligned).astype(float) - expected
+        side = len(expected) // 8
+        blocks = difference.reshape(side, 8, side, 8, 3).mean(axis=(1, 3))  # [S, S, 3] -> [S / 8, S / 8, 3]
+        assert abs(difference.mean()) < 0.5 and difference.std() < 3, (case, difference.mean(), difference.std())
+        assert np.abs(blocks).max() < 2.5, (case, np.abs(blocks).max())
 
 
 # ------------------------------------------------------------------------------------------------ released key tables

@@ -3,7 +3,7 @@
 A plain GAN needs far more images than two cores can make. Here the encoder's common row w reconstructs the face
 through the synthesis network (L1 + perceptual); its batch statistics are held at zero mean and unit variance and noise
 is added to it, so that a Gaussian fitted to the codes afterwards is a usable prior (regularised autoencoder, Ghosh et
-al. 2020). ``fit_mapping`` then teaches the mapping network that Gaussian.
+al. 2020). ``set_prior`` then makes the mapping network draw from that Gaussian.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.e4e import E4EConfig, E4EEncoder
+from models.layers import ModulatedConv2d
 from models.stylegan2 import Generator, GeneratorConfig
 from training.pretrain.common import Clock, RandomFaces, load_state, save_state, update_average
 from training.pretrain.faces import FacePack
@@ -42,14 +43,14 @@ class AutoencoderConfig:
     """Hyper-parameters of the stage; ``size`` is the resolution of the reconstruction in px."""
 
     size: int = 64
-    batch: int = 32
+    batch: int = 8
     lr: float = 2e-3
     encoder_lr: float = 1e-3
-    code_noise: float = 0.25
+    code_noise: float = 0.1
     l1_weight: float = 1.0
     perceptual_weight: float = 1.0
-    moment_weight: float = 1.0
-    average: float = 0.998
+    moment_weight: float = 0.1
+    average: float = 0.995
     compile: bool = True
 
 
@@ -155,29 +156,32 @@ def all_codes(encoder: E4EEncoder, pack: FacePack, index: Tensor) -> Tensor:
     return torch.cat([encoder.base(pack.batch(part)) for part in index.split(64)])
 
 
-def fit_mapping(generator: Generator, codes: Tensor, *, steps: int = 3000, seed: int = 0) -> float:
-    """Teach the mapping network the Gaussian of ``codes`` [M, D] and return the final relative error.
+@torch.no_grad()
+def set_prior(generator: Generator, encoder: E4EEncoder, codes: Tensor, *, margin: float = 6.0) -> Tensor:
+    """Make the mapping network draw from the Gaussian of ``codes`` [M, D] exactly, and return the new w_avg [D].
 
-    The target of z is mean + z^ V diag(s) with z^ the pixel-normalised z, V and s the principal axes and deviations
-    of the codes; the network is regressed on random z.
+    With z^ the pixel-normalised z and V diag(s) the principal axes and deviations of the codes, the target is
+    mean + V diag(s) z^. Biases ``margin`` deviations above zero keep every leaky ReLU on its linear side: the first
+    layer holds the whole map and the others pass it on. The constant this adds to w is taken out again by the biases of
+    the modulations and given to the encoder's common row, so that images do not change.
     """
     mean = codes.mean(dim=0)
     _, deviation, axes = torch.linalg.svd(codes - mean, full_matrices=False)
-    deviation = deviation / len(codes) ** 0.5
-    transform = deviation[:, None] * axes  # [D, D]
-    rng = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(generator.style.parameters(), lr=2e-2, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-2, total_steps=steps)
-    error = torch.tensor(0.0)
-    for _ in range(steps):
-        z = torch.randn(512, codes.shape[1], generator=rng)
-        goal = mean + generator.style[0](z)[:, : len(deviation)] @ transform
-        error = (generator.mapping(z) - goal).square().mean() / deviation.square().mean()
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-        schedule.step()
-    return float(error.detach())
+    transform = (deviation / len(codes) ** 0.5)[:, None] * axes  # [K, D], K <= D
+    transform = torch.cat([transform, transform.new_zeros(mean.numel() - len(transform), mean.numel())])
+    height = margin * transform.square().sum(dim=0).sqrt()  # [D]
+    gain = 2.0**0.5
+    for index, layer in enumerate(list(generator.style)[1:]):
+        weight = transform.t() if index == 0 else torch.eye(mean.numel())
+        layer.weight.copy_(weight / gain / layer.scale)
+        layer.bias.copy_(height / gain / layer.lr_mul if index == 0 else torch.zeros_like(height))
+    shift = height - mean
+    for module in generator.modules():
+        if isinstance(module, ModulatedConv2d):
+            linear = module.modulation
+            linear.bias.sub_(linear.weight @ shift * linear.scale / linear.lr_mul)
+    encoder.styles[0].linear.bias.add_(shift)
+    return height
 
 
 @torch.no_grad()

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from training.pretrain.faces import FacePack
 
 
+class MissingStageError(ValueError):
+    """An earlier stage has not been run; the message names its file."""
+
+
 class Clock:
     """Budget of wall-clock seconds that says when to save and when to stop."""
 
@@ -47,6 +51,14 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any] | None:
     """Return the saved state, or None where there is none."""
     return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def require_state(path: Path) -> dict[str, Any]:
+    """Return the state that an earlier stage saved; raises MissingStageError when there is none."""
+    state = load_state(path)
+    if state is None:
+        raise MissingStageError(f"{path}: not found; run the {path.stem} stage first")
+    return state
 
 
 @torch.no_grad()

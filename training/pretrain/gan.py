@@ -20,10 +20,10 @@ from tqdm import tqdm
 from models.e4e import E4EEncoder
 from models.stylegan2 import Generator
 from training.pretrain.autoencoder import (
-    Autoencoder, AutoencoderConfig, all_codes, fit_mapping, moment_penalty, starter_encoder_config,
+    Autoencoder, AutoencoderConfig, all_codes, moment_penalty, set_prior, starter_encoder_config,
     starter_generator_config,
 )
-from training.pretrain.common import Clock, RandomFaces, load_state, save_state, update_average
+from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state, update_average
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import TAP_CHANNELS, SqueezeNetTeacher, feature_distance
 
@@ -41,6 +41,7 @@ class GanConfig:
     l1_weight: float = 1.0
     perceptual_weight: float = 1.0
     code_noise: float = 0.1
+    blend: float = 0.6
     average: float = 0.995
     compile: bool = True
 
@@ -108,6 +109,17 @@ def differentiable_augment(image: Tensor, rng: torch.Generator) -> Tensor:
     return x * ~((rows.abs() < 0.17) & (columns.abs() < 0.17))
 
 
+def blended(state: dict, part: str) -> dict[str, Tensor]:
+    """Return the weights of "g" or "e" between the stage's start and its average, at ``state["blend"]``.
+
+    Interpolating the weights of a network and of its adversarially sharpened version keeps the new detail and drops
+    much of the noise that a short adversarial training leaves (network interpolation, ESRGAN, Wang et al. 2018).
+    """
+    start, average = state[f"{part}_start"], state[f"{part}_average"]
+    return {key: torch.lerp(start[key].float(), value.float(), state["blend"]).to(value.dtype)
+            for key, value in average.items()}
+
+
 class GanTrainer:
     """Generator, encoder and projected discriminator with their averages, resumable."""
 
@@ -123,19 +135,27 @@ class GanTrainer:
              {"params": self.encoder.parameters(), "lr": config.encoder_lr}], betas=(0.0, 0.99))
         self.d_optimizer = torch.optim.Adam(heads.parameters(), lr=config.discriminator_lr, betas=(0.0, 0.99))
         self.seen = 0
+        self.centre, self.spread = torch.zeros(512), torch.ones(512)
+        self._keep_start()
         self.synthesize = torch.compile(self._synthesize) if config.compile else self._synthesize
 
-    def start_from(self, autoencoder: dict, pack: FacePack) -> float:
-        """Begin with the averages of a trained autoencoder and fit the mapping; returns the fit's relative error."""
+    def start_from(self, autoencoder: dict, pack: FacePack) -> None:
+        """Begin with the averages of a trained autoencoder and give the mapping network the prior of its codes."""
         model = Autoencoder(AutoencoderConfig(size=128), self.teacher)
         model.load(autoencoder)
         self.generator.load_state_dict(model.averages[0].state_dict())
         self.encoder.load_state_dict(model.averages[1].state_dict())
         train, _ = pack.split()
-        error = fit_mapping(self.generator, all_codes(self.encoder, pack, train))
+        codes = all_codes(self.encoder, pack, train)
+        self.spread = codes.std(dim=0)
+        self.centre = set_prior(self.generator, self.encoder, codes)
         self.g_average.load_state_dict(self.generator.state_dict())
         self.e_average.load_state_dict(self.encoder.state_dict())
-        return error
+        self._keep_start()
+
+    def _keep_start(self) -> None:
+        self.g_start = {key: value.clone() for key, value in self.g_average.state_dict().items()}
+        self.e_start = {key: value.clone() for key, value in self.e_average.state_dict().items()}
 
     def _synthesize(self, image: Tensor, z: Tensor, code_noise: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
         codes = self.encoder.base(image).float()
@@ -148,7 +168,7 @@ class GanTrainer:
         image = faces(config.reconstructions)
         other = faces(config.samples)
         z = torch.randn(config.samples, 512, generator=rng)
-        code_noise = torch.randn(config.reconstructions, 512, generator=rng) * config.code_noise
+        code_noise = torch.randn(config.reconstructions, 512, generator=rng) * config.code_noise * self.spread
         noise = self.generator.random_noise(config.reconstructions + config.samples, generator=rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             fake, codes = self.synthesize(image, z, code_noise, noise)
@@ -160,7 +180,7 @@ class GanTrainer:
             adversarial = -self.discriminator(differentiable_augment(fake, rng)).mean()
         l1 = (rebuilt - image).abs().mean()
         loss = (config.adversarial_weight * adversarial + config.l1_weight * l1 + config.perceptual_weight * perceptual
-                + 0.1 * moment_penalty(codes))
+                + 0.1 * moment_penalty((codes - self.centre) / self.spread))
         self.g_optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 5.0)
@@ -182,14 +202,16 @@ class GanTrainer:
 
     def state(self) -> dict:
         parts = ("generator", "encoder", "g_average", "e_average", "g_optimizer", "d_optimizer")
-        return {"heads": self.discriminator.heads.state_dict(), "seen": self.seen,
+        return {"heads": self.discriminator.heads.state_dict(), "seen": self.seen, "centre": self.centre,
+                "spread": self.spread, "g_start": self.g_start, "e_start": self.e_start, "blend": self.config.blend,
                 **{name: getattr(self, name).state_dict() for name in parts}}
 
     def load(self, state: dict) -> None:
         for name in ("generator", "encoder", "g_average", "e_average", "g_optimizer", "d_optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.discriminator.heads.load_state_dict(state["heads"])
-        self.seen = state["seen"]
+        self.seen, self.centre, self.spread = state["seen"], state["centre"], state["spread"]
+        self.g_start, self.e_start = state["g_start"], state["e_start"]
 
 
 @torch.no_grad()
@@ -197,7 +219,9 @@ def gan_sheet(trainer: GanTrainer, pack: FacePack, path: Path) -> None:
     """Write held-out faces, their reconstructions, samples at psi 0.7 and samples at psi 1."""
     from torchvision.utils import save_image
 
-    generator, encoder = trainer.g_average, trainer.e_average.eval()
+    generator, encoder = deepcopy(trainer.g_average), deepcopy(trainer.e_average).eval()
+    generator.load_state_dict(blended(trainer.state(), "g"))
+    encoder.load_state_dict(blended(trainer.state(), "e"))
     _, held = pack.split()
     images = pack.batch(held[:10])
     rng = torch.Generator().manual_seed(5)
@@ -218,10 +242,8 @@ def train_gan(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: floa
     if saved is not None:
         trainer.load(saved)
     else:
-        autoencoder = load_state(folder / "autoencoder.pt")
-        if autoencoder is None:
-            raise ValueError(f"{folder / 'autoencoder.pt'}: not found; run the autoencoder stage first")
-        print("mapping fitted, relative error", trainer.start_from(autoencoder, pack), flush=True)
+        autoencoder = require_state(folder / "autoencoder.pt")
+        trainer.start_from(autoencoder, pack)
         gan_sheet(trainer, pack, folder / "gan_start.png")
     faces, clock = RandomFaces(pack, seed=1000 + trainer.seen), Clock(minutes)
     bar, averages = tqdm(desc="gan", unit="img"), {}

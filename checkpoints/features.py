@@ -1,0 +1,184 @@
+"""From files to networks that look at images: encoders, vision transformers and the landmark predictor."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from checkpoints.io import (
+    CheckpointError, build_strict, check_finite, check_network, check_state, describe, fingerprint, has_config,
+    load_model, read_config, read_torch,
+)
+from checkpoints.official import describe_parts
+from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_path, starter_dir
+from models.deformable import generator_config_from_state
+from models.dino import DinoFeatures, ViTConfig, clean_vit_state, vit_from_hub, vit_from_state
+from models.e4e import E4EConfig, E4EEncoder
+from models.stylegan2 import Generator, GeneratorConfig
+
+OFFICIAL_ENCODER = "e4e_ffhq_encode.pt"
+OFFICIAL_LANDMARKS = "shape_predictor_68_face_landmarks.dat"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An e4e encoder, the mean latent [L, D] that its codes are added to, its input side and content digest."""
+
+    module: E4EEncoder
+    latent_avg: Tensor
+    input_size: int
+    fingerprint: str
+
+
+def load_encoder(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> Encoder:
+    """Load an e4e encoder: "starter", "official" or a file of either form.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or of another kind.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / "encoder.safetensors" if text == "starter" else official_path(text, OFFICIAL_ENCODER)
+    if path.suffix == ".safetensors":
+        tensors, config = load_model(path, kind="encoder")
+        encoder_config = read_config(path, config, "encoder", E4EConfig.from_dict)
+        latent_avg = _latent_avg(path, tensors.pop("latent_avg", None), encoder_config)
+        module = build_strict(lambda: E4EEncoder(encoder_config), tensors, what=str(path))
+    else:
+        module, latent_avg = _official_encoder(path)
+    module.requires_grad_(False).eval().to(device)
+    return Encoder(module, latent_avg.to(device), module.config.input_size, fingerprint(module.state_dict()))
+
+
+def _official_encoder(path: Path) -> tuple[E4EEncoder, Tensor]:
+    state = read_torch(path)
+    if not isinstance(state, Mapping) or not {"state_dict", "latent_avg", "opts"} <= set(state):
+        raise CheckpointError(f"{path}: holds {describe_parts(state)}, but an e4e encoder (state_dict, latent_avg, opts) is "
+                              f"needed here; use {OFFICIAL_ENCODER}")
+    parts = split_encoder(path, state)
+    config = encoder_config_of(path, state)
+    module = build_strict(lambda: E4EEncoder(config), parts["encoder"], what=f"{path}: part encoder")
+    return module, _latent_avg(path, state["latent_avg"], config)
+
+
+def encoder_config_of(path: Path, state: Mapping[str, Any]) -> E4EConfig:
+    """Read the number of rows of an e4e file from its options; raises CheckpointError where they make no sense."""
+    opts = state["opts"]
+    opts = vars(opts) if isinstance(opts, Namespace) else opts if isinstance(opts, Mapping) else {}
+    size = opts.get("stylegan_size") or opts.get("output_size") or 1024
+    try:
+        return E4EConfig(n_styles=GeneratorConfig.official(int(size)).n_latent)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: opts name the size {size!r}, not one of a generator; use {OFFICIAL_ENCODER}"
+                              ) from error
+
+
+def split_encoder(path: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Part an e4e file's state dict into encoder and decoder, and check that the decoder is a generator.
+
+    Raises:
+        CheckpointError: naming the keys that do not belong.
+    """
+    check_state(f"{path}: part state_dict", state["state_dict"])
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
+    for key, tensor in state["state_dict"].items():
+        part, _, name = key.partition(".")
+        if part not in parts:
+            raise CheckpointError(f"{path}: does not fit: unexpected {key}; use {OFFICIAL_ENCODER}")
+        parts[part][name] = tensor
+    if parts["decoder"]:
+        try:
+            config = generator_config_from_state(parts["decoder"])
+        except (ValueError, IndexError) as error:
+            raise CheckpointError(f"{path}: part decoder: {error}; use {OFFICIAL_ENCODER}") from error
+        check_network(lambda: Generator(config), parts["decoder"], what=f"{path}: part decoder")
+    return parts
+
+
+def _latent_avg(path: Path, value: object, config: E4EConfig) -> Tensor:
+    """Return the mean latent [L, D] from a file's [D], [L, D] or [1, L, D]."""
+    rows, width = config.n_styles, config.style_dim
+    if isinstance(value, Tensor) and value.numel() in (width, rows * width) and value.shape[-1:] == (width,):
+        check_finite(path, {"latent_avg": value})
+        return value.float().reshape(-1, width).expand(rows, width).contiguous()
+    got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    raise CheckpointError(f"{path}: misshapen latent_avg: got {got}, expected [{rows}, {width}]; get the file again")
+
+
+def load_vit(
+    name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu", image_size: int | None = None
+) -> DinoFeatures:
+    """Load DINO features: "starter", "hub" (timm's), "official" (a local dino_vitb8 file, else the hub) or a file.
+
+    Args:
+        name_or_path: which weights.
+        device: where they go.
+        image_size: input side in px; position embeddings are resampled where it is not the one of the weights.
+
+    Raises:
+        CheckpointError: if the weights cannot be had or do not fit.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / "vit.safetensors" if text == "starter" else Path(text)
+    if text == "official":
+        local = [checkpoints_dir() / name for name in OFFICIAL_VITS if (checkpoints_dir() / name).is_file()]
+        text, path = (str(local[0]), local[0]) if local else ("hub", path)
+    try:
+        # Networks of timm draw their first values from the global random numbers; callers must not notice.
+        with torch.random.fork_rng(devices=[]):
+            if text == "hub":
+                vit, config = vit_from_hub(**({"img_size": image_size} if image_size else {}))
+            else:
+                state, config = _vit_state(path)
+                if config is not None and image_size:
+                    config = replace(config, img_size=image_size)
+                vit, config = vit_from_state(state, config=config, img_size=image_size)
+        return DinoFeatures(vit, config.img_size).to(device)
+    except CheckpointError:
+        raise
+    except (ValueError, OSError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{text}: {' '.join(str(error).split())[:300]}; use the weights of a vision transformer"
+                              ) from error
+
+
+def _vit_state(path: Path) -> tuple[Mapping[str, Any], ViTConfig | None]:
+    """Read a transformer's weights and, from a file of this project, its config."""
+    if path.suffix != ".safetensors":
+        state = read_torch(path)
+        if not isinstance(state, Mapping):
+            raise CheckpointError(f"{path}: holds {describe_parts(state)}, not the weights of a vision transformer")
+        state = clean_vit_state(state)
+        check_finite(path, state)
+        return state, None
+    problem = describe(path)
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+    if has_config(path):
+        tensors, config = load_model(path, kind="vit")
+        return tensors, read_config(path, config, "vit", ViTConfig.from_dict)
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not an intact safetensors file ({error}); get it again") from error
+    check_finite(path, state)
+    return state, None
+
+
+def landmarks_path() -> Path:
+    """Return the 68-point predictor: the official file where it is present, else the starter's.
+
+    Raises:
+        CheckpointError: if there is neither.
+    """
+    for path in (checkpoints_dir() / OFFICIAL_LANDMARKS, starter_dir() / "landmarks.dat"):
+        if path.is_file():
+            return path
+    raise CheckpointError(f"{starter_dir() / 'landmarks.dat'}: not found; restore it from the repository or put "
+                          f"{OFFICIAL_LANDMARKS} into {checkpoints_dir()}")

@@ -1,0 +1,212 @@
+"""The zoo: which weights exist, which are here, and whether they are what they should be."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from checkpoints.builders import OFFICIAL_BASE, load_style
+from checkpoints.features import encoder_config_of, split_encoder
+from checkpoints.io import (
+    CheckpointError, atomic_write, check_finite, check_network, check_state, describe, load_model, read_torch,
+)
+from checkpoints.official import check_official, describe_parts, official_keys, recognise
+from checkpoints.paths import checkpoints_dir, official_names, starter_dir
+from checkpoints.starter_manifest import LICENCE, PURPOSES, sha256_of
+from models.dino import ViTConfig, build_vit, clean_vit_state
+from models.e4e import E4EEncoder
+
+HERE = Path(__file__).parent
+RELEASED_STYLES = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the zoo; ``bytes`` and ``sha256`` are None where they are not known for certain."""
+
+    name: str
+    file: str
+    kind: str
+    licence: str
+    source: str
+    purpose: str
+    bytes: int | None = None
+    sha256: str | None = None
+    folder: str = ""
+
+    @property
+    def path(self) -> Path:
+        return starter_dir() / self.file if self.folder == "starter" else checkpoints_dir() / self.file
+
+
+def entries() -> list[Entry]:
+    """Return the official files, the eight released styles, the bundled starter and the user's own styles."""
+    listed: list[Entry] = []
+    for values in json.loads((HERE / "manifest.json").read_text()):
+        entry = Entry(**values)
+        if entry.name == "style1":
+            listed += [replace(entry, name=f"style{i}", file=f"style{i}.pt") for i in range(1, RELEASED_STYLES + 1)]
+        else:
+            listed.append(entry)
+    return listed + _starter_entries() + _own_styles({entry.file for entry in listed} | official_names())
+
+
+def _starter_entries() -> list[Entry]:
+    path = starter_dir() / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.is_file() else {"files": {}}
+    facts = {**{file: {"purpose": purpose} for file, purpose in PURPOSES.items()}, **manifest["files"]}
+    return [Entry(f"starter/{Path(file).stem}", file, "starter", manifest.get("licence", LICENCE), "this repository",
+                  values["purpose"], values.get("bytes"), values.get("sha256"), "starter")
+            for file, values in facts.items()]
+
+
+def _own_styles(known: set[str]) -> list[Entry]:
+    folder = checkpoints_dir()
+    paths = [*folder.glob("*.safetensors"), *folder.glob("*.pt")]
+    return [Entry(path.stem, path.name, "own", "its maker's", "train.py", "trained or imported style")
+            for path in sorted(paths) if path.name not in known and not path.name.startswith(".")]
+
+
+def check_structure(path: Path, kind: str) -> None:
+    """Raise CheckpointError unless keys, shapes and numbers of an official file are those of its kind."""
+    state = read_torch(path)
+    if recognise(state) != kind:
+        raise CheckpointError(f"{path}: holds {describe_parts(state)}, which is another kind of file; get the right one")
+    if kind == "base":
+        check_official(path, OFFICIAL_BASE, state, exact=True)
+        for part in official_keys()[OFFICIAL_BASE]:
+            check_state(f"{path}: part {part}", state[part])
+            check_finite(f"{path}: part {part}", state[part])
+    elif kind == "encoder":
+        check_encoder(path, state)
+    elif kind == "vit":
+        try:
+            tensors = clean_vit_state(state)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}; get the file again") from error
+        check_network(lambda: build_vit(ViTConfig()), tensors, what=str(path))
+
+
+def check_encoder(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless an e4e file's encoder and decoder fit their networks."""
+    parts, config = split_encoder(path, state), encoder_config_of(path, state)
+    check_network(lambda: E4EEncoder(config), parts["encoder"], what=f"{path}: part encoder")
+
+
+def status(entry: Entry, *, thorough: bool) -> tuple[str, str]:
+    """Return ("present" | "missing" | "wrong", reason) of one file; ``thorough`` reads all of it."""
+    path = entry.path
+    if not path.exists():
+        return "missing", f"get it from {entry.source}"
+    try:
+        problem = describe(path)
+        if problem:
+            raise CheckpointError(f"{path}: {problem}")
+        check_size(path, entry)
+        if thorough:
+            check_content(path, entry)
+    except CheckpointError as error:
+        return "wrong", str(error)
+    return "present", ""
+
+
+def check_size(path: Path, entry: Entry) -> None:
+    """Raise CheckpointError unless ``path`` has the size of ``entry``, where that is known."""
+    size = path.stat().st_size
+    if entry.bytes is not None and size != entry.bytes:
+        raise CheckpointError(f"{path}: has {size} bytes, expected {entry.bytes}; get it again from {entry.source}")
+
+
+def check_digest(path: Path, entry: Entry) -> None:
+    """Raise CheckpointError unless ``path`` has the SHA-256 of ``entry``, where that is known."""
+    if entry.sha256 and (digest := sha256_of(path)) != entry.sha256:
+        raise CheckpointError(f"{path}: SHA-256 begins {digest[:12]}, expected {entry.sha256[:12]}; get it again from "
+                              f"{entry.source}")
+
+
+def check_content(path: Path, entry: Entry) -> None:
+    """Raise CheckpointError unless digest, or structure where no digest is known, are right."""
+    check_digest(path, entry)
+    if entry.kind in ("own", "style"):  # of any size, so they are proven by loading them
+        load_style(path)
+    elif entry.kind == "starter":
+        if path.suffix == ".safetensors":
+            load_model(path)
+    elif not entry.sha256:
+        check_structure(path, entry.kind)
+
+
+def import_file(path: Path) -> Path:
+    """Recognise a downloaded file by its content, check it and copy it under its right name; returns the new path.
+
+    Raises:
+        CheckpointError: if it is no known file, is damaged, or would replace another style.
+    """
+    problem = describe(path)
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+    with open(path, "rb") as file:
+        packed = file.read(3) == b"BZh"
+    landmarks = next(entry for entry in entries() if entry.kind == "landmarks")
+    if packed or path.suffix == ".dat" or path.stat().st_size == landmarks.bytes:
+        return _import_landmarks(path, landmarks, packed=packed)
+    if path.suffix == ".safetensors":
+        load_style(path)
+        return _import_style(path, path.name)
+    state = read_torch(path)
+    kind = recognise(state)
+    if kind is None:
+        raise CheckpointError(f"{path}: holds {describe_parts(state)}, none of the known weights; see "
+                              "`python -m checkpoints list`")
+    del state
+    if kind == "style":
+        load_style(path)
+        return _import_style(path, f"{path.stem}.pt")
+    entry = next(entry for entry in entries() if entry.kind == kind)
+    check_content(path, entry)
+    return _copy(path, entry.path)
+
+
+def _import_style(path: Path, name: str) -> Path:
+    target = checkpoints_dir() / name
+    if name in official_names() or name.startswith("."):
+        raise CheckpointError(f"{path}: holds a style, but its name belongs to another file; rename it first")
+    if target.exists() and sha256_of(target) != sha256_of(path):
+        raise CheckpointError(f"{target}: exists and holds another style; rename {path.name} before importing it")
+    return _copy(path, target)
+
+
+def _copy(source: Path, target: Path) -> Path:
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return target
+
+
+def _import_landmarks(path: Path, entry: Entry, *, packed: bool) -> Path:
+    with atomic_write(entry.path) as temporary:
+        try:
+            with (bz2.open(path) if packed else open(path, "rb")) as source, open(temporary, "wb") as target:
+                size = _copy_bounded(source, target, limit=entry.bytes + 1)
+        except (OSError, EOFError) as error:
+            raise CheckpointError(f"{path}: is damaged ({error}); get it again from {entry.source}") from error
+        if size != entry.bytes:
+            raise CheckpointError(f"{path}: gives {'more than ' * (size > entry.bytes)}{min(size, entry.bytes)} bytes, "
+                                  f"expected {entry.bytes} of the 68-point predictor; get it again from {entry.source}")
+        if sha256_of(temporary) != entry.sha256:
+            raise CheckpointError(f"{path}: its content is not the 68-point predictor (SHA-256 differs); get it again "
+                                  f"from {entry.source}")
+    return entry.path
+
+
+def _copy_bounded(source: BinaryIO, target: BinaryIO, *, limit: int) -> int:
+    """Copy at most ``limit`` bytes, so that a small archive cannot fill the disk; returns how many."""
+    size = 0
+    while size < limit and (chunk := source.read(min(1 << 20, limit - size))):
+        target.write(chunk)
+        size += len(chunk)
+    return size

@@ -1,0 +1,43 @@
+"""The bundled starter's own manifest: files, digests, licence and training facts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from checkpoints.io import atomic_write
+
+LICENCE = "CC BY-NC-SA 4.0"
+DATA = ("4,230 FFHQ-aligned faces (750 FFHQ photos, CC BY-NC-SA 4.0, and 3,480 StyleGAN samples); 200 further photos "
+        "are held out of all training")
+PURPOSES = {
+    "generator.safetensors": "StyleGAN2 generator, 128 px",
+    "discriminator.safetensors": "StyleGAN2 discriminator, 128 px, for the patch heads",
+    "encoder.safetensors": "e4e encoder, 128 px",
+    "vit.safetensors": "vision transformer, patch 8, 12 blocks, for the directional and consistency losses",
+    "landmarks.dat": "dlib shape predictor, 68 points",
+}
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_starter_manifest(folder: Path) -> dict[str, int]:
+    """Write ``folder/manifest.json`` for the files that are there and return their sizes in bytes."""
+    files = {}
+    for name, purpose in PURPOSES.items():
+        path = folder / name
+        if path.is_file():
+            files[name] = {"purpose": purpose, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    manifest = {"licence": LICENCE, "data": DATA, "recipe": "pretrain.py; see README.md beside this file",
+                "files": files}
+    with atomic_write(folder / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+    return {name: entry["bytes"] for name, entry in files.items()}

@@ -1,0 +1,1 @@
+"""Readers of image folders, filters, warps and the bundled sample pair."""

@@ -1,0 +1,1 @@
+"""What a photo goes through, shared by all scripts."""

@@ -1,0 +1,84 @@
+"""Finding faces: dlib's detector and a 68-point predictor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import dlib
+import numpy as np
+from PIL import Image
+
+from checkpoints.builders import landmarks_path
+from pipeline.cli import UserError
+
+DETECTION_SIDE = 1000
+SMALL_SIDE = 400
+MIN_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face in px of the photo: box (left, top, right, bottom), landmarks [68, 2], detector score."""
+
+    box: tuple[float, float, float, float]
+    landmarks: np.ndarray
+    score: float
+
+    @property
+    def area(self) -> float:
+        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+
+
+class FaceFinder:
+    """Find faces and their landmarks.
+
+    Detection runs on a copy of at most 1000 px, so that its time and memory do not grow with the photo; small photos
+    are enlarged, and where nothing is found the photo is tried once more with a reflected border, which tight crops
+    need.
+
+    Args:
+        predictor: a dlib shape predictor; the official one where present, else the starter's.
+
+    Raises:
+        CheckpointError: if there is no predictor.
+        UserError: if the named one is missing or damaged.
+    """
+
+    def __init__(self, predictor: Path | None = None) -> None:
+        path = predictor or landmarks_path()
+        if not Path(path).is_file():
+            raise UserError(f"{path}: not found; leave --predictor out to use the bundled one")
+        self.detector = dlib.get_frontal_face_detector()
+        try:
+            self.predictor = dlib.shape_predictor(str(path))
+        except RuntimeError as error:
+            raise UserError(f"{path}: is no dlib shape predictor ({error}); get it again") from error
+
+    def find(self, image: Image.Image) -> list[Face]:
+        """Return the faces of an RGB photo, the largest first; empty when there is none."""
+        if min(image.size) < MIN_SIDE:
+            return []
+        for border, upsample in ((0.0, 0), (0.0, 1), (0.25, 1)):
+            faces = self._detect(image, border=border, upsample=upsample)
+            if faces:
+                return sorted(faces, key=lambda face: face.area, reverse=True)
+        return []
+
+    def _detect(self, image: Image.Image, *, border: float, upsample: int) -> list[Face]:
+        side = max(image.size)
+        scale = min(1.0, DETECTION_SIDE / side) if side > SMALL_SIDE else SMALL_SIDE / side
+        copy = image.resize([max(1, round(s * scale)) for s in image.size], Image.Resampling.BILINEAR)
+        pixels = np.asarray(copy.convert("RGB"))
+        pad = [int(border * s) for s in pixels.shape[:2]]
+        pixels = np.ascontiguousarray(np.pad(pixels, ((pad[0],) * 2, (pad[1],) * 2, (0, 0)), "reflect"))
+        boxes, scores, _ = self.detector.run(pixels, upsample, 0.0)
+        faces = []
+        for box, score in zip(boxes, scores, strict=True):
+            parts = self.predictor(pixels, box).parts()
+            points = np.array([(part.x, part.y) for part in parts], dtype=np.float64)
+            offset = np.array([pad[1], pad[0]])
+            corners = np.array([[box.left(), box.top()], [box.right(), box.bottom()]]) - offset
+            left, top, right, bottom = (corners / scale).flatten()
+            faces.append(Face((left, top, right, bottom), (points - offset) / scale, float(score)))
+        return faces

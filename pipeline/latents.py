@@ -1,0 +1,52 @@
+"""Inverted photos kept on disk, keyed by what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from checkpoints import CheckpointError, load_model, save_model
+
+
+class LatentCache:
+    """Folder of ``w_plus`` files named by a digest of pixels, encoder, generator and settings.
+
+    Two photos of one name in different folders never meet, and a changed encoder or generator never finds old codes.
+
+    Args:
+        folder: where the files lie; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.hits = self.misses = 0
+
+    def key(self, image: Image.Image, **settings: str | int | float) -> str:
+        """Return the digest of an RGB image's pixels and of the named settings."""
+        digest = hashlib.sha256(np.asarray(image.convert("RGB")).tobytes())
+        digest.update(json.dumps([image.size, sorted(settings.items())]).encode())
+        return digest.hexdigest()[:32]
+
+    def get(self, key: str) -> Tensor | None:
+        """Return the stored w_plus [1, L, 512], or None; an unreadable file counts as absent."""
+        path = self.folder / f"{key}.safetensors" if self.folder else None
+        if path is not None and path.is_file():
+            try:
+                tensors, _ = load_model(path, kind="latent")
+                self.hits += 1
+                return tensors["w_plus"]
+            except CheckpointError:
+                path.unlink()
+        self.misses += 1
+        return None
+
+    def put(self, key: str, w_plus: Tensor) -> None:
+        """Store w_plus [1, L, 512] atomically."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.folder / f"{key}.safetensors", {"w_plus": w_plus.cpu()}, {"kind": "latent"})

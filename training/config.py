@@ -1,0 +1,120 @@
+"""Settings of fine-tuning: the published schedule as defaults, and the starter's profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+DTYPES = ("float32", "bfloat16")
+WARP_FORMS = ("published", "smoothness")
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """Everything that decides the weights of a style besides its pair and its base; the defaults are the published ones.
+
+    Rates are Adam's; weights multiply loss terms; ``*_every`` are intervals in steps (0 switches the term off);
+    ``swap_layer`` is the first row of w_plus that carries the reference's colours; layers index blocks of the ViT.
+    """
+
+    iterations: int = 500
+    batch: int = 4
+    adversarial_batch: int = 0  # unmixed samples per generator step; 0 means as many as `batch`
+    g_lr: float = 2e-3
+    d_lr: float = 2e-3
+    tps_lr: float = 5e-6
+    affine_lr: float = 1e-4
+    g_beta1: float = 0.1
+    d_beta1: float = 0.0
+    beta2: float = 0.99
+    adversarial_weight: float = 1.0
+    directional_weight: float = 6.0
+    pair_weight: float = 5e4
+    reference_weight: float = 5e4
+    warp_weight: float = 1e-6
+    warp_form: str = "published"
+    r1_gamma: float = 10.0
+    r1_every: int = 10
+    path_weight: float = 2.0
+    path_every: int = 10
+    path_batch: int = 2
+    transformer_ema: float = 0.995
+    g_ema: float = 0.5 ** (32 / 10_000)
+    swap_layer: int = 8
+    directional_layers: tuple[int, ...] = (5, 11)
+    directional_facet: str = "f"
+    consistency_layers: tuple[int, ...] = (5,)
+    consistency_facet: str = "f"
+    heads: int = 1  # heads are drawn from 0..heads-1
+    r1_heads: int = 3
+    tune_generator: bool = True
+    tune_mapping: bool = True
+    use_tps: bool = True
+    use_affine: bool = True
+    mode: str = "exact"
+    warp_resolutions: tuple[int, ...] = (32, 64)
+    warp_grid: int = 10
+    inversion_steps: int = 300
+    inversion_lr: float = 2e-3
+    seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("directional_layers", "consistency_layers", "warp_resolutions"):
+            object.__setattr__(self, name, tuple(int(layer) for layer in getattr(self, name)))
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one value")
+        positive = ("iterations", "batch", "path_batch")
+        not_negative = tuple(f.name for f in fields(self) if f.name.endswith(("_lr", "_weight", "_every", "_steps")))
+        for name, least in [(n, 1) for n in positive] + [(n, 0) for n in (*not_negative, "swap_layer", "r1_gamma")]:
+            if not least <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("g_beta1", "d_beta1", "beta2", "transformer_ema", "g_ema"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 <= self.adversarial_batch <= self.batch:
+            raise ValueError(f"adversarial_batch must be in 0..{self.batch}, got {self.adversarial_batch}")
+        if not (1 <= self.heads <= 4 and 1 <= self.r1_heads <= 4):
+            raise ValueError(f"heads and r1_heads must be in 1..4, got {self.heads} and {self.r1_heads}")
+        for name, allowed in (("dtype", DTYPES), ("warp_form", WARP_FORMS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if not (self.tune_generator or self.use_tps or self.use_affine):
+            raise ValueError("nothing to train: tune_generator, use_tps and use_affine are all off")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FineTuneConfig:
+        """Rebuild a config from `to_dict`; unknown names raise ValueError."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings {sorted(unknown)}")
+        return cls(**values)
+
+    @classmethod
+    def profile(cls, name: str, **changes: Any) -> FineTuneConfig:
+        """Return the settings of a profile of ``PROFILES`` with some of them changed."""
+        if name not in PROFILES:
+            raise ValueError(f"profile must be one of {sorted(PROFILES)}, got {name!r}")
+        return cls(**{**PROFILES[name], **changes})
+
+    @property
+    def n_adversarial(self) -> int:
+        """Number of unmixed samples per generator step."""
+        return self.adversarial_batch or self.batch
+
+
+# The starter is trained for a third of the published steps on a network with far fewer weights, so its transformers
+# learn faster and its averages forget sooner; half of the adversarial samples keep a step near one second on two cores.
+PROFILES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "starter": {
+        "iterations": 180, "g_lr": 3e-4, "d_lr": 1e-3, "tps_lr": 4e-5, "affine_lr": 3e-4, "adversarial_batch": 2,
+        "swap_layer": 6, "transformer_ema": 0.97, "g_ema": 0.97, "inversion_steps": 80, "inversion_lr": 2e-2,
+        "warp_form": "smoothness", "warp_weight": 1.0,
+    },
+}

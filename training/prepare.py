@@ -1,0 +1,93 @@
+"""From a config and loaded networks to a tuner that is ready for its next step."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses import InversionLoss, LPIPSDistance, ViTTokenDistance
+from losses.perceptual import ALEXNET_FILE, LPIPS_FILE
+from models.dino import DinoFeatures
+from models.discriminator import Discriminator
+from models.stylegan2 import Generator
+from training.config import FineTuneConfig
+from training.finetune import FineTuner, Pair
+from training.options import resumed_config
+from training.session import invert_pair
+from training.state import restore
+
+
+def new_tuner(
+    generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, config: FineTuneConfig, pair: Pair,
+    w_init: Tensor, objective: nn.Module, quiet: bool = False,
+) -> FineTuner:
+    """Invert the pair and return a tuner at step 0.
+
+    Args:
+        generator, discriminator, dino, config, pair: see ``FineTuner``.
+        w_init: start of the inversion [1 or 2, L, D].
+        objective: of the inversion, see ``losses.InversionLoss``.
+        quiet: show no progress bar.
+    """
+    pair = Pair(*(image.to(generator.input.input.device) for image in pair))
+    latents = invert_pair(pair, generator, config=config, w_init=w_init, objective=objective, quiet=quiet)
+    return FineTuner(generator, discriminator, dino=dino, config=config, pair=pair, latents=latents)
+
+
+def inversion_loss(dino: DinoFeatures, folder: Path, *, needs_lpips: bool = False) -> InversionLoss:
+    """Return L1 + LPIPS where AlexNet's files lie in ``folder``, else L1 + the distance of the transformer's tokens.
+
+    Raises:
+        FileNotFoundError: naming the missing file, if ``needs_lpips``.
+        ValueError: if a file does not fit.
+    """
+    if needs_lpips or all((folder / name).is_file() for name in (ALEXNET_FILE, LPIPS_FILE)):
+        return InversionLoss(LPIPSDistance.from_folder(folder))
+    # Early, middle and late layers of a transformer of any depth.
+    layers = sorted({dino.depth // 6, dino.depth * 5 // 12, dino.depth * 2 // 3})
+    return InversionLoss(ViTTokenDistance(dino, layers=layers))
+
+
+def resumed_tuner(
+    generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, args: Namespace,
+    state: Mapping[str, Any], fingerprint: str,
+) -> FineTuner:
+    """Return a tuner that continues a state of ``read_state``.
+
+    Args:
+        generator, discriminator, dino: see ``FineTuner``.
+        args: parsed options of ``add_settings``; only the number of steps may differ from the run's.
+        state: what ``read_state`` gave.
+        fingerprint: digest of the base.
+
+    Raises:
+        ValueError: if options or base are not the run's, or the state does not fit.
+    """
+    if state["run"]["fingerprint"] != fingerprint:
+        raise ValueError(f"{state['path']}: was started from another base, {state['run']['base']}; name that with --base")
+    config = resumed_config(args, state["config"])
+    tuner = FineTuner(generator, discriminator, dino=dino, config=config, pair=state["pair"], latents=state["latents"])
+    restore(tuner, state)
+    return tuner
+
+
+@torch.no_grad()
+def encoded_start(encoder: nn.Module, latent_avg: Tensor, pair: Pair, *, input_size: int) -> Tensor:
+    """Return the encoder's w_plus [2, L, D] of source and target, a start much closer than the mean latent.
+
+    Args:
+        encoder: images [N, 3, input_size, input_size] -> codes [N, L, D].
+        latent_avg: added to the codes, [L, D] or [D].
+        pair: the references.
+        input_size: side in px that the encoder takes.
+    """
+    photos = torch.cat([pair.source, pair.target]).to(latent_avg.device)
+    if photos.shape[3] != input_size:
+        photos = F.interpolate(photos, size=(input_size, input_size), mode="bilinear", antialias=True)
+    return encoder(photos) + latent_avg

@@ -1,0 +1,134 @@
+"""Third stage: the e4e encoder with all its heads, trained against the frozen generator.
+
+Losses as in e4e (Tov et al. 2021): L1 + perceptual on the image, and a penalty on the offsets that keeps every row near
+the common one, so that inverted photos stay where the generator can be edited and warped.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.e4e import E4EEncoder
+from models.stylegan2 import Generator
+from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
+from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state, update_average
+from training.pretrain.faces import FacePack
+from training.pretrain.gan import blended
+from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
+
+
+@dataclass(frozen=True)
+class EncoderTrainingConfig:
+    """Hyper-parameters of the stage."""
+
+    batch: int = 8
+    lr: float = 5e-4
+    delta_weight: float = 0.05
+    average: float = 0.995
+    compile: bool = True
+
+
+class EncoderTrainer:
+    """Encoder in training, its average, and the frozen generator; resumable.
+
+    Args:
+        config: hyper-parameters.
+        teacher: frozen perceptual network.
+        gan: state of the gan stage.
+    """
+
+    def __init__(self, config: EncoderTrainingConfig, teacher: SqueezeNetTeacher, gan: dict) -> None:
+        torch.manual_seed(2)
+        self.config, self.teacher = config, teacher
+        self.generator = Generator(starter_generator_config())
+        self.generator.load_state_dict(blended(gan, "g"))
+        self.generator.requires_grad_(False).eval()
+        self.encoder = E4EEncoder(starter_encoder_config())
+        self.encoder.load_state_dict(blended(gan, "e"))
+        for head in self.encoder.styles[1:]:
+            # Offsets begin at zero: the stage starts from the autoencoder's single w.
+            nn.init.zeros_(head.linear.weight)
+            nn.init.zeros_(head.linear.bias)
+        self.average = deepcopy(self.encoder).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        self.seen = 0
+        self.forward = torch.compile(self._forward) if config.compile else self._forward
+
+    def _forward(self, image: Tensor) -> Tensor:
+        codes = self.encoder(image).float()
+        fake = self.generator.synthesis(codes, noise=self.generator.fixed_noise())
+        with torch.no_grad():
+            goal = self.teacher(image)
+        delta = (codes[:, 1:] - codes[:, :1]).square().mean()
+        return torch.stack([(fake - image).abs().mean(), feature_distance(self.teacher(fake), goal).mean(), delta])
+
+    def step(self, faces: RandomFaces, lr: float) -> dict[str, float]:
+        """Run one iteration and return its loss terms."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        image = faces(self.config.batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            terms = self.forward(image)
+        self.optimizer.zero_grad()
+        (terms[0] + terms[1] + self.config.delta_weight * terms[2]).backward()
+        nn.utils.clip_grad_norm_(self.encoder.parameters(), 5.0)
+        self.optimizer.step()
+        self.seen += self.config.batch
+        update_average(self.average, self.encoder, min(self.config.average, 1.0 - 16.0 / (self.seen + 16.0)))
+        l1, perceptual, delta = terms.tolist()
+        return {"l1": l1, "perc": perceptual, "delta": delta}
+
+    def state(self) -> dict:
+        return {"encoder": self.encoder.state_dict(), "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "seen": self.seen}
+
+    def load(self, state: dict) -> None:
+        for name in ("encoder", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.seen = state["seen"]
+
+
+@torch.no_grad()
+def encoder_sheet(trainer: EncoderTrainer, pack: FacePack, path: Path) -> dict[str, float]:
+    """Write held-out faces above their inversions; returns L1 and perceptual distance over the first 64."""
+    from torchvision.utils import save_image
+
+    _, held = pack.split()
+    trainer.average.eval()
+    image = pack.batch(held[:64])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fake = trainer.generator.synthesis(trainer.average(image).float(), noise=trainer.generator.fixed_noise())
+        distance = feature_distance(trainer.teacher(fake), trainer.teacher(image)).mean()
+        other = feature_distance(trainer.teacher(image.roll(1, 0)), trainer.teacher(image)).mean()
+    save_image(torch.cat([image[:10], fake[:10]]).clamp(-1, 1) * 0.5 + 0.5, path, nrow=10)
+    return {"held_out_l1": float((fake - image).abs().mean()), "held_out_perceptual_fraction": float(distance / other)}
+
+
+def train_encoder(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float) -> dict:
+    """Train for ``minutes`` from ``folder/gan.pt``, saving ``folder/encoder.pt``; resumes."""
+    gan = require_state(folder / "gan.pt")
+    trainer = EncoderTrainer(EncoderTrainingConfig(), SqueezeNetTeacher(teacher_path), gan)
+    path = folder / "encoder.pt"
+    saved = load_state(path)
+    if saved is not None:
+        trainer.load(saved)
+    faces, clock = RandomFaces(pack, seed=2000 + trainer.seen), Clock(minutes)
+    bar, averages = tqdm(desc="encoder", unit="img"), {}
+    trainer.encoder.train()
+    while not clock.done():
+        lr = trainer.config.lr * min(1.0, 2.5 * (1.0 - clock.fraction) + 0.02)
+        for name, value in trainer.step(faces, lr).items():
+            averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
+        bar.update(trainer.config.batch)
+        bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, seen=trainer.seen)
+        if clock.should_save():
+            save_state(path, trainer.state())
+            print(encoder_sheet(trainer, pack, folder / "encoder.png"), flush=True)
+    save_state(path, trainer.state())
+    return {"images": trainer.seen, **averages, **encoder_sheet(trainer, pack, folder / "encoder.png")}

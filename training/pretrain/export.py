@@ -1,0 +1,55 @@
+"""From resumable training state to the bundled starter files, float16 on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from checkpoints.io import save_model
+from checkpoints.starter_manifest import write_starter_manifest
+from models.stylegan2 import Generator
+from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
+from training.pretrain.common import load_state
+from training.pretrain.critic import STARTER_DISCRIMINATOR
+from training.pretrain.gan import blended
+from training.pretrain.vit import STARTER_VIT
+
+
+def _export_generator(state: dict, folder: Path) -> None:
+    generator = Generator(starter_generator_config())
+    generator.load_state_dict(blended(state, "g"))
+    w_avg = generator.mean_w(4096, generator=torch.Generator().manual_seed(0))
+    save_model(folder / "generator.safetensors", {**generator.state_dict(), "w_avg": w_avg},
+               {"kind": "generator", "generator": generator.config.to_dict(), "images": state["seen"]}, half=True)
+
+
+def _export_encoder(weights: dict, images: int, folder: Path) -> None:
+    config = starter_encoder_config()
+    # The starter's encoder predicts w itself, so its mean latent is zero.
+    latent_avg = torch.zeros(config.n_styles, config.style_dim)
+    save_model(folder / "encoder.safetensors", {**weights, "latent_avg": latent_avg},
+               {"kind": "encoder", "encoder": config.to_dict(), "images": images}, half=True)
+
+
+def export_starter(state_folder: Path, folder: Path) -> dict:
+    """Write every finished stage of ``state_folder`` into ``folder`` with a manifest; returns sizes in bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    gan, encoder = load_state(state_folder / "gan.pt"), load_state(state_folder / "encoder.pt")
+    critic, vit = load_state(state_folder / "critic.pt"), load_state(state_folder / "vit.pt")
+    if gan is not None:
+        _export_generator(gan, folder)
+        if encoder is not None:
+            _export_encoder(encoder["average"], encoder["seen"], folder)
+        else:
+            _export_encoder(blended(gan, "e"), gan["seen"], folder)
+    if critic is not None:
+        save_model(folder / "discriminator.safetensors", critic["critic"],
+                   {"kind": "discriminator", "discriminator": STARTER_DISCRIMINATOR.to_dict(),
+                    "images": critic["seen"]}, half=True)
+    if vit is not None:
+        weights = {k.removeprefix("vit."): v for k, v in vit["teacher"].items() if k.startswith("vit.")}
+        save_model(folder / "vit.safetensors", weights,
+                   {"kind": "vit", "vit": STARTER_VIT.to_dict(), "images": vit["seen"]}, half=True)
+    return json.loads(json.dumps(write_starter_manifest(folder)))
