@@ -31,7 +31,7 @@ def test_upfirdn2d_is_its_definition(up, down, pad, taps):
 
 @pytest.mark.parametrize(("up", "down", "pad"), CASES)
 def test_upfirdn2d_derivatives(up, down, pad):
-    x = torch.randn(1, 2, 5, 4, dtype=torch.double, requires_grad=True)
+    x = torch.randn(1, 2, 6, 5, dtype=torch.double, requires_grad=True)
     kernel = torch.randn(4, 4, dtype=torch.double)
     assert gradcheck(lambda t: upfirdn2d(t, kernel, up=up, down=down, pad=pad), (x,))
     assert gradgradcheck(lambda t: upfirdn2d(t, kernel, up=up, down=down, pad=pad), (x,))
