@@ -16,7 +16,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="face_align.py", description=__doc__)
     parser.add_argument("--path", type=Path, default=Path("data/test_inputs"), help="photo, or folder of photos")
     parser.add_argument("--output", type=Path, default=Path("outputs/aligned"), help="output folder")
-    parser.add_argument("--size", type=cli.positive_int, default=1024, help="side of the result in px")
+    parser.add_argument("--size", type=cli.image_side, default=1024, help="side of the result in px")
     parser.add_argument("--faces", choices=("largest", "all"), default="largest", help="which faces of a photo")
     parser.add_argument("--predictor", type=Path, default=None,
                         help="dlib shape predictor; default is the official 68-point file, else the starter's")

@@ -11,11 +11,12 @@ from pathlib import Path
 from pipeline import cli
 
 MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0}
+SIZED = ("autoencoder", "gan")
 TEACHED = ("autoencoder", "gan", "encoder")
 HELP = {
     "pack": "pack a folder or tar of aligned faces into one file",
-    "autoencoder": "encoder and generator as an autoencoder; first at --size 64, then at 128",
-    "gan": "give the mapping network its prior and sharpen with a projected discriminator",
+    "autoencoder": "encoder and generator as an autoencoder; first at --size 64",
+    "gan": "give the mapping network its prior and sharpen with a projected discriminator; first at --size 64",
     "encoder": "train all heads of the encoder against the finished generator",
     "critic": "train the StyleGAN2 discriminator against the finished generator",
     "vit": "self-distilled vision transformer",
@@ -47,8 +48,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
         if name in TEACHED:
             stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
-        if name == "autoencoder":
-            stage.add_argument("--size", type=int, choices=(64, 128), default=64, help="side of the reconstruction")
+        if name in SIZED:
+            stage.add_argument("--size", type=int, choices=(64, 128), default=128, help="side of the images in px")
     return parser.parse_args(argv)
 
 
@@ -89,7 +90,7 @@ def work(args: Namespace) -> dict:
     if args.stage == "gan":
         from training.pretrain.gan import train_gan
 
-        return train_gan(pack, args.teacher, args.state, minutes=args.minutes)
+        return train_gan(pack, args.teacher, args.state, minutes=args.minutes, size=args.size)
     if args.stage == "encoder":
         from training.pretrain.encoder import train_encoder
 

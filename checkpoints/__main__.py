@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
     for entry in entries():
         state, reason = status(entry, thorough=args.command == "verify")
         size = f"{entry.path.stat().st_size / 1e6:.1f} MB" if entry.path.is_file() else ""
-        print(f"{state:8} {entry.name:22} {entry.file:38} {size:>10}  {entry.purpose} [{entry.licence}]")
+        print(f"{state:8} {entry.name:22} {entry.path.name:38} {size:>10}  {entry.purpose} [{entry.licence}]")
         if state == "wrong":
             wrong += 1
             cli.report(reason)

@@ -49,7 +49,7 @@ def load_encoder(name_or_path: str | Path = "starter", *, device: torch.device |
     if path.suffix == ".safetensors":
         tensors, config = load_model(path, kind="encoder")
         encoder_config = read_config(path, config, "encoder", E4EConfig.from_dict)
-        latent_avg = _latent_avg(path, tensors.pop("latent_avg", None), encoder_config)
+        latent_avg = latent_avg_of(path, tensors.pop("latent_avg", None), encoder_config)
         module = build_strict(lambda: E4EEncoder(encoder_config), tensors, what=str(path))
     else:
         module, latent_avg = _official_encoder(path)
@@ -65,7 +65,7 @@ def _official_encoder(path: Path) -> tuple[E4EEncoder, Tensor]:
     parts = split_encoder(path, state)
     config = encoder_config_of(path, state)
     module = build_strict(lambda: E4EEncoder(config), parts["encoder"], what=f"{path}: part encoder")
-    return module, _latent_avg(path, state["latent_avg"], config)
+    return module, latent_avg_of(path, state["latent_avg"], config)
 
 
 def encoder_config_of(path: Path, state: Mapping[str, Any]) -> E4EConfig:
@@ -102,7 +102,7 @@ def split_encoder(path: Path, state: Mapping[str, Any]) -> dict[str, dict[str, T
     return parts
 
 
-def _latent_avg(path: Path, value: object, config: E4EConfig) -> Tensor:
+def latent_avg_of(path: Path, value: object, config: E4EConfig) -> Tensor:
     """Return the mean latent [L, D] from a file's [D], [L, D] or [1, L, D]."""
     rows, width = config.n_styles, config.style_dim
     if isinstance(value, Tensor) and value.numel() in (width, rows * width) and value.shape[-1:] == (width,):
@@ -136,7 +136,7 @@ def load_vit(
             if text == "hub":
                 vit, config = vit_from_hub(**({"img_size": image_size} if image_size else {}))
             else:
-                state, config = _vit_state(path)
+                state, config = vit_state(path)
                 if config is not None and image_size:
                     config = replace(config, img_size=image_size)
                 vit, config = vit_from_state(state, config=config, img_size=image_size)
@@ -148,7 +148,7 @@ def load_vit(
                               ) from error
 
 
-def _vit_state(path: Path) -> tuple[Mapping[str, Any], ViTConfig | None]:
+def vit_state(path: Path) -> tuple[Mapping[str, Any], ViTConfig | None]:
     """Read a transformer's weights and, from a file of this project, its config."""
     if path.suffix != ".safetensors":
         state = read_torch(path)

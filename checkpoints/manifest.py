@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from checkpoints.builders import OFFICIAL_BASE, load_style
-from checkpoints.features import encoder_config_of, split_encoder
+from checkpoints.features import encoder_config_of, latent_avg_of, split_encoder, vit_state
 from checkpoints.io import (
-    CheckpointError, atomic_write, check_finite, check_network, check_state, describe, load_model, read_torch,
+    CheckpointError, atomic_write, check_finite, check_network, check_state, describe, load_model, read_torch, take_vector,
 )
 from checkpoints.official import check_official, describe_parts, official_keys, recognise
-from checkpoints.paths import checkpoints_dir, official_names, starter_dir
+from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_names, starter_dir
 from checkpoints.starter_manifest import LICENCE, PURPOSES, sha256_of
 from models.dino import ViTConfig, build_vit, clean_vit_state
 from models.e4e import E4EEncoder
+from models.stylegan2 import GeneratorConfig
 
 HERE = Path(__file__).parent
 RELEASED_STYLES = 8
@@ -41,7 +42,10 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        return starter_dir() / self.file if self.folder == "starter" else checkpoints_dir() / self.file
+        folder = starter_dir() if self.folder == "starter" else checkpoints_dir()
+        if self.kind == "vit":  # the one file that goes by several names
+            return next((folder / name for name in OFFICIAL_VITS if (folder / name).exists()), folder / self.file)
+        return folder / self.file
 
 
 def entries() -> list[Entry]:
@@ -74,7 +78,7 @@ def _own_styles(known: set[str]) -> list[Entry]:
 
 def check_structure(path: Path, kind: str) -> None:
     """Raise CheckpointError unless keys, shapes and numbers of an official file are those of its kind."""
-    state = read_torch(path)
+    state = vit_state(path)[0] if path.suffix == ".safetensors" else read_torch(path)
     if recognise(state) != kind:
         raise CheckpointError(f"{path}: holds {describe_parts(state)}, which is another kind of file; get the right one")
     if kind == "base":
@@ -82,6 +86,8 @@ def check_structure(path: Path, kind: str) -> None:
         for part in official_keys()[OFFICIAL_BASE]:
             check_state(f"{path}: part {part}", state[part])
             check_finite(f"{path}: part {part}", state[part])
+        if "latent_avg" in state:
+            take_vector(path, dict(state), "latent_avg", GeneratorConfig.official(1024).style_dim)
     elif kind == "encoder":
         check_encoder(path, state)
     elif kind == "vit":
@@ -93,9 +99,10 @@ def check_structure(path: Path, kind: str) -> None:
 
 
 def check_encoder(path: Path, state: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless an e4e file's encoder and decoder fit their networks."""
+    """Raise CheckpointError unless an e4e file's encoder, decoder and mean latent fit their networks."""
     parts, config = split_encoder(path, state), encoder_config_of(path, state)
     check_network(lambda: E4EEncoder(config), parts["encoder"], what=f"{path}: part encoder")
+    latent_avg_of(path, state["latent_avg"], config)
 
 
 def status(entry: Entry, *, thorough: bool) -> tuple[str, str]:
@@ -169,7 +176,7 @@ def import_file(path: Path) -> Path:
         return _import_style(path, f"{path.stem}.pt")
     entry = next(entry for entry in entries() if entry.kind == kind)
     check_content(path, entry)
-    return _copy(path, entry.path)
+    return _copy(path, checkpoints_dir() / entry.file)
 
 
 def _import_style(path: Path, name: str) -> Path:

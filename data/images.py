@@ -13,12 +13,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+# Pillow would otherwise hand a file that begins as PostScript to an interpreter, whatever it is called.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 20_000
 
 
 class ImageError(ValueError):
     """An image cannot be read or written; the message is one line that names the file and the remedy."""
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that no file can have is one that is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def list_images(path: str | Path, *, recursive: bool = False) -> list[Path]:
@@ -28,12 +38,16 @@ def list_images(path: str | Path, *, recursive: bool = False) -> list[Path]:
         ImageError: if there is nothing at ``path`` or no image in the folder.
     """
     path = Path(path)
-    if path.is_file():
+    if _is_file(path):
         return [path]
-    if not path.is_dir():
-        raise ImageError(f"{path}: not found; check the path")
-    entries = path.rglob("*") if recursive else path.iterdir()
-    found = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
+    try:
+        if not path.is_dir():
+            raise ImageError(f"{str(path)[:200]}: not found; check the path")
+        entries = path.rglob("*") if recursive else path.iterdir()
+        found = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and _is_file(p)
+                       and not any(part.startswith(".") for part in p.relative_to(path).parts))
+    except OSError as error:
+        raise ImageError(f"{str(path)[:200]}: cannot be read ({error.strerror}); check the path") from error
     if not found:
         raise ImageError(f"{path}: holds no images; supported are {', '.join(sorted(SUFFIXES))}")
     return found
@@ -42,12 +56,16 @@ def list_images(path: str | Path, *, recursive: bool = False) -> list[Path]:
 def _flatten(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB: deep greys scaled to 8 bit, transparency on white."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
+        # float32 holds 16 bits exactly; the rest works in place, for a photo of 100 megapixels is 400 MB here.
+        values = np.nan_to_num(np.array(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0, copy=False)
         # Modes I and F have no fixed range: 16-bit files come as I;16 or I, 8-bit data may hide in either.
-        top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0.0) > 255.0 else 255.0
-        if image.mode == "F" and values.max(initial=0.0) <= 1.0:
+        most = values.max(initial=0.0)
+        top = 65535.0 if image.mode.startswith("I;16") or most > 255.0 else 255.0
+        if image.mode == "F" and most <= 1.0:
             top = 1.0
-        image = Image.fromarray(np.clip(values / top * 255.0 + 0.5, 0, 255).astype(np.uint8))
+        values *= 255.0 / top
+        values += 0.5
+        image = Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -65,15 +83,15 @@ def read_image(path: str | Path) -> Image.Image:
         ImageError: if the file is missing, empty, no image, damaged or too large.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"{path}: not found; check the path")
+    if not _is_file(path):
+        raise ImageError(f"{str(path)[:200]}: not found; check the path")
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: is empty; copy or download it again")
         with warnings.catch_warnings():
-            # The limit below takes the place of Pillow's warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            # The limit below takes the place of Pillow's warning; of damaged EXIF data it says several lines.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
                     raise ImageError(f"{path}: {image.width} x {image.height} px is too large; shrink it to at most "
                                      f"{MAX_SIDE} px per side and {MAX_PIXELS // 1_000_000} megapixels")
@@ -125,14 +143,16 @@ def save_image(path: str | Path, image: Image.Image | Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        if jpeg:
+            picture = picture.convert("RGB")  # JPEG has no transparency
         with os.fdopen(handle, "wb") as file:
             picture.save(file, "JPEG" if jpeg else "PNG", **({"quality": 95} if jpeg else {}))
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise ImageError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
-                         ) from error
+        raise ImageError(f"{str(path)[:200]}: cannot be written ({error.strerror or error}); free space or choose "
+                         "another folder") from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

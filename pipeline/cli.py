@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+MAX_SIDE = 8192
+
 
 class UserError(ValueError):
     """The user can mend this; the message is one line that names the input and the remedy."""
@@ -47,6 +49,14 @@ def positive_int(text: str) -> int:
 def non_negative_int(text: str) -> int:
     """Parse an integer >= 0."""
     return _whole(text, 0)
+
+
+def image_side(text: str) -> int:
+    """Parse the side of an output image in px, at most 8192: the memory for one grows with its square."""
+    side = _whole(text, 1)
+    if side > MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_SIDE}, got {text!r}")
+    return side
 
 
 def _whole(text: str, least: int) -> int:
@@ -170,3 +180,7 @@ def run(work: Callable[[argparse.Namespace], int], parse: Callable[[], argparse.
     except KeyboardInterrupt:
         report("interrupted")
         return 130
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough, as in `... | head`; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

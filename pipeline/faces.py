@@ -13,6 +13,7 @@ from checkpoints.builders import landmarks_path
 from pipeline.cli import UserError
 
 DETECTION_SIDE = 1000
+LARGE_SIDE = 2000
 SMALL_SIDE = 400
 MIN_SIDE = 32
 
@@ -34,8 +35,8 @@ class FaceFinder:
     """Find faces and their landmarks.
 
     Detection runs on a copy of at most 1000 px, so that its time and memory do not grow with the photo; small photos
-    are enlarged, and where nothing is found the photo is tried once more with a reflected border, which tight crops
-    need.
+    are enlarged. Where nothing is found the photo is tried again with a reflected border, which tight crops need, and a
+    large photo on a copy of at most 2000 px.
 
     Args:
         predictor: a dlib shape predictor; the official one where present, else the starter's.
@@ -59,15 +60,17 @@ class FaceFinder:
         """Return the faces of an RGB photo, the largest first; empty when there is none."""
         if min(image.size) < MIN_SIDE:
             return []
-        for border, upsample in ((0.0, 0), (0.0, 1), (0.25, 1)):
-            faces = self._detect(image, border=border, upsample=upsample)
+        # Small faces of a large photo show only on a larger copy, which costs most and so comes last.
+        tries = ((0.0, 0, DETECTION_SIDE), (0.0, 1, DETECTION_SIDE), (0.25, 1, DETECTION_SIDE), (0.0, 1, LARGE_SIDE))
+        for border, upsample, limit in tries[:3] if max(image.size) <= DETECTION_SIDE else tries:
+            faces = self._detect(image, border=border, upsample=upsample, limit=limit)
             if faces:
                 return sorted(faces, key=lambda face: face.area, reverse=True)
         return []
 
-    def _detect(self, image: Image.Image, *, border: float, upsample: int) -> list[Face]:
+    def _detect(self, image: Image.Image, *, border: float, upsample: int, limit: int) -> list[Face]:
         side = max(image.size)
-        scale = min(1.0, DETECTION_SIDE / side) if side > SMALL_SIDE else SMALL_SIDE / side
+        scale = min(1.0, limit / side) if side > SMALL_SIDE else SMALL_SIDE / side
         copy = image.resize([max(1, round(s * scale)) for s in image.size], Image.Resampling.BILINEAR)
         pixels = np.asarray(copy.convert("RGB"))
         pad = [int(border * s) for s in pixels.shape[:2]]

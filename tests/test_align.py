@@ -93,3 +93,17 @@ def test_script_ends_0_when_all_is_well(tmp_path, photo):
     assert face_align.main(["--path", str(tmp_path / "a.png"), "--output", str(tmp_path / "o"), "--size", "64"]) == 0
     assert Image.open(tmp_path / "o" / "a.png").size == (64, 64)
     assert face_align.main(["--path", str(tmp_path / "none.png"), "--output", str(tmp_path / "o")]) == 2
+
+
+def test_small_face_of_a_large_photo_is_found(photo, finder):
+    canvas = Image.new("RGB", (4000, 3000), (90, 110, 120))
+    canvas.paste(photo, (2000, 1000))
+    faces = finder.find(canvas)
+    assert len(faces) == 1
+    assert abs(faces[0].landmarks[36:42].mean(axis=0) - [2204, 1101]).max() < 8
+
+
+def test_size_beyond_all_measure_is_one_line(photo, tmp_path, capsys):
+    assert face_align.main(["--path", str(tmp_path), "--size", "100000000"]) == 2
+    printed = capsys.readouterr().err
+    assert "--size" in printed and printed.count("\n") == 1

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline import cli
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def parser() -> cli.ArgumentParser:
@@ -72,3 +77,22 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(cli.UserError, match="cannot be written"):
         cli.ensure_dir(tmp_path / "file" / "below")
+
+
+def test_image_side_is_bounded():
+    assert cli.image_side("8192") == 8192
+    for text in ("8193", "100000000", "0"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            cli.image_side(text)
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    """As in `python -m checkpoints list | head -1`, where Python would print a traceback."""
+    code = ("import argparse, sys; from pipeline import cli\n"
+            "def work(args):\n    while True: print('x' * 1000)\n"
+            "sys.exit(cli.run(work, argparse.Namespace))")
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 0

@@ -134,3 +134,47 @@ def test_animation_has_every_frame(tmp_path, suffix):
     with av.open(str(path)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 6
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_names_that_no_file_can_have_are_not_found():
+    for call in (read_image, list_images):
+        for name in ("x" * 5000, "a\0b"):
+            with pytest.raises(ImageError, match="not found|too long") as error:
+                call(name)
+            assert len(str(error.value)) < 300
+
+
+def test_postscript_is_never_interpreted(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n")
+    with pytest.raises(ImageError, match="not an image"):
+        read_image(tmp_path / "x.png")
+
+
+def test_float_greys_with_holes_are_read_in_silence(tmp_path, recwarn):
+    values = np.full((8, 8), 0.5, np.float32)
+    values[0, 0] = np.nan
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    image = read_image(tmp_path / "x.tif")
+    assert image.getpixel((5, 5)) == (128, 128, 128) and image.getpixel((0, 0)) == (0, 0, 0) and not recwarn.list
+
+
+def test_damaged_exif_is_left_aside_in_silence(tmp_path, picture, recwarn):
+    picture.save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x05\0\0\xff\xff")
+    assert read_image(tmp_path / "x.jpg").size == (60, 40) and not recwarn.list
+
+
+def test_hidden_folders_are_left_out(tmp_path, picture):
+    (tmp_path / ".cache").mkdir()
+    picture.save(tmp_path / ".cache" / "b.png")
+    picture.save(tmp_path / "a.png")
+    assert [path.name for path in list_images(tmp_path, recursive=True)] == ["a.png"]
+
+
+def test_transparent_picture_becomes_a_jpeg(tmp_path, picture):
+    save_image(tmp_path / "x.jpg", picture.convert("RGBA"))
+    assert Image.open(tmp_path / "x.jpg").mode == "RGB"
+
+
+def test_stereo_jpegs_of_cameras_are_read(tmp_path, picture):
+    picture.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[picture])
+    assert read_image(tmp_path / "x.jpg").size == (60, 40)

@@ -9,7 +9,7 @@ import torch
 
 from checkpoints import CheckpointError, features, save_model
 from checkpoints.builders import load_base, load_encoder, load_style, load_vit
-from checkpoints.manifest import import_file
+from checkpoints.manifest import entries, import_file, status
 from checkpoints.official import official_keys
 from models.dino import ViTConfig, build_vit
 from models.e4e import E4EConfig, E4EEncoder
@@ -206,3 +206,21 @@ def test_e4e_facts_that_make_no_sense_are_one_line(tmp_path, e4e_state, change):
     with pytest.raises(CheckpointError) as error:
         load_encoder(tmp_path / "e4e.pt")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("latent_avg", [torch.zeros(4), torch.full((18, 512), torch.nan)])
+def test_import_checks_the_mean_latent_of_e4e(tmp_path, e4e_state, latent_avg, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(tmp_path / "weights"))
+    torch.save({**e4e_state, "latent_avg": latent_avg}, tmp_path / "any.pt")
+    with pytest.raises(CheckpointError, match="latent_avg"):
+        import_file(tmp_path / "any.pt")
+
+
+@pytest.mark.parametrize("name", ["dino_vitb8.pth", "dino_vitbase8_pretrain.pth", "dino_vitb8.safetensors"])
+def test_every_name_of_the_dino_file_is_seen(tmp_path, name, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(tmp_path))
+    entry = next(entry for entry in entries() if entry.kind == "vit")
+    assert status(entry, thorough=True)[0] == "missing"
+    (tmp_path / name).write_text("<html>")
+    state, reason = status(entry, thorough=True)
+    assert state == "wrong" and name in reason and "web page" in reason

@@ -13,7 +13,6 @@ from models.stylegan2 import Generator
 from training.pretrain.autoencoder import starter_generator_config
 from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state
 from training.pretrain.faces import FacePack
-from training.pretrain.gan import blended
 
 STARTER_DISCRIMINATOR = DiscriminatorConfig(128, {4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32})
 
@@ -29,7 +28,7 @@ def train_critic(
     gan = require_state(folder / "gan.pt")
     torch.manual_seed(3)
     generator = Generator(starter_generator_config())
-    generator.load_state_dict(blended(gan, "g"))
+    generator.load_state_dict(gan["g_average"])
     generator.requires_grad_(False).eval()
     critic = Discriminator(STARTER_DISCRIMINATOR)
     optimizer = torch.optim.Adam(critic.parameters(), lr=lr, betas=(0.0, 0.99))

@@ -19,7 +19,6 @@ from models.stylegan2 import Generator
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state, update_average
 from training.pretrain.faces import FacePack
-from training.pretrain.gan import blended
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
 
 
@@ -47,10 +46,10 @@ class EncoderTrainer:
         torch.manual_seed(2)
         self.config, self.teacher = config, teacher
         self.generator = Generator(starter_generator_config())
-        self.generator.load_state_dict(blended(gan, "g"))
+        self.generator.load_state_dict(gan["g_average"])
         self.generator.requires_grad_(False).eval()
         self.encoder = E4EEncoder(starter_encoder_config())
-        self.encoder.load_state_dict(blended(gan, "e"))
+        self.encoder.load_state_dict(gan["e_average"])
         for head in self.encoder.styles[1:]:
             # Offsets begin at zero: the stage starts from the autoencoder's single w.
             nn.init.zeros_(head.linear.weight)

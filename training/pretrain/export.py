@@ -13,13 +13,12 @@ from models.stylegan2 import Generator
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import load_state
 from training.pretrain.critic import STARTER_DISCRIMINATOR
-from training.pretrain.gan import blended
 from training.pretrain.vit import STARTER_VIT
 
 
 def _export_generator(state: dict, folder: Path) -> None:
     generator = Generator(starter_generator_config())
-    generator.load_state_dict(blended(state, "g"))
+    generator.load_state_dict(state["g_average"])
     w_avg = generator.mean_w(4096, generator=torch.Generator().manual_seed(0))
     save_model(folder / "generator.safetensors", {**generator.state_dict(), "w_avg": w_avg},
                {"kind": "generator", "generator": generator.config.to_dict(), "images": state["seen"]}, half=True)
@@ -43,7 +42,7 @@ def export_starter(state_folder: Path, folder: Path) -> dict:
         if encoder is not None:
             _export_encoder(encoder["average"], encoder["seen"], folder)
         else:
-            _export_encoder(blended(gan, "e"), gan["seen"], folder)
+            _export_encoder(gan["e_average"], gan["seen"], folder)
     if critic is not None:
         save_model(folder / "discriminator.safetensors", critic["critic"],
                    {"kind": "discriminator", "discriminator": STARTER_DISCRIMINATOR.to_dict(),

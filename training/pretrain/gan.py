@@ -1,8 +1,10 @@
 """Second stage of the base generator: sharpen the autoencoder with a projected discriminator.
 
 The discriminator sees frozen SqueezeNet features, randomly mixed over channels, at four scales (Projected GANs, Sauer
-et al. 2021), so that a few ten thousand images are enough. Half of each batch are reconstructions, which keeps the
-encoder and the generator a pair; the other half are samples through the mapping network.
+et al. 2021), so that some ten thousand images are enough, and the pixels themselves, because those features are blind
+to the finest noise. Half of each batch are reconstructions, which keeps the encoder and the generator a pair; the other
+half are samples through the mapping network. The stage runs at half the size first (progressive growing, Karras et al.
+2018), which is three times as fast per image, and then grows.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from training.pretrain.teacher import TAP_CHANNELS, SqueezeNetTeacher, feature_d
 
 @dataclass(frozen=True)
 class GanConfig:
-    """Hyper-parameters of the stage."""
+    """Hyper-parameters of the stage; ``size`` is the side of the images in px."""
 
+    size: int = 128
     reconstructions: int = 8
     samples: int = 8
     lr: float = 1e-3
@@ -41,7 +44,6 @@ class GanConfig:
     l1_weight: float = 1.0
     perceptual_weight: float = 1.0
     code_noise: float = 0.1
-    blend: float = 0.6
     average: float = 0.995
     compile: bool = True
 
@@ -69,11 +71,19 @@ class ScaleHead(nn.Module):
         return self.net(x / (x.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-4))
 
 
+def pixel_head(widths: tuple[int, ...] = (32, 64, 128)) -> nn.Sequential:
+    """Return a patch discriminator of images: one strided, spectrally normalised convolution per width, then a logit."""
+    layers: list[nn.Module] = []
+    for before, width in zip((3, *widths), widths):
+        layers += [spectral_norm(nn.Conv2d(before, width, 4, 2, 1)), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
+
+
 class ProjectedDiscriminator(nn.Module):
-    """One head per tap of a frozen feature network; the logits of all are concatenated.
+    """One head per tap of a frozen feature network and one on the pixels; the logits of all are concatenated.
 
     Args:
-        teacher: the feature network, shared and never trained.
+        teacher: the feature network, shared and never trained; it sees every image at 128 px.
     """
 
     def __init__(self, teacher: SqueezeNetTeacher) -> None:
@@ -82,10 +92,19 @@ class ProjectedDiscriminator(nn.Module):
         self.heads = nn.ModuleList(
             ScaleHead(c, w, d, seed=i) for i, (c, w, d) in enumerate(zip(TAP_CHANNELS, (64, 96, 128, 192), (2, 1, 1, 0)))
         )
+        self.heads.append(pixel_head())
 
     def forward(self, image: Tensor) -> Tensor:
         """images [N, 3, S, S] in [-1, 1] -> logits [N, M]."""
-        return torch.cat([head(x).float().flatten(1) for head, x in zip(self.heads, self.teacher(image))], dim=1)
+        inputs = [*self.teacher(enlarged(image)), image]
+        return torch.cat([head(x).float().flatten(1) for head, x in zip(self.heads, inputs, strict=True)], dim=1)
+
+
+def enlarged(image: Tensor, size: int = 128) -> Tensor:
+    """Return images [N, 3, S, S] at ``size`` px, the size at which the teacher's features are compared."""
+    if image.shape[2] == size:
+        return image
+    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def differentiable_augment(image: Tensor, rng: torch.Generator) -> Tensor:
@@ -100,24 +119,14 @@ def differentiable_augment(image: Tensor, rng: torch.Generator) -> Tensor:
     x = (x - grey) * (uniform() * 1.4 + 0.3) + grey
     middle = x.mean(dim=(1, 2, 3), keepdim=True)
     x = (x - middle) * (uniform() * 0.8 + 0.6) + middle
+    # Whole pixels, so that the finest detail is judged as it is.
     theta = torch.eye(2, 3).repeat(n, 1, 1)
-    theta[:, :, 2] = torch.rand(n, 2, generator=rng) * 0.5 - 0.25
+    theta[:, :, 2] = ((torch.rand(n, 2, generator=rng) - 0.5) * 0.25 * height).round() * 2.0 / height
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
+    x = F.grid_sample(x, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     rows = torch.arange(height)[None, None, :, None] / height - uniform()
     columns = torch.arange(width)[None, None, None, :] / width - uniform()
     return x * ~((rows.abs() < 0.17) & (columns.abs() < 0.17))
-
-
-def blended(state: dict, part: str) -> dict[str, Tensor]:
-    """Return the weights of "g" or "e" between the stage's start and its average, at ``state["blend"]``.
-
-    Interpolating the weights of a network and of its adversarially sharpened version keeps the new detail and drops
-    much of the noise that a short adversarial training leaves (network interpolation, ESRGAN, Wang et al. 2018).
-    """
-    start, average = state[f"{part}_start"], state[f"{part}_average"]
-    return {key: torch.lerp(start[key].float(), value.float(), state["blend"]).to(value.dtype)
-            for key, value in average.items()}
 
 
 class GanTrainer:
@@ -126,7 +135,8 @@ class GanTrainer:
     def __init__(self, config: GanConfig, teacher: SqueezeNetTeacher) -> None:
         torch.manual_seed(1)
         self.config, self.teacher = config, teacher
-        self.generator, self.encoder = Generator(starter_generator_config()), E4EEncoder(starter_encoder_config())
+        self.generator = Generator(starter_generator_config(config.size))
+        self.encoder = E4EEncoder(starter_encoder_config())
         self.discriminator = ProjectedDiscriminator(teacher)
         self.g_average, self.e_average = deepcopy(self.generator), deepcopy(self.encoder)
         heads = self.discriminator.heads
@@ -136,46 +146,47 @@ class GanTrainer:
         self.d_optimizer = torch.optim.Adam(heads.parameters(), lr=config.discriminator_lr, betas=(0.0, 0.99))
         self.seen = 0
         self.centre, self.spread = torch.zeros(512), torch.ones(512)
-        self._keep_start()
+        # The autoencoder's full-size generator, whose last block is the start of the grown one.
+        self.full = Generator(starter_generator_config()).state_dict()
         self.synthesize = torch.compile(self._synthesize) if config.compile else self._synthesize
 
     def start_from(self, autoencoder: dict, pack: FacePack) -> None:
         """Begin with the averages of a trained autoencoder and give the mapping network the prior of its codes."""
         model = Autoencoder(AutoencoderConfig(size=128), self.teacher)
         model.load(autoencoder)
-        self.generator.load_state_dict(model.averages[0].state_dict())
-        self.encoder.load_state_dict(model.averages[1].state_dict())
+        generator, encoder = model.averages[0], model.averages[1]
         train, _ = pack.split()
-        codes = all_codes(self.encoder, pack, train)
+        codes = all_codes(encoder, pack, train)
         self.spread = codes.std(dim=0)
-        self.centre = set_prior(self.generator, self.encoder, codes)
-        self.g_average.load_state_dict(self.generator.state_dict())
-        self.e_average.load_state_dict(self.encoder.state_dict())
-        self._keep_start()
-
-    def _keep_start(self) -> None:
-        self.g_start = {key: value.clone() for key, value in self.g_average.state_dict().items()}
-        self.e_start = {key: value.clone() for key, value in self.e_average.state_dict().items()}
+        self.centre = set_prior(generator, encoder, codes)
+        self.full = generator.state_dict()
+        for module in (self.generator, self.g_average):
+            module.load_state_dict(self.full, strict=self.config.size == 128)
+        for module in (self.encoder, self.e_average):
+            module.load_state_dict(encoder.state_dict())
 
     def _synthesize(self, image: Tensor, z: Tensor, code_noise: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
         codes = self.encoder.base(image).float()
         w = torch.cat([codes + code_noise, self.generator.mapping(z).float()])
         return self.generator.synthesis(self.generator.broadcast(w), noise=noise), codes
 
+    def _resized(self, image: Tensor) -> Tensor:
+        return F.avg_pool2d(image, image.shape[2] // self.config.size) if image.shape[2] > self.config.size else image
+
     def step(self, faces: RandomFaces) -> dict[str, float]:
         """Run one iteration and return its loss terms."""
         config, rng = self.config, faces.rng
-        image = faces(config.reconstructions)
-        other = faces(config.samples)
+        photo = faces(config.reconstructions)
+        image, other = self._resized(photo), self._resized(faces(config.samples))
         z = torch.randn(config.samples, 512, generator=rng)
         code_noise = torch.randn(config.reconstructions, 512, generator=rng) * config.code_noise * self.spread
         noise = self.generator.random_noise(config.reconstructions + config.samples, generator=rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            fake, codes = self.synthesize(image, z, code_noise, noise)
+            fake, codes = self.synthesize(photo, z, code_noise, noise)
             rebuilt = fake[: config.reconstructions]
             with torch.no_grad():
-                goal = self.teacher(image)
-            perceptual = feature_distance(self.teacher(rebuilt), goal).mean()
+                goal = self.teacher(enlarged(image))
+            perceptual = feature_distance(self.teacher(enlarged(rebuilt)), goal).mean()
             self.discriminator.heads.requires_grad_(False)
             adversarial = -self.discriminator(differentiable_augment(fake, rng)).mean()
         l1 = (rebuilt - image).abs().mean()
@@ -203,15 +214,18 @@ class GanTrainer:
     def state(self) -> dict:
         parts = ("generator", "encoder", "g_average", "e_average", "g_optimizer", "d_optimizer")
         return {"heads": self.discriminator.heads.state_dict(), "seen": self.seen, "centre": self.centre,
-                "spread": self.spread, "g_start": self.g_start, "e_start": self.e_start, "blend": self.config.blend,
+                "spread": self.spread, "full": self.full, "size": self.config.size,
                 **{name: getattr(self, name).state_dict() for name in parts}}
 
     def load(self, state: dict) -> None:
-        for name in ("generator", "encoder", "g_average", "e_average", "g_optimizer", "d_optimizer"):
+        """Load a state of the same or of half the size; what is new comes from the autoencoder."""
+        same = state["size"] == self.config.size
+        for name in ("generator", "g_average"):
+            getattr(self, name).load_state_dict(state[name] if same else state["full"] | state[name])
+        for name in ("encoder", "e_average", "d_optimizer", *(("g_optimizer",) if same else ())):
             getattr(self, name).load_state_dict(state[name])
         self.discriminator.heads.load_state_dict(state["heads"])
-        self.seen, self.centre, self.spread = state["seen"], state["centre"], state["spread"]
-        self.g_start, self.e_start = state["g_start"], state["e_start"]
+        self.full, self.seen, self.centre, self.spread = (state[k] for k in ("full", "seen", "centre", "spread"))
 
 
 @torch.no_grad()
@@ -219,9 +233,7 @@ def gan_sheet(trainer: GanTrainer, pack: FacePack, path: Path) -> None:
     """Write held-out faces, their reconstructions, samples at psi 0.7 and samples at psi 1."""
     from torchvision.utils import save_image
 
-    generator, encoder = deepcopy(trainer.g_average), deepcopy(trainer.e_average).eval()
-    generator.load_state_dict(blended(trainer.state(), "g"))
-    encoder.load_state_dict(blended(trainer.state(), "e"))
+    generator, encoder = trainer.g_average, trainer.e_average.eval()
     _, held = pack.split()
     images = pack.batch(held[:10])
     rng = torch.Generator().manual_seed(5)
@@ -231,12 +243,12 @@ def gan_sheet(trainer: GanTrainer, pack: FacePack, path: Path) -> None:
         w = torch.cat([encoder.base(images).float(), generator.mapping(z[:10], truncation_psi=0.7, w_avg=w_avg).float(),
                        generator.mapping(z[10:]).float()])
         fake = generator.synthesis(generator.broadcast(w), noise=generator.fixed_noise())
-    save_image(torch.cat([images, fake]).clamp(-1, 1) * 0.5 + 0.5, path, nrow=10)
+    save_image(torch.cat([images, enlarged(fake)]).clamp(-1, 1) * 0.5 + 0.5, path, nrow=10)
 
 
-def train_gan(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float) -> dict:
-    """Train for ``minutes`` from ``folder/autoencoder.pt``, saving ``folder/gan.pt`` and a sheet; resumes."""
-    trainer = GanTrainer(GanConfig(), SqueezeNetTeacher(teacher_path))
+def train_gan(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, size: int = 128) -> dict:
+    """Train for ``minutes`` at ``size`` px from ``folder/autoencoder.pt``, saving ``folder/gan.pt`` and a sheet; resumes."""
+    trainer = GanTrainer(GanConfig(size=size), SqueezeNetTeacher(teacher_path))
     path = folder / "gan.pt"
     saved = load_state(path)
     if saved is not None:
