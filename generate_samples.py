@@ -8,15 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.regions import RegionAlpha, parse_alpha
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="generate_samples.py", description=__doc__)
-    parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, or a file")
+    parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, a file, or a mixture a:0.7,b:0.3")
     parser.add_argument("--n_sample", type=cli.positive_int, default=1, help="number of grids")
     parser.add_argument("--n_each", type=cli.positive_int, default=6, help="faces per grid")
     parser.add_argument("--nrow", type=cli.non_negative_int, default=0, help="faces per row; 0 is all of a grid")
-    parser.add_argument("--alpha", type=cli.finite_float, default=0.6, help="deformation degree")
+    parser.add_argument("--alpha", type=parse_alpha, default=0.6,
+                        help="deformation degree, or degrees by region: eyes=1.2,mouth=0.4")
+    parser.add_argument("--color_strength", type=cli.finite_float, default=None,
+                        help="0 keeps the face's colours, 1 takes the drawing's; default leaves them to the generator")
+    parser.add_argument("--mix_grid", type=cli.positive_int, default=None,
+                        help="steps of a grid from the first style of a mixture to the second, a row per face")
     parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi")
     parser.add_argument("--style_only", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="leave the originals out")
@@ -28,31 +34,72 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: Namespace) -> int:
-    import torch
-    from tqdm import tqdm
+def draw(args: Namespace, style, base, indices: list[int]):  # noqa: ANN001, ANN201 - the types live behind heavy imports
+    """Return the originals (None without a base) and the stylized faces [N, 3, S, S] of some images of the seed."""
+    from pipeline import sampling
+    from pipeline.faces import FaceFinder
 
-    from checkpoints import builders
+    with cli.autocast(style.w_avg.device, cli.resolve_dtype(args.dtype, style.w_avg.device)):
+        w_plus = sampling.sample_w_plus(style, args.seed, indices, truncation_psi=args.truncation)
+        originals = landmarks = None
+        if base is not None:
+            originals = sampling.base_images(base, args.seed, indices, truncation_psi=args.truncation).float().cpu()
+            landmarks = sampling.face_landmarks(originals, FaceFinder()) if isinstance(args.alpha, RegionAlpha) else None
+        look = sampling.Look(args.alpha, args.color_strength)
+        faces = sampling.styled_images(style, w_plus, look=look, landmarks=landmarks).float().cpu()
+    return originals, faces
+
+
+def mix_grid(args: Namespace, device) -> int:  # noqa: ANN001
+    """Write a grid between two styles: the originals, then columns from the first style to the second."""
+    from checkpoints.builders import load_style
+    from checkpoints.mixing import mix_styles, parse_recipe
     from data.grids import grid
     from data.images import save_image
     from pipeline import sampling
 
+    recipe = parse_recipe(args.style) or []
+    if len(recipe) != 2:
+        raise cli.UserError(f"--mix-grid: needs a mixture of two styles such as --style a:1,b:1, got {args.style}")
+    styles = [load_style(name, device=device) for name, _ in recipe]
+    base = sampling.base_of(styles[0], device=device, name=args.base)
+    columns, labels = [], ["original"]
+    for step in range(args.mix_grid + 1):
+        share = step / args.mix_grid
+        originals, faces = draw(args, mix_styles(styles, [1.0 - share, share]), base, list(range(args.n_each)))
+        columns.append(faces)
+        labels.append(f"{styles[0].name} {1 - share:.2f}")
+    rows = [[column[i] for column in (originals, *columns)] for i in range(args.n_each)]
+    path = sampling.fresh_path(args.output / f"{styles[0].name}-{styles[1].name}_{args.seed}_mix.png")
+    save_image(path, grid(rows, cell=args.size or originals.shape[3], column_labels=labels))
+    print(path)
+    return 0
+
+
+def run(args: Namespace) -> int:
+    from checkpoints.mixing import load_look
+    from data.grids import grid
+    from data.images import save_image
+    from pipeline import sampling
+    from tqdm import tqdm
+
     cli.ensure_dir(args.output)
     device = cli.resolve_device(args.device)
-    style = builders.load_style(args.style, device=device)
-    base = None if args.style_only else sampling.base_of(style, device=device, name=args.base)
-    dtype = cli.resolve_dtype(args.dtype, device)
+    cli.resolve_dtype(args.dtype, device)
+    if args.mix_grid:
+        return mix_grid(args, device)
+    style = load_look(args.style, device=device)
+    # Degrees by region need the undeformed face, to find the regions in it.
+    needed = not args.style_only or isinstance(args.alpha, RegionAlpha)
+    base = sampling.base_of(style, device=device, name=args.base) if needed else None
     columns = args.nrow or args.n_each
     for number in tqdm(range(args.n_sample), desc="grids", disable=args.n_sample < 2):
         originals, faces = [], []
         for indices in sampling.batches(args.n_each, args.batch, start=number * args.n_each):
-            with cli.autocast(device, dtype):
-                w_plus = sampling.sample_w_plus(style, args.seed, indices, truncation_psi=args.truncation)
-                faces += list(sampling.stylized_images(style, w_plus, alpha=args.alpha).float().cpu())
-                if base is not None:
-                    originals += list(sampling.base_images(base, args.seed, indices,
-                                                           truncation_psi=args.truncation).float().cpu())
-        rows: list[list[torch.Tensor]] = []
+            plain, drawn = draw(args, style, base, indices)
+            faces += list(drawn)
+            originals += [] if args.style_only else list(plain)
+        rows = []
         for first in range(0, args.n_each, columns):
             rows += [part[first:first + columns] for part in (originals, faces) if part]
         path = args.output / f"{style.name}_{args.seed}_{args.n_each}_{number:04d}.png"

@@ -7,12 +7,19 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import cli
 
-MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0}
+if TYPE_CHECKING:
+    import torch
+
+    from training.pretrain.faces import FacePack
+
+MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0}
 SIZED = ("autoencoder", "gan")
 TEACHED = ("autoencoder", "gan", "encoder")
+PARALLEL = ("autoencoder", "gan", "encoder", "critic")
 HELP = {
     "pack": "pack a folder or tar of aligned faces into one file",
     "autoencoder": "encoder and generator as an autoencoder; first at --size 64",
@@ -20,7 +27,7 @@ HELP = {
     "encoder": "train all heads of the encoder against the finished generator",
     "critic": "train the StyleGAN2 discriminator against the finished generator",
     "vit": "self-distilled vision transformer",
-    "landmarks": "dlib shape predictor with 68 points",
+    "landmarks": "68 points: dlib's shape predictor, and the differentiable heat-map network",
     "export": "write the starter files from what is trained",
 }
 
@@ -42,12 +49,18 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--output", type=Path, required=True, help="file to write, .npz")
         elif name == "landmarks":
             stage.add_argument("--output", type=Path, default=Path("checkpoints/starter/landmarks.dat"), help="file")
-            stage.add_argument("--threads", type=cli.positive_int, default=2, help="threads of the trainer")
+            stage.add_argument("--threads", type=cli.positive_int, default=2, help="threads of dlib's trainer")
+            stage.add_argument("--part", choices=("both", "predictor", "network"), default="both", help="which to train")
+            stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of the network's state")
+            stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name],
+                               help="wall-clock budget of the network")
         else:
             stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
             stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
         if name in TEACHED:
             stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
+        if name in PARALLEL:
+            stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
         if name in SIZED:
             stage.add_argument("--size", type=int, choices=(64, 128), default=128, help="side of the images in px")
     return parser.parse_args(argv)
@@ -58,18 +71,48 @@ def run(args: Namespace) -> int:
         path = getattr(args, name, None)
         if path is not None and not path.exists():
             raise cli.UserError(f"{path}: not found; check --{name}")
+    from training.pretrain import parallel
     from training.pretrain.common import MissingStageError
 
     try:
-        facts = work(args)
+        if args.stage in PARALLEL:
+            with parallel.group(cli.resolve_device(args.device)) as device:
+                facts, leads = train(args, device), parallel.leads()
+        elif parallel.launched() > 1:
+            raise cli.UserError(f"the {args.stage} stage runs in one process; start it with python instead of torchrun")
+        else:
+            facts, leads = work(args), True
     except MissingStageError as error:
         raise cli.UserError(str(error)) from error
-    print(json.dumps(facts))
+    if leads:
+        print(json.dumps(facts))
     return 0
 
 
+def train(args: Namespace, device: torch.device) -> dict:
+    """Run a stage that may be spread over several processes, and return its facts."""
+    from training.pretrain.faces import FacePack
+
+    pack, given = FacePack.load(args.data), {"minutes": args.minutes, "device": device}
+    if args.stage == "autoencoder":
+        from training.pretrain.autoencoder import train_autoencoder
+
+        return train_autoencoder(pack, args.teacher, args.state, size=args.size, **given)
+    if args.stage == "gan":
+        from training.pretrain.gan import train_gan
+
+        return train_gan(pack, args.teacher, args.state, size=args.size, **given)
+    if args.stage == "encoder":
+        from training.pretrain.encoder import train_encoder
+
+        return train_encoder(pack, args.teacher, args.state, **given)
+    from training.pretrain.critic import train_critic
+
+    return train_critic(pack, args.state, **given)
+
+
 def work(args: Namespace) -> dict:
-    """Run one stage and return its facts."""
+    """Run a stage of one process and return its facts."""
     from training.pretrain.faces import FacePack, pack_faces
 
     if args.stage == "pack":
@@ -80,28 +123,23 @@ def work(args: Namespace) -> dict:
         return export_starter(args.state, args.output)
     pack = FacePack.load(args.data)
     if args.stage == "landmarks":
-        from training.pretrain.landmark_predictor import train_predictor
-
-        return train_predictor(pack, args.output, threads=args.threads)
-    if args.stage == "autoencoder":
-        from training.pretrain.autoencoder import train_autoencoder
-
-        return train_autoencoder(pack, args.teacher, args.state, minutes=args.minutes, size=args.size)
-    if args.stage == "gan":
-        from training.pretrain.gan import train_gan
-
-        return train_gan(pack, args.teacher, args.state, minutes=args.minutes, size=args.size)
-    if args.stage == "encoder":
-        from training.pretrain.encoder import train_encoder
-
-        return train_encoder(pack, args.teacher, args.state, minutes=args.minutes)
-    if args.stage == "critic":
-        from training.pretrain.critic import train_critic
-
-        return train_critic(pack, args.state, minutes=args.minutes)
+        return train_landmarks(pack, args)
     from training.pretrain.vit import train_vit
 
     return train_vit(pack, args.state, minutes=args.minutes)
+
+
+def train_landmarks(pack: FacePack, args: Namespace) -> dict:
+    """Train the landmark parts that are asked for and return the facts of each."""
+    from training.pretrain.landmark_network import train_landmark_network
+    from training.pretrain.landmark_predictor import train_predictor
+
+    facts = {}
+    if args.part in ("both", "predictor"):
+        facts["predictor"] = train_predictor(pack, args.output, threads=args.threads)
+    if args.part in ("both", "network"):
+        facts["network"] = train_landmark_network(pack, args.state, minutes=args.minutes)
+    return facts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

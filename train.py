@@ -122,7 +122,8 @@ def run(args: Namespace) -> int:
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
     builders.save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
-                        training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count})
+                        training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
+                        target_latent=tuner.latents[1])
     print(output)
     if args.export_published:
         builders.export_published(args.export_published, tuner.ema)

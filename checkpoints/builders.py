@@ -43,13 +43,17 @@ class Base:
 
 @dataclass(frozen=True)
 class Style:
-    """A fine-tuned generator with its transformers, w_avg [D], config, name and content digest."""
+    """A fine-tuned generator with its transformers, w_avg [D], config, name and content digest.
+
+    ``target_latent`` [L, D] is the drawing's w_plus under the base; None in released files, which do not hold it.
+    """
 
     deformable: DeformableGenerator
     w_avg: Tensor
     config: dict[str, Any]
     name: str
     fingerprint: str
+    target_latent: Tensor | None = None
 
 
 def compute_w_avg(generator: Generator) -> Tensor:
@@ -116,7 +120,7 @@ def _official_base(path: Path, with_discriminator: bool) -> tuple[Generator, Dis
 
 def save_style(
     path: str | Path, deformable: DeformableGenerator, *, w_avg: Tensor, base: Mapping[str, str],
-    training: Mapping[str, Any],
+    training: Mapping[str, Any], target_latent: Tensor | None = None,
 ) -> None:
     """Write a style as one safetensors file with its config inside.
 
@@ -126,8 +130,11 @@ def save_style(
         w_avg: [D] for truncation.
         base: {"name", "fingerprint"} of the generator it was trained from.
         training: JSON-ready facts of the training.
+        target_latent: w_plus [L, D] of the drawing, from which colours can be taken.
     """
     tensors = {"w_avg": w_avg, **_prefixed("g.", deformable.generator)}
+    if target_latent is not None:
+        tensors["target_latent"] = target_latent
     for prefix, part in (("stns.", deformable.tps), ("rtstn.", deformable.affine)):
         if part is not None:
             tensors |= _prefixed(prefix, part)
@@ -161,14 +168,21 @@ def load_style(name_or_path: str | Path, *, device: torch.device | str = "cpu") 
     path = find_style(name_or_path)
     if path.suffix == ".safetensors":
         tensors, config = load_model(path, kind="style")
+        latent = tensors.pop("target_latent", None)
         deformable, w_avg = _own_style(path, tensors, config)
+        shape = deformable.generator.config
+        if latent is not None and list(latent.shape) != [shape.n_latent, shape.style_dim]:
+            raise CheckpointError(f"{path}: target_latent is {list(latent.shape)}, expected "
+                                  f"{[shape.n_latent, shape.style_dim]}; train the style anew")
     else:
+        latent = None
         deformable = _published_style(path)
         config = {"kind": "style", "generator": deformable.generator.config.to_dict(),
                   "transformers": asdict(deformable.config), "base": {}, "training": {}}
         w_avg = compute_w_avg(deformable.generator)
     deformable.requires_grad_(False).eval().to(device)
-    return Style(deformable, w_avg.to(device), config, path.stem, fingerprint(deformable.state_dict()))
+    latent = latent if latent is None else latent.float().to(device)
+    return Style(deformable, w_avg.to(device), config, path.stem, fingerprint(deformable.state_dict()), latent)
 
 
 def _own_style(

@@ -1,4 +1,4 @@
-"""From files to networks that look at images: encoders, vision transformers and the landmark predictor."""
+"""From files to networks that look at images: encoders, vision transformers and both landmark finders."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_path, sta
 from models.deformable import generator_config_from_state
 from models.dino import DinoFeatures, ViTConfig, clean_vit_state, vit_from_hub, vit_from_state
 from models.e4e import E4EConfig, E4EEncoder
+from models.landmarks import LandmarkConfig, LandmarkNet
 from models.stylegan2 import Generator, GeneratorConfig
 
 OFFICIAL_ENCODER = "e4e_ffhq_encode.pt"
@@ -169,6 +170,29 @@ def vit_state(path: Path) -> tuple[Mapping[str, Any], ViTConfig | None]:
         raise CheckpointError(f"{path}: not an intact safetensors file ({error}); get it again") from error
     check_finite(path, state)
     return state, None
+
+
+@dataclass(frozen=True)
+class LandmarkFinder:
+    """A frozen heat-map network, see ``models.landmarks``, and its content digest."""
+
+    module: LandmarkNet
+    fingerprint: str
+
+
+def load_landmark_net(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> LandmarkFinder:
+    """Load the differentiable landmark network: "starter" or a file.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or of another kind.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / "landmarks_net.safetensors" if text == "starter" else Path(text)
+    tensors, config = load_model(path, kind="landmarks")
+    found = read_config(path, config, "landmarks", LandmarkConfig.from_dict)
+    module = build_strict(lambda: LandmarkNet(found), tensors, what=str(path))
+    module.requires_grad_(False).eval().to(device)
+    return LandmarkFinder(module, fingerprint(module.state_dict()))
 
 
 def landmarks_path() -> Path:

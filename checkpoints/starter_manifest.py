@@ -17,6 +17,7 @@ PURPOSES = {
     "encoder.safetensors": "e4e encoder, 128 px",
     "vit.safetensors": "vision transformer, patch 8, 12 blocks, for the directional and consistency losses",
     "landmarks.dat": "dlib shape predictor, 68 points",
+    "landmarks_net.safetensors": "heat-map landmark network, 68 points, 128 px, differentiable",
 }
 
 

@@ -23,6 +23,10 @@ class ImageError(ValueError):
     """An image cannot be read or written; the message is one line that names the file and the remedy."""
 
 
+class WriteError(ImageError):
+    """An output cannot be written: the folder or the disk is at fault, not the input."""
+
+
 def _is_file(path: Path) -> bool:
     """Tell whether a file is there; a name that no file can have is one that is not."""
     try:
@@ -74,7 +78,7 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read a photo as RGB with its EXIF rotation applied.
+    """Read a photo as RGB with its EXIF rotation applied; an RGB file's colour profile stays in ``info``.
 
     CMYK, 16-bit, greyscale, palette and transparent files are converted. Size is checked in the header, so that a
     huge file costs no memory.
@@ -84,7 +88,9 @@ def read_image(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     if not _is_file(path):
-        raise ImageError(f"{str(path)[:200]}: not found; check the path")
+        folder = len(str(path)) < 4096 and path.is_dir()
+        raise ImageError(f"{str(path)[:200]}: " + ("is a folder; name one image file" if folder else
+                                                   "not found; check the path"))
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: is empty; copy or download it again")
@@ -96,7 +102,11 @@ def read_image(path: str | Path) -> Image.Image:
                     raise ImageError(f"{path}: {image.width} x {image.height} px is too large; shrink it to at most "
                                      f"{MAX_SIDE} px per side and {MAX_PIXELS // 1_000_000} megapixels")
                 image.load()
-                return _flatten(ImageOps.exif_transpose(image))
+                # A profile of another kind of colour would be wrong for the result.
+                profile = image.info.get("icc_profile") if image.mode == "RGB" else None
+                result = _flatten(ImageOps.exif_transpose(image))
+                result.info = {"icc_profile": profile} if profile else {}
+                return result
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -134,7 +144,7 @@ def save_image(path: str | Path, image: Image.Image | Tensor) -> None:
     """Write a PNG, or a JPEG by suffix, atomically; parents are made.
 
     Raises:
-        ImageError: if it cannot be written.
+        WriteError: if it cannot be written.
     """
     path = Path(path)
     picture = image if isinstance(image, Image.Image) else to_pil(image)
@@ -146,12 +156,13 @@ def save_image(path: str | Path, image: Image.Image | Tensor) -> None:
         if jpeg:
             picture = picture.convert("RGB")  # JPEG has no transparency
         with os.fdopen(handle, "wb") as file:
-            picture.save(file, "JPEG" if jpeg else "PNG", **({"quality": 95} if jpeg else {}))
+            picture.save(file, "JPEG" if jpeg else "PNG", icc_profile=picture.info.get("icc_profile"),
+                         **({"quality": 95} if jpeg else {}))
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise ImageError(f"{str(path)[:200]}: cannot be written ({error.strerror or error}); free space or choose "
+        raise WriteError(f"{str(path)[:200]}: cannot be written ({error.strerror or error}); free space or choose "
                          "another folder") from error
     finally:
         if temporary is not None:

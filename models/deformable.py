@@ -15,6 +15,7 @@ from models.spatial_transformer import (
     build_affine,
     build_tps,
     config_from_published,
+    strength_field,
 )
 from models.stylegan2 import Generator, GeneratorConfig, layer_at
 
@@ -77,7 +78,8 @@ class DeformableGenerator(nn.Module):
 
         Args:
             w_plus: [N, n_latent, style_dim].
-            alpha: degree of deformation, a number or [N]; 0 is rest, 1 as learned, values outside extrapolate.
+            alpha: degree of deformation: a number, [N], or [1 or N, grid_size^2] with a degree of its own at every
+                control point, in the order of `resting_points`; 0 is rest, 1 as learned, values outside extrapolate.
             noise: one [1 or N, 1, H, W] per convolution, see `Generator.synthesis`.
 
         Returns:
@@ -96,7 +98,9 @@ class DeformableGenerator(nn.Module):
     def _deform(self, features: Tensor, *, index: int, alpha: float | Tensor, grids: dict[int, Tensor]) -> Tensor:
         """Warp the features of one resolution and note the TPS grid under its index."""
         if self.affine is not None:
-            features = self.affine.stns[index](features, alpha=alpha)
+            dense = isinstance(alpha, Tensor) and alpha.ndim == 2
+            field = strength_field(alpha, features.shape[2], extent=self.config.extent) if dense else alpha
+            features = self.affine.stns[index](features, alpha=field)
         if self.tps is not None:
             features, grids[index] = self.tps.stns[index](features, alpha=alpha)
         return features

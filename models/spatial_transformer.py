@@ -14,68 +14,16 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MODES = ("exact", "published")
-
+from models.spatial_config import SpatialTransformerConfig
 
 class NonFiniteError(ArithmeticError):
     """A sampling grid holds NaN or infinity; sampling with it can crash the interpreter, so it is refused."""
-
-
-@dataclass(frozen=True)
-class SpatialTransformerConfig:
-    """Where features are warped and how.
-
-    `resolutions` are the feature sizes in pixels, `channels` maps each to its width, `grid_size` is the number of control
-    points per side, `extent` their outermost coordinate, `mode` is "exact" or "published".
-    """
-
-    resolutions: tuple[int, ...] = (32, 64)
-    grid_size: int = 10
-    extent: float = 0.95
-    mode: str = "exact"
-    channels: Mapping[int, int] = field(default_factory=lambda: {32: 512, 64: 512})
-    affine: bool = True
-    tps: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "resolutions", tuple(int(size) for size in self.resolutions))
-        object.__setattr__(self, "channels", {int(size): int(width) for size, width in self.channels.items()})
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
-        if self.grid_size < 2:
-            raise ValueError(f"grid_size must be at least 2, got {self.grid_size}")
-        if not 0 < self.extent <= 1:
-            raise ValueError(f"extent must be in (0, 1], got {self.extent}")
-        if len(set(self.resolutions)) != len(self.resolutions):
-            raise ValueError(f"resolutions must differ from each other, got {self.resolutions}")
-        for size in self.resolutions:
-            if size < 16:
-                raise ValueError(f"resolutions must be at least 16 for the localisation net, got {size}")
-            if size not in self.channels:
-                raise ValueError(f"channels must name every resolution, got {dict(self.channels)} without {size}")
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        values = asdict(self)
-        values["resolutions"] = list(self.resolutions)
-        values["channels"] = {str(size): width for size, width in self.channels.items()}
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> SpatialTransformerConfig:
-        """Rebuild the config from `to_dict()`; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown spatial transformer settings {sorted(unknown)}; "
-                             f"expected some of {sorted(cls.__dataclass_fields__)}")
-        return cls(**values)
 
 
 @contextlib.contextmanager
@@ -152,13 +100,30 @@ def working_dtype(features: Tensor) -> torch.dtype:
     return torch.promote_types(features.dtype, torch.float32)
 
 
-def strength(alpha: float | Tensor, features: Tensor) -> float | Tensor:
-    """Return alpha in a form that multiplies [N, points, coordinates]; a tensor must be a scalar or [N]."""
+def strength(alpha: float | Tensor, features: Tensor, *, places: tuple[int, ...]) -> float | Tensor:
+    """Return alpha in a form that multiplies [N, *places, coordinates].
+
+    A tensor must be a scalar, [N], or [1 or N, *places] for a strength of its own at every place.
+    """
     if not isinstance(alpha, Tensor):
         return float(alpha)
+    alpha = alpha.to(features.device, working_dtype(features))
     if alpha.ndim == 0 or alpha.shape == (features.shape[0],):
-        return alpha.to(features.device, working_dtype(features)).reshape(-1, 1, 1)  # [] or [N] -> [1 or N, 1, 1]
-    raise ValueError(f"alpha must be a number or a tensor [{features.shape[0]}], got {list(alpha.shape)}")
+        return alpha.reshape(-1, *(1 for _ in places), 1)  # [] or [N] -> [1 or N, 1, ..., 1]
+    if tuple(alpha.shape[1:]) == places and alpha.shape[0] in (1, features.shape[0]):
+        return alpha[..., None]
+    raise ValueError(f"alpha must be a number, or a tensor [{features.shape[0]}] or [{features.shape[0]}, "
+                     f"{', '.join(map(str, places))}], got {list(alpha.shape)}")
+
+
+def strength_field(alpha: Tensor, size: int, *, extent: float) -> Tensor:
+    """Spread strengths at the control points [N, grid_size^2] over the pixels, bilinearly: [N, size, size]."""
+    side = math.isqrt(alpha.shape[1])
+    # The points run through y fastest, an image through x.
+    image = alpha.reshape(-1, 1, side, side).transpose(2, 3)  # [N, C] -> [N, 1, y, x]
+    places = pixel_lattice(size, mode="exact", dtype=alpha.dtype).reshape(1, size, size, 2).to(alpha.device) / extent
+    field = F.grid_sample(image, places.expand(len(alpha), -1, -1, -1), padding_mode="border", align_corners=True)
+    return field[:, 0]  # [N, 1, size, size] -> [N, size, size]
 
 
 def dense(layers: nn.Sequential, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -245,9 +210,12 @@ class TPSTransformer(nn.Module):
         self.tps_grid_gen = TPSGridGenerator(size, centres, mode=mode)
 
     def grid(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> Tensor:
-        """Return the sampling grid [N, S, S, 2] for control points rest (1 - alpha) + predicted alpha."""
+        """Return the sampling grid [N, S, S, 2] for control points rest (1 - alpha) + predicted alpha.
+
+        ``alpha`` may differ from point to point: [1 or N, grid_size^2].
+        """
         check_features(features, self.channels, self.size)
-        amount = strength(alpha, features)
+        amount = strength(alpha, features, places=tuple(self.tps_grid_gen.resting.shape[:1]))
         predicted = self.loc_net(features)
         return self.tps_grid_gen(self.tps_grid_gen.resting.to(predicted) * (1 - amount) + predicted * amount)
 
@@ -275,7 +243,7 @@ class AffineTransformer(nn.Module):
     def theta(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> Tensor:
         """Return the matrices [N, 2, 3]: exact mode I + alpha (predicted - I), published mode the prediction."""
         check_features(features, self.channels, self.size)
-        amount = strength(alpha, features)
+        amount = strength(alpha, features, places=(1,))
         predicted = dense(self.fc_loc, self.loc_net(features).flatten(1), working_dtype(features))
         predicted = predicted.reshape(-1, 2, 3)  # [N, 6] -> [N, 2, 3]
         if self.mode == "published":
@@ -284,10 +252,18 @@ class AffineTransformer(nn.Module):
         return resting + amount * (predicted - resting)
 
     def forward(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> Tensor:
-        """Return the warped features [N, C, S, S]; raises ValueError, NonFiniteError."""
-        theta = self.theta(features, alpha=alpha)
+        """Return the warped features [N, C, S, S]; raises ValueError, NonFiniteError.
+
+        ``alpha`` may be a field [1 or N, S, S] of its own strength at every pixel: rest + alpha (grid - rest).
+        """
+        is_field = isinstance(alpha, Tensor) and alpha.ndim == 3
+        theta = self.theta(features, alpha=1.0 if is_field else alpha)
         with torch.autocast(features.device.type, enabled=False):
             grid = F.affine_grid(theta, [len(theta), 1, self.size, self.size], align_corners=False)
+            if is_field and self.mode == "exact":
+                resting = pixel_lattice(self.size, mode="exact", dtype=grid.dtype).to(grid.device)
+                resting = resting.reshape(1, self.size, self.size, 2)
+                grid = resting + strength(alpha, features, places=(self.size, self.size)) * (grid - resting)
         return warp(features, grid, where=f"the affine block at {self.size} px")
 
 

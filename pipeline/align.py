@@ -35,6 +35,30 @@ def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
     return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
 
 
+def photo_corners(landmarks: np.ndarray, image_size: tuple[int, int], *, output_size: int = 1024) -> np.ndarray:
+    """Return where the corners of ``align_face``'s result lie in the photo, [4, 2] in continuous px, order of ffhq_quad.
+
+    Pixel i covers i to i + 1. ``align_face`` cuts large faces out of a copy that is smaller by a whole factor, and its
+    half pixel is one of that copy; this is taken into account.
+
+    Args:
+        landmarks: [68, 2] in px of the photo.
+        image_size: (width, height) of the photo.
+        output_size: side of the result in px.
+    """
+    quad = ffhq_quad(landmarks)
+    shrink = shrink_factor(quad, output_size)
+    if shrink <= 1:
+        return quad + 0.5
+    scale = [side / int(np.rint(side / shrink)) for side in image_size]
+    return (quad / shrink + 0.5) * scale
+
+
+def shrink_factor(quad: np.ndarray, output_size: int) -> int:
+    """Return the whole factor by which a photo is made smaller before its crop, 1 or less for none."""
+    return int(np.floor(float(np.hypot(*(quad[3] - quad[0]))) / output_size * 0.5))
+
+
 def _pad_softly(image: Image.Image, pad: np.ndarray, size: float) -> Image.Image:
     """Extend by reflection that fades into a blur and then into the median colour; pad is (left, top, right, bottom)."""
     pixels = np.pad(np.float32(image), ((pad[1], pad[3]), (pad[0], pad[2]), (0, 0)), "reflect")
@@ -63,11 +87,14 @@ def align_face(
         enable_padding: extend the photo where the crop leaves it.
 
     Returns:
-        RGB image of ``output_size``.
+        RGB image of ``output_size``; ``photo_corners`` tells where its corners lie in the photo.
+
+    Raises:
+        ValueError: for landmarks as in ``ffhq_quad``, or when their crop lies outside the photo.
     """
     quad = ffhq_quad(landmarks)
     size = float(np.hypot(*(quad[3] - quad[0])))
-    shrink = int(np.floor(size / output_size * 0.5))
+    shrink = shrink_factor(quad, output_size)
     if shrink > 1:
         smaller = tuple(int(np.rint(side / shrink)) for side in image.size)
         image = image.resize(smaller, Image.Resampling.LANCZOS)
@@ -76,6 +103,8 @@ def align_face(
     low, high = np.floor(quad.min(axis=0)).astype(int), np.ceil(quad.max(axis=0)).astype(int)
     limits = np.array(image.size)
     start, end = np.maximum(low - border, 0), np.minimum(high + border, limits)
+    if (end <= start).any():
+        raise ValueError(f"the face's crop {low.tolist()} to {high.tolist()} lies outside the {image.size} px photo")
     if (end - start < limits).any():
         image = image.crop((*start, *end))
         quad = quad - start

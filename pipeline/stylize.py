@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, Encoder, Style
-from data.images import to_tensor
+from data.images import to_pil, to_tensor
 from losses.perceptual import InversionLoss
-from pipeline.align import align_face
+from pipeline.align import align_face, photo_corners
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
 from pipeline.latents import LatentCache
-from pipeline.sampling import stylized_images
+from pipeline.paste import crop_map, paste_back
+from pipeline.sampling import Look, styled_images
 from training.inversion import invert
 
+__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "output_stems", "side_by_side", "whole_photo"]
 INVERSIONS = ("e4e", "optimize", "e4e+optimize")
 
 
@@ -31,6 +35,24 @@ class InversionSettings:
     mode: str = "e4e"
     steps: int = 100
     lr: float = 2e-2
+
+
+class Crop(NamedTuple):
+    """An aligned face, its corners [4, 2] in the photo (see ``photo_corners``) and its landmarks [68, 2] in px of it.
+
+    Corners and landmarks are None for photos that came aligned.
+    """
+
+    image: Image.Image
+    corners: np.ndarray | None
+    landmarks: np.ndarray | None
+
+    def places(self) -> np.ndarray | None:
+        """Return the landmarks as fractions of the crop's side, or None."""
+        if self.landmarks is None or self.corners is None:
+            return None
+        matrix = crop_map(self.corners)
+        return (self.landmarks + 0.5) @ matrix[:, :2].T + matrix[:, 2]
 
 
 @dataclass(frozen=True)
@@ -54,12 +76,12 @@ class Stylizer:
         settings: how to invert.
         cache: where latents are kept.
         finder: face finder; None takes photos as aligned already.
-        faces: "largest" or "all".
+        faces: "largest", "all", or the number of one face, 0 the largest.
     """
 
     def __init__(
         self, style: Style, base: Base, *, encoder: Encoder | None, objective: Callable[[], InversionLoss],
-        settings: InversionSettings, cache: LatentCache, finder: FaceFinder | None, faces: str = "largest",
+        settings: InversionSettings, cache: LatentCache, finder: FaceFinder | None, faces: str | int = "largest",
     ) -> None:
         if settings.mode not in INVERSIONS:
             raise ValueError(f"inversion must be one of {INVERSIONS}, got {settings.mode!r}")
@@ -75,20 +97,30 @@ class Stylizer:
         """Side of the images in px."""
         return self.base.generator.config.size
 
-    def align(self, photo: Image.Image, *, name: str) -> list[Image.Image]:
-        """Return the aligned faces of a photo, largest first.
+    def crops(self, photo: Image.Image, *, name: str) -> list[Crop]:
+        """Return the chosen aligned faces of a photo, largest first.
 
         Raises:
-            UserError: naming the photo, when there is no face in it.
+            UserError: naming the photo, when there is no face in it, or not the one asked for.
         """
         if self.finder is None:
-            return [photo]
-        faces = self.finder.find(photo)
-        if not faces:
+            return [Crop(photo, None, None)]
+        found = self.finder.find(photo)
+        if not found:
             raise UserError(f"{name}: no face found; use a photo with a face of at least 80 px that looks at the "
                             "camera, or --align false if it is aligned already")
-        chosen = faces if self.faces == "all" else faces[:1]
-        return [align_face(photo, face.landmarks, output_size=self.size) for face in chosen]
+        if isinstance(self.faces, int):
+            if self.faces >= len(found):
+                raise UserError(f"{name}: has {len(found)} face(s), so there is no face {self.faces}; the largest is 0")
+            found = [found[self.faces]]
+        elif self.faces == "largest":
+            found = found[:1]
+        return [Crop(align_face(photo, face.landmarks, output_size=self.size),
+                     photo_corners(face.landmarks, photo.size, output_size=self.size), face.landmarks) for face in found]
+
+    def align(self, photo: Image.Image, *, name: str) -> list[Image.Image]:
+        """Return the images of ``crops``."""
+        return [crop.image for crop in self.crops(photo, name=name)]
 
     @torch.no_grad()
     def encode(self, aligned: Image.Image) -> Tensor:
@@ -125,10 +157,29 @@ class Stylizer:
         """Return the base generator's image [1, 3, S, S] of a latent."""
         return self.base.generator.synthesis(w_plus, noise=self.base.generator.fixed_noise())
 
-    def stylize(self, aligned: Image.Image, *, alpha: float) -> Stylized:
+    def restyle(self, w_plus: Tensor, *, look: Look, landmarks: np.ndarray | None = None) -> Tensor:
+        """Return the styled image [1, 3, S, S] of a latent [1, L, 512].
+
+        Args:
+            w_plus: the latent.
+            look: how to draw it.
+            landmarks: [68, 2] as fractions of the aligned face's side, for degrees by region; the mean face if None.
+        """
+        return styled_images(self.style, w_plus, look=look, landmarks=None if landmarks is None else landmarks[None])
+
+    def stylize(self, crop: Crop | Image.Image, *, look: Look) -> Stylized:
         """Invert and restyle one aligned face."""
-        w_plus = self.invert(aligned)
-        return Stylized(aligned, self.render(w_plus), stylized_images(self.style, w_plus, alpha=alpha), w_plus)
+        crop = crop if isinstance(crop, Crop) else Crop(crop, None, None)
+        w_plus = self.invert(crop.image)
+        result = self.restyle(w_plus, look=look, landmarks=crop.places())
+        return Stylized(crop.image, self.render(w_plus), result, w_plus)
+
+
+def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *, colour: str = "style") -> Image.Image:
+    """Return the photo with its restyled faces blended in, the smallest first so that nearer faces lie on top."""
+    for crop, item in reversed(list(zip(crops, items, strict=True))):
+        photo = paste_back(photo, to_pil(item.result), crop.corners, original=crop.image, colour=colour)
+    return photo
 
 
 def side_by_side(item: Stylized) -> Tensor:

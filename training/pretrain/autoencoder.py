@@ -8,6 +8,7 @@ al. 2020). ``set_prior`` then makes the mapping network draw from that Gaussian.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from models.e4e import E4EConfig, E4EEncoder
 from models.layers import ModulatedConv2d
 from models.stylegan2 import Generator, GeneratorConfig
+from training.pretrain import parallel
 from training.pretrain.common import Clock, RandomFaces, load_state, save_state, update_average
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
@@ -107,53 +109,69 @@ class Autoencoder(nn.Module):
             self.optimizer.load_state_dict(state["optimizer"])
 
 
-def train_autoencoder(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, size: int) -> dict:
-    """Train for ``minutes`` at ``size`` px, saving ``folder/autoencoder.pt``; resumes from it and grows from half size."""
+def train_autoencoder(
+    pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, size: int, device: torch.device | str = "cpu",
+) -> dict:
+    """Train for ``minutes`` at ``size`` px, saving ``folder/autoencoder.pt``; resumes, also from half size."""
     torch.manual_seed(0)
-    config = replace(AutoencoderConfig(), size=size)
-    model = Autoencoder(config, SqueezeNetTeacher(teacher_path))
+    config, device = replace(AutoencoderConfig(), size=size), torch.device(device)
+    model = Autoencoder(config, SqueezeNetTeacher(teacher_path)).to(device)
     path = folder / "autoencoder.pt"
     saved = load_state(path)
     seen = 0
     if saved is not None:
         model.load(saved)
         seen = saved["seen"]
-    faces = RandomFaces(pack, seed=seen)
+    parallel.share(model)
+    faces = RandomFaces(pack, seed=seen, device=device)
     losses = torch.compile(model.losses) if config.compile else model.losses
-    weights = torch.tensor([config.l1_weight, config.perceptual_weight, config.moment_weight])
+    weights = torch.tensor([config.l1_weight, config.perceptual_weight, config.moment_weight], device=device)
     clock = Clock(minutes)
-    bar = tqdm(desc=f"autoencoder {size} px", unit="img")
+    bar = tqdm(desc=f"autoencoder {size} px", unit="img", disable=not parallel.leads())
     model.encoder.train()
     while not clock.done():
         for group, rate in zip(model.optimizer.param_groups, (config.lr, config.encoder_lr), strict=True):
             group["lr"] = rate * min(1.0, 4.0 * (1.0 - clock.fraction) + 0.05)
-        image = faces(config.batch)
-        noise = torch.randn(config.batch, model.encoder.config.style_dim, generator=faces.rng) * config.code_noise
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            terms = losses(image, noise)
-        model.optimizer.zero_grad()
-        (terms * weights).sum().backward()
-        nn.utils.clip_grad_norm_(model.encoder.parameters(), 5.0)
-        model.optimizer.step()
-        seen += config.batch
+        terms = autoencoder_step(model, losses, faces, weights)
+        images = config.batch * parallel.count()
+        seen += images
         decay = min(config.average, 1.0 - 10.0 * config.batch / (seen + 1.0)) if seen > 320 else 0.0
         update_average(model.averages[0], model.generator, decay)
         update_average(model.averages[1], model.encoder, decay)
-        bar.update(config.batch)
+        bar.update(images)
         bar.set_postfix(l1=f"{terms[0]:.3f}", perc=f"{terms[1]:.3f}", mom=f"{terms[2]:.3f}", seen=seen)
         if clock.should_save():
             save_state(path, model.state() | {"seen": seen})
             autoencoder_sheet(model, pack, folder / "autoencoder.png")
-    save_state(path, model.state() | {"seen": seen})
-    autoencoder_sheet(model, pack, folder / "autoencoder.png")
+    if parallel.leads():
+        save_state(path, model.state() | {"seen": seen})
+        autoencoder_sheet(model, pack, folder / "autoencoder.png")
     return {"images": seen}
+
+
+def autoencoder_step(
+    model: Autoencoder, losses: Callable[[Tensor, Tensor], Tensor], faces: RandomFaces, weights: Tensor
+) -> Tensor:
+    """Run one iteration with the terms' ``weights`` [3] and return the terms [L1, perceptual, moment]."""
+    config = model.config
+    image = faces(config.batch)
+    noise = faces.normal(config.batch, model.encoder.config.style_dim) * config.code_noise
+    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        terms = losses(image, noise)
+    model.optimizer.zero_grad()
+    (terms * weights).sum().backward()
+    parallel.average_step(model.generator, model.encoder)
+    nn.utils.clip_grad_norm_(model.encoder.parameters(), 5.0)
+    model.optimizer.step()
+    return terms.detach()
 
 
 @torch.no_grad()
 def all_codes(encoder: E4EEncoder, pack: FacePack, index: Tensor) -> Tensor:
     """Return the common row w [M, D] of the faces ``index``."""
     encoder.eval()
-    return torch.cat([encoder.base(pack.batch(part)) for part in index.split(64)])
+    device = next(encoder.parameters()).device
+    return torch.cat([encoder.base(pack.batch(part).to(device)) for part in index.split(64)])
 
 
 @torch.no_grad()
@@ -172,7 +190,7 @@ def set_prior(generator: Generator, encoder: E4EEncoder, codes: Tensor, *, margi
     height = margin * transform.square().sum(dim=0).sqrt()  # [D]
     gain = 2.0**0.5
     for index, layer in enumerate(list(generator.style)[1:]):
-        weight = transform.t() if index == 0 else torch.eye(mean.numel())
+        weight = transform.t() if index == 0 else torch.eye(mean.numel(), device=mean.device)
         layer.weight.copy_(weight / gain / layer.scale)
         layer.bias.copy_(height / gain / layer.lr_mul if index == 0 else torch.zeros_like(height))
     shift = height - mean
@@ -191,9 +209,9 @@ def autoencoder_sheet(model: Autoencoder, pack: FacePack, path: Path) -> None:
 
     train, held = pack.split()
     model.averages.eval()
-    images = pack.batch(torch.cat([held[:8], train[:4]]))
+    images = pack.batch(torch.cat([held[:8], train[:4]])).to(next(model.parameters()).device)
     generator, encoder = model.averages[0], model.averages[1]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(images.device.type, dtype=torch.bfloat16):
         codes = encoder.base(images).float()
         fake = generator.synthesis(generator.broadcast(codes), noise=generator.zero_noise())
     real = F.avg_pool2d(images, images.shape[2] // fake.shape[2])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.pretrain import parallel
 from training.pretrain.faces import FacePack
 
 
@@ -18,23 +19,33 @@ class MissingStageError(ValueError):
 
 
 class Clock:
-    """Budget of wall-clock seconds that says when to save and when to stop."""
+    """Budget of wall-clock seconds that says when to save and when to stop.
+
+    Several processes live by the clock of the first one, which they read in ``done``, once per step: all stop after the
+    same step, and schedules over ``fraction`` agree.
+    """
 
     def __init__(self, minutes: float, *, save_every: float = 180.0) -> None:
         self.start = self.saved = time.monotonic()
         self.budget, self.save_every = minutes * 60.0, save_every
+        self._agreed = 0.0
 
     @property
     def fraction(self) -> float:
-        """Share of the budget that is spent, capped at 1."""
+        """Share of the budget that is spent, capped at 1; among several processes as of the last ``done``."""
+        return self._agreed if parallel.count() > 1 else self._spent()
+
+    def _spent(self) -> float:
         return min((time.monotonic() - self.start) / self.budget, 1.0)
 
     def done(self) -> bool:
-        return self.fraction >= 1.0
+        """True when the budget is spent; every process must ask once per step."""
+        self._agreed = parallel.first_value(self._spent())
+        return self._agreed >= 1.0
 
     def should_save(self) -> bool:
-        """True at most once per ``save_every`` seconds."""
-        if time.monotonic() - self.saved < self.save_every:
+        """True at most once per ``save_every`` seconds, and only in the first process."""
+        if not parallel.leads() or time.monotonic() - self.saved < self.save_every:
             return False
         self.saved = time.monotonic()
         return True
@@ -49,8 +60,8 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Return the saved state, or None where there is none."""
-    return torch.load(path, weights_only=True) if path.exists() else None
+    """Return the saved state on the CPU, or None where there is none."""
+    return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
 
 
 def require_state(path: Path) -> dict[str, Any]:
@@ -71,14 +82,24 @@ def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 class RandomFaces:
-    """Endless random batches of the training split, mirrored half of the time."""
+    """Endless random batches of the training split, mirrored half of the time; every process draws others.
 
-    def __init__(self, pack: FacePack, *, seed: int) -> None:
-        self.pack = pack
+    Args:
+        pack: the faces.
+        seed: of ``rng``, which lives on the CPU.
+        device: where the batches are wanted.
+    """
+
+    def __init__(self, pack: FacePack, *, seed: int, device: torch.device | str = "cpu") -> None:
+        self.pack, self.device = pack, torch.device(device)
         self.train, self.held = pack.split()
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng = torch.Generator().manual_seed(seed + 1_000_000_007 * parallel.rank())
 
     def __call__(self, n: int) -> Tensor:
         """Return [n, 3, S, S] in [-1, 1]."""
         index = self.train[torch.randint(len(self.train), (n,), generator=self.rng)]
-        return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5)
+        return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5).to(self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return standard normal numbers, drawn on the CPU so that a seed means one run on every device."""
+        return torch.randn(*shape, generator=self.rng).to(self.device)

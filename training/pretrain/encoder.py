@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from models.e4e import E4EEncoder
 from models.stylegan2 import Generator
+from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state, update_average
 from training.pretrain.faces import FacePack
@@ -37,23 +38,29 @@ class EncoderTrainer:
     """Encoder in training, its average, and the frozen generator; resumable.
 
     Args:
-        config: hyper-parameters.
-        teacher: frozen perceptual network.
+        config: hyper-parameters; the batch is per process.
+        teacher: frozen perceptual network; it is moved to the device.
         gan: state of the gan stage.
+        device: where to train.
     """
 
-    def __init__(self, config: EncoderTrainingConfig, teacher: SqueezeNetTeacher, gan: dict) -> None:
+    def __init__(
+        self, config: EncoderTrainingConfig, teacher: SqueezeNetTeacher, gan: dict, *,
+        device: torch.device | str = "cpu",
+    ) -> None:
         torch.manual_seed(2)
-        self.config, self.teacher = config, teacher
+        self.device = torch.device(device)
+        self.config, self.teacher = config, teacher.to(self.device)
         self.generator = Generator(starter_generator_config())
         self.generator.load_state_dict(gan["g_average"])
-        self.generator.requires_grad_(False).eval()
+        self.generator.requires_grad_(False).eval().to(self.device)
         self.encoder = E4EEncoder(starter_encoder_config())
         self.encoder.load_state_dict(gan["e_average"])
         for head in self.encoder.styles[1:]:
             # Offsets begin at zero: the stage starts from the autoencoder's single w.
             nn.init.zeros_(head.linear.weight)
             nn.init.zeros_(head.linear.bias)
+        self.encoder.to(self.device)
         self.average = deepcopy(self.encoder).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.lr, betas=(0.9, 0.99))
         self.seen = 0
@@ -72,13 +79,14 @@ class EncoderTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         image = faces(self.config.batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
             terms = self.forward(image)
         self.optimizer.zero_grad()
         (terms[0] + terms[1] + self.config.delta_weight * terms[2]).backward()
+        parallel.average_step(self.encoder)
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 5.0)
         self.optimizer.step()
-        self.seen += self.config.batch
+        self.seen += self.config.batch * parallel.count()
         update_average(self.average, self.encoder, min(self.config.average, 1.0 - 16.0 / (self.seen + 16.0)))
         l1, perceptual, delta = terms.tolist()
         return {"l1": l1, "perc": perceptual, "delta": delta}
@@ -100,8 +108,8 @@ def encoder_sheet(trainer: EncoderTrainer, pack: FacePack, path: Path) -> dict[s
 
     _, held = pack.split()
     trainer.average.eval()
-    image = pack.batch(held[:64])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    image = pack.batch(held[:64]).to(trainer.device)
+    with torch.autocast(trainer.device.type, dtype=torch.bfloat16):
         fake = trainer.generator.synthesis(trainer.average(image).float(), noise=trainer.generator.fixed_noise())
         distance = feature_distance(trainer.teacher(fake), trainer.teacher(image)).mean()
         other = feature_distance(trainer.teacher(image.roll(1, 0)), trainer.teacher(image)).mean()
@@ -109,25 +117,31 @@ def encoder_sheet(trainer: EncoderTrainer, pack: FacePack, path: Path) -> dict[s
     return {"held_out_l1": float((fake - image).abs().mean()), "held_out_perceptual_fraction": float(distance / other)}
 
 
-def train_encoder(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float) -> dict:
+def train_encoder(
+    pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, device: torch.device | str = "cpu"
+) -> dict:
     """Train for ``minutes`` from ``folder/gan.pt``, saving ``folder/encoder.pt``; resumes."""
     gan = require_state(folder / "gan.pt")
-    trainer = EncoderTrainer(EncoderTrainingConfig(), SqueezeNetTeacher(teacher_path), gan)
+    trainer = EncoderTrainer(EncoderTrainingConfig(), SqueezeNetTeacher(teacher_path), gan, device=device)
     path = folder / "encoder.pt"
     saved = load_state(path)
     if saved is not None:
         trainer.load(saved)
-    faces, clock = RandomFaces(pack, seed=2000 + trainer.seen), Clock(minutes)
-    bar, averages = tqdm(desc="encoder", unit="img"), {}
+    parallel.share(trainer.encoder, trainer.average)
+    faces, clock = RandomFaces(pack, seed=2000 + trainer.seen, device=device), Clock(minutes)
+    bar, averages = tqdm(desc="encoder", unit="img", disable=not parallel.leads()), {}
     trainer.encoder.train()
     while not clock.done():
         lr = trainer.config.lr * min(1.0, 2.5 * (1.0 - clock.fraction) + 0.02)
+        before = trainer.seen
         for name, value in trainer.step(faces, lr).items():
             averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
-        bar.update(trainer.config.batch)
+        bar.update(trainer.seen - before)
         bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, seen=trainer.seen)
         if clock.should_save():
             save_state(path, trainer.state())
             print(encoder_sheet(trainer, pack, folder / "encoder.png"), flush=True)
+    if not parallel.leads():
+        return {"images": trainer.seen}
     save_state(path, trainer.state())
     return {"images": trainer.seen, **averages, **encoder_sheet(trainer, pack, folder / "encoder.png")}

@@ -13,6 +13,7 @@ from models.stylegan2 import Generator
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import load_state
 from training.pretrain.critic import STARTER_DISCRIMINATOR
+from training.pretrain.landmark_network import STARTER_LANDMARKS
 from training.pretrain.vit import STARTER_VIT
 
 
@@ -51,4 +52,8 @@ def export_starter(state_folder: Path, folder: Path) -> dict:
         weights = {k.removeprefix("vit."): v for k, v in vit["teacher"].items() if k.startswith("vit.")}
         save_model(folder / "vit.safetensors", weights,
                    {"kind": "vit", "vit": STARTER_VIT.to_dict(), "images": vit["seen"]}, half=True)
+    landmarks = load_state(state_folder / "landmarks_net.pt")
+    if landmarks is not None:
+        save_model(folder / "landmarks_net.safetensors", landmarks["average"],
+                   {"kind": "landmarks", "landmarks": STARTER_LANDMARKS.to_dict(), "images": landmarks["seen"]}, half=True)
     return json.loads(json.dumps(write_starter_manifest(folder)))

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from models.e4e import E4EEncoder
 from models.stylegan2 import Generator
+from training.pretrain import parallel
 from training.pretrain.autoencoder import (
     Autoencoder, AutoencoderConfig, all_codes, moment_penalty, set_prior, starter_encoder_config,
     starter_generator_config,
@@ -44,7 +45,7 @@ class GanConfig:
     l1_weight: float = 1.0
     perceptual_weight: float = 1.0
     code_noise: float = 0.1
-    average: float = 0.995
+    average: float = 0.998
     compile: bool = True
 
 
@@ -83,7 +84,7 @@ class ProjectedDiscriminator(nn.Module):
     """One head per tap of a frozen feature network and one on the pixels; the logits of all are concatenated.
 
     Args:
-        teacher: the feature network, shared and never trained; it sees every image at 128 px.
+        teacher: the feature network, shared and never trained.
     """
 
     def __init__(self, teacher: SqueezeNetTeacher) -> None:
@@ -96,7 +97,7 @@ class ProjectedDiscriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """images [N, 3, S, S] in [-1, 1] -> logits [N, M]."""
-        inputs = [*self.teacher(enlarged(image)), image]
+        inputs = [*self.teacher(image), image]
         return torch.cat([head(x).float().flatten(1) for head, x in zip(self.heads, inputs, strict=True)], dim=1)
 
 
@@ -112,7 +113,7 @@ def differentiable_augment(image: Tensor, rng: torch.Generator) -> Tensor:
     n, _, height, width = image.shape
 
     def uniform() -> Tensor:
-        return torch.rand(n, 1, 1, 1, generator=rng)
+        return torch.rand(n, 1, 1, 1, generator=rng).to(image.device)
 
     x = image + uniform() * 0.6 - 0.3
     grey = x.mean(dim=1, keepdim=True)
@@ -122,22 +123,29 @@ def differentiable_augment(image: Tensor, rng: torch.Generator) -> Tensor:
     # Whole pixels, so that the finest detail is judged as it is.
     theta = torch.eye(2, 3).repeat(n, 1, 1)
     theta[:, :, 2] = ((torch.rand(n, 2, generator=rng) - 0.5) * 0.25 * height).round() * 2.0 / height
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    rows = torch.arange(height)[None, None, :, None] / height - uniform()
-    columns = torch.arange(width)[None, None, None, :] / width - uniform()
+    rows = torch.arange(height, device=x.device)[None, None, :, None] / height - uniform()
+    columns = torch.arange(width, device=x.device)[None, None, None, :] / width - uniform()
     return x * ~((rows.abs() < 0.17) & (columns.abs() < 0.17))
 
 
 class GanTrainer:
-    """Generator, encoder and projected discriminator with their averages, resumable."""
+    """Generator, encoder and projected discriminator with their averages, resumable.
 
-    def __init__(self, config: GanConfig, teacher: SqueezeNetTeacher) -> None:
+    Args:
+        config: hyper-parameters; the batches are per process.
+        teacher: frozen perceptual network; it is moved to the device.
+        device: where to train.
+    """
+
+    def __init__(self, config: GanConfig, teacher: SqueezeNetTeacher, *, device: torch.device | str = "cpu") -> None:
         torch.manual_seed(1)
-        self.config, self.teacher = config, teacher
-        self.generator = Generator(starter_generator_config(config.size))
-        self.encoder = E4EEncoder(starter_encoder_config())
-        self.discriminator = ProjectedDiscriminator(teacher)
+        self.device = torch.device(device)
+        self.config, self.teacher = config, teacher.to(self.device)
+        self.generator = Generator(starter_generator_config(config.size)).to(self.device)
+        self.encoder = E4EEncoder(starter_encoder_config()).to(self.device)
+        self.discriminator = ProjectedDiscriminator(teacher).to(self.device)
         self.g_average, self.e_average = deepcopy(self.generator), deepcopy(self.encoder)
         heads = self.discriminator.heads
         self.g_optimizer = torch.optim.Adam(
@@ -145,14 +153,14 @@ class GanTrainer:
              {"params": self.encoder.parameters(), "lr": config.encoder_lr}], betas=(0.0, 0.99))
         self.d_optimizer = torch.optim.Adam(heads.parameters(), lr=config.discriminator_lr, betas=(0.0, 0.99))
         self.seen = 0
-        self.centre, self.spread = torch.zeros(512), torch.ones(512)
+        self.centre, self.spread = torch.zeros(512, device=self.device), torch.ones(512, device=self.device)
         # The autoencoder's full-size generator, whose last block is the start of the grown one.
         self.full = Generator(starter_generator_config()).state_dict()
         self.synthesize = torch.compile(self._synthesize) if config.compile else self._synthesize
 
     def start_from(self, autoencoder: dict, pack: FacePack) -> None:
         """Begin with the averages of a trained autoencoder and give the mapping network the prior of its codes."""
-        model = Autoencoder(AutoencoderConfig(size=128), self.teacher)
+        model = Autoencoder(AutoencoderConfig(size=128), self.teacher).to(self.device)
         model.load(autoencoder)
         generator, encoder = model.averages[0], model.averages[1]
         train, _ = pack.split()
@@ -164,6 +172,10 @@ class GanTrainer:
             module.load_state_dict(self.full, strict=self.config.size == 128)
         for module in (self.encoder, self.e_average):
             module.load_state_dict(encoder.state_dict())
+
+    def share(self) -> None:
+        """Begin from the same weights in every process."""
+        parallel.share(self.generator, self.encoder, self.discriminator.heads, self.g_average, self.e_average)
 
     def _synthesize(self, image: Tensor, z: Tensor, code_noise: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
         codes = self.encoder.base(image).float()
@@ -178,10 +190,10 @@ class GanTrainer:
         config, rng = self.config, faces.rng
         photo = faces(config.reconstructions)
         image, other = self._resized(photo), self._resized(faces(config.samples))
-        z = torch.randn(config.samples, 512, generator=rng)
-        code_noise = torch.randn(config.reconstructions, 512, generator=rng) * config.code_noise * self.spread
+        z = faces.normal(config.samples, 512)
+        code_noise = faces.normal(config.reconstructions, 512) * config.code_noise * self.spread
         noise = self.generator.random_noise(config.reconstructions + config.samples, generator=rng)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
             fake, codes = self.synthesize(photo, z, code_noise, noise)
             rebuilt = fake[: config.reconstructions]
             with torch.no_grad():
@@ -194,18 +206,20 @@ class GanTrainer:
                 + 0.1 * moment_penalty((codes - self.centre) / self.spread))
         self.g_optimizer.zero_grad()
         loss.backward()
+        parallel.average_step(self.generator, self.encoder)
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 5.0)
         self.g_optimizer.step()
         self.discriminator.heads.requires_grad_(True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
             both = torch.cat([fake.detach(), image, other])
             logits = self.discriminator(differentiable_augment(both, rng))
         d_fake, d_real = logits[: len(fake)], logits[len(fake):]
         d_loss = F.relu(1.0 + d_fake).mean() + F.relu(1.0 - d_real).mean()
         self.d_optimizer.zero_grad()
         d_loss.backward()
+        parallel.average_step(self.discriminator.heads)
         self.d_optimizer.step()
-        self.seen += len(fake)
+        self.seen += len(fake) * parallel.count()
         decay = min(config.average, 1.0 - 16.0 / (self.seen + 16.0))
         update_average(self.g_average, self.generator, decay)
         update_average(self.e_average, self.encoder, decay)
@@ -225,7 +239,8 @@ class GanTrainer:
         for name in ("encoder", "e_average", "d_optimizer", *(("g_optimizer",) if same else ())):
             getattr(self, name).load_state_dict(state[name])
         self.discriminator.heads.load_state_dict(state["heads"])
-        self.full, self.seen, self.centre, self.spread = (state[k] for k in ("full", "seen", "centre", "spread"))
+        self.full, self.seen = state["full"], state["seen"]
+        self.centre, self.spread = (state[name].to(self.device) for name in ("centre", "spread"))
 
 
 @torch.no_grad()
@@ -235,20 +250,23 @@ def gan_sheet(trainer: GanTrainer, pack: FacePack, path: Path) -> None:
 
     generator, encoder = trainer.g_average, trainer.e_average.eval()
     _, held = pack.split()
-    images = pack.batch(held[:10])
+    images = pack.batch(held[:10]).to(trainer.device)
     rng = torch.Generator().manual_seed(5)
-    z = torch.randn(20, 512, generator=rng)
+    z = torch.randn(20, 512, generator=rng).to(trainer.device)
     w_avg = generator.mean_w(4096, generator=rng)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(trainer.device.type, dtype=torch.bfloat16):
         w = torch.cat([encoder.base(images).float(), generator.mapping(z[:10], truncation_psi=0.7, w_avg=w_avg).float(),
                        generator.mapping(z[10:]).float()])
         fake = generator.synthesis(generator.broadcast(w), noise=generator.fixed_noise())
     save_image(torch.cat([images, enlarged(fake)]).clamp(-1, 1) * 0.5 + 0.5, path, nrow=10)
 
 
-def train_gan(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, size: int = 128) -> dict:
-    """Train for ``minutes`` at ``size`` px from ``folder/autoencoder.pt``, saving ``folder/gan.pt`` and a sheet; resumes."""
-    trainer = GanTrainer(GanConfig(size=size), SqueezeNetTeacher(teacher_path))
+def train_gan(
+    pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, size: int = 128,
+    device: torch.device | str = "cpu",
+) -> dict:
+    """Train for ``minutes`` at ``size`` px from ``folder/autoencoder.pt``, saving ``folder/gan.pt``; resumes."""
+    trainer = GanTrainer(GanConfig(size=size), SqueezeNetTeacher(teacher_path), device=device)
     path = folder / "gan.pt"
     saved = load_state(path)
     if saved is not None:
@@ -256,18 +274,22 @@ def train_gan(pack: FacePack, teacher_path: Path, folder: Path, *, minutes: floa
     else:
         autoencoder = require_state(folder / "autoencoder.pt")
         trainer.start_from(autoencoder, pack)
-        gan_sheet(trainer, pack, folder / "gan_start.png")
-    faces, clock = RandomFaces(pack, seed=1000 + trainer.seen), Clock(minutes)
-    bar, averages = tqdm(desc="gan", unit="img"), {}
+        if parallel.leads():
+            gan_sheet(trainer, pack, folder / "gan_start.png")
+    trainer.share()
+    faces, clock = RandomFaces(pack, seed=1000 + trainer.seen, device=device), Clock(minutes)
+    bar, averages = tqdm(desc="gan", unit="img", disable=not parallel.leads()), {}
     trainer.encoder.train()
     while not clock.done():
+        before = trainer.seen
         for name, value in trainer.step(faces).items():
             averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
-        bar.update(trainer.config.reconstructions + trainer.config.samples)
+        bar.update(trainer.seen - before)
         bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, seen=trainer.seen)
         if clock.should_save():
             save_state(path, trainer.state())
             gan_sheet(trainer, pack, folder / "gan.png")
-    save_state(path, trainer.state())
-    gan_sheet(trainer, pack, folder / "gan.png")
+    if parallel.leads():
+        save_state(path, trainer.state())
+        gan_sheet(trainer, pack, folder / "gan.png")
     return {"images": trainer.seen, **averages}

@@ -37,6 +37,8 @@ class SqueezeNetTeacher(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the maps at ``TAPS`` of images [N, 3, H, W] in [-1, 1]: strides 2, 4, 8, 16 approximately."""
         x = (image.flip(1) + 1.0) * 127.5 - self.offset
+        # Convolutions and pooling on CPUs are twice as fast in this layout.
+        x = x.contiguous(memory_format=torch.channels_last)
         maps = []
         for index, layer in enumerate(self.features):
             # Out of place, because the tapped maps are kept.

@@ -1,0 +1,141 @@
+"""Blend a restyled face back into the photo it was cut from."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.ndimage
+from PIL import Image
+from skimage.color import lab2rgb, rgb2lab
+
+COLOURS = ("style", "photo")
+# The blended region, in fractions of the crop: a rounded rectangle that ends inside the crop on every side.
+CENTRE = (0.5, 0.5)
+RADII = (0.485, 0.49)
+ROUNDNESS = 3.0
+FEATHER = 0.3
+STRIP_ROWS = 256
+
+
+def feather(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return the weight of the face at crop coordinates: 1 inside, exactly 0 near and beyond the crop's border.
+
+    A superellipse ((|u - cu| / ru)^p + (|v - cv| / rv)^p)^(1/p) = r; the weight falls smoothly from r = 0.7 to r = 1.
+
+    Args:
+        u, v: horizontal and vertical place as fractions of the crop's side, of one shape.
+    """
+    radius = (np.abs((u - CENTRE[0]) / RADII[0]) ** ROUNDNESS + np.abs((v - CENTRE[1]) / RADII[1]) ** ROUNDNESS)
+    t = np.clip((1.0 - radius ** (1.0 / ROUNDNESS)) / FEATHER, 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
+def matched_colours(face: np.ndarray, original: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Give a face the mean and the spread of the original's colours in Lab (Reinhard et al. 2001).
+
+    Args:
+        face, original: [S, S, 3] in 0..1.
+        weight: [S, S], where colours are counted.
+    """
+    source, target = rgb2lab(face), rgb2lab(original)
+    total = weight.sum()
+    for channel in range(3):
+        means = [(lab[..., channel] * weight).sum() / total for lab in (source, target)]
+        spreads = [np.sqrt(((lab[..., channel] - mean) ** 2 * weight).sum() / total)
+                   for lab, mean in zip((source, target), means)]
+        ratio = np.clip(spreads[1] / max(spreads[0], 1e-3), 0.5, 2.0)
+        source[..., channel] = (source[..., channel] - means[0]) * ratio + means[1]
+    return np.clip(lab2rgb(source), 0.0, 1.0)
+
+
+def harmonised(face: Image.Image, original: Image.Image, *, colour: str = "style") -> Image.Image:
+    """Bring a face's border to the photo's tones, so that no frame shows, and keep its middle.
+
+    The difference of the two crops, blurred over an eighth of the side, is added with a weight that grows from 0 in the
+    middle to 1 where the blending begins.
+
+    Args:
+        face: the restyled crop, square RGB.
+        original: the photo's crop.
+        colour: "style" keeps the middle's colours, "photo" gives it those of the photo.
+    """
+    side = face.width
+    parts = [np.asarray(face.convert("RGB"), np.float32) / 255.0,
+             np.asarray(original.convert("RGB").resize(face.size, Image.Resampling.LANCZOS), np.float32) / 255.0]
+    place = (np.arange(side) + 0.5) / side
+    weight = feather(*np.meshgrid(place, place))
+    if colour == "photo":
+        parts[0] = matched_colours(parts[0], parts[1], weight)
+    difference = scipy.ndimage.gaussian_filter(parts[1] - parts[0], (side / 16, side / 16, 0), mode="nearest")
+    middle = np.clip(weight * 1.25 - 0.25, 0.0, 1.0)[..., None]
+    mixed = parts[0] + (1.0 - middle) * difference
+    return Image.fromarray((np.clip(mixed, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+
+
+def crop_map(corners: np.ndarray) -> np.ndarray:
+    """Return the [2, 3] affine map from a photo's continuous coordinates to fractions of the crop.
+
+    Args:
+        corners: [4, 2] as of ``pipeline.align.photo_corners``: top left, bottom left, bottom right, top right.
+    """
+    origin, across, down = corners[0], corners[3] - corners[0], corners[1] - corners[0]
+    inverse = np.linalg.inv(np.stack([across, down], axis=1))
+    return np.concatenate([inverse, -(inverse @ origin)[:, None]], axis=1)
+
+
+def paste_back(
+    photo: Image.Image, face: Image.Image, corners: np.ndarray, *, original: Image.Image | None = None,
+    colour: str = "style",
+) -> Image.Image:
+    """Blend a restyled crop into its photo at the photo's resolution.
+
+    The crop is mapped by the inverse of the alignment and weighted by ``feather``; pixels of weight 0 stay as they are
+    to the bit. Works on strips, so that beside the result the memory does not grow with the photo.
+
+    Args:
+        photo: RGB photo of any size.
+        face: restyled crop, square.
+        corners: the crop's corners in the photo, see ``pipeline.align.photo_corners``.
+        original: the crop before restyling, to which the border's tones are matched; None leaves the face's tones.
+        colour: "style" or "photo", see ``harmonised``; "photo" needs ``original``.
+
+    Returns:
+        RGB image of the photo's size.
+
+    Raises:
+        ValueError: for corners of another shape or a colour that is not known.
+    """
+    corners = np.asarray(corners, np.float64)
+    if corners.shape != (4, 2) or colour not in COLOURS:
+        raise ValueError(f"expected corners [4, 2] and a colour of {COLOURS}, got {corners.shape} and {colour!r}")
+    if original is not None:
+        face = harmonised(face, original, colour=colour)
+    length = float(np.hypot(*(corners[3] - corners[0])))
+    if length < face.width:
+        # Bicubic interpolation alone would alias where the photo is coarser than the crop.
+        side = max(8, int(np.ceil(length)))
+        face = face.resize((side, side), Image.Resampling.LANCZOS)
+    result = photo.convert("RGB")
+    result = result.copy() if result is photo else result
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, photo.size)
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int), 0, photo.size)
+    matrix = crop_map(corners)
+    for top in range(low[1], high[1], STRIP_ROWS):
+        _blend_strip(result, face, matrix, (low[0], top, high[0], min(top + STRIP_ROWS, high[1])))
+    return result
+
+
+def _blend_strip(result: Image.Image, face: Image.Image, matrix: np.ndarray, box: tuple[int, int, int, int]) -> None:
+    """Blend the part of the face that lies in ``box`` (left, top, right, bottom) into the image in place."""
+    left, top, right, bottom = box
+    if right <= left:
+        return
+    x, y = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
+    u, v = (matrix[row, 0] * x + matrix[row, 1] * y + matrix[row, 2] for row in (0, 1))
+    weight = feather(u, v)[..., None]
+    # Pillow maps the middle of an output pixel to continuous coordinates of the input.
+    shift = matrix[:, :2] @ [left, top] + matrix[:, 2]
+    rows = np.concatenate([matrix[:, :2], shift[:, None]], axis=1) * face.width
+    drawn = face.transform((right - left, bottom - top), Image.Transform.AFFINE, rows.flatten(), Image.Resampling.BICUBIC)
+    under = np.asarray(result.crop(box), np.float32)
+    mixed = under + weight.astype(np.float32) * (np.asarray(drawn, np.float32) - under)
+    result.paste(Image.fromarray((mixed + 0.5).astype(np.uint8)), (left, top))
