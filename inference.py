@@ -17,7 +17,7 @@ LOOK = ("alpha", "color_strength", "align", "faces", "inversion", "steps", "lr",
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="inference.py", description=__doc__)
     parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, a file, or a mixture a:0.7,b:0.3")
-    parser.add_argument("--input_image", type=Path, default=Path("data/test_inputs"), help="photo, or folder of photos")
+    parser.add_argument("--input_image", type=Path, default=Path("data/test_inputs"), help="photo, folder of photos, or clip")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too, mirrored in the output")
     parser.add_argument("--alpha", type=parse_alpha, default=0.8,
                         help="deformation degree, or degrees by region: eyes=1.2,mouth=0.4")
@@ -40,84 +40,79 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
+    parser.add_argument("--smooth", type=cli.finite_float, default=0.5,
+                        help="clips: smoothing of faces over time, 0 none to 1 most")
+    parser.add_argument("--clip_output", choices=("frame", "face"), default="frame",
+                        help="clips: the whole frame with its restyled faces, or the restyled face alone")
     parser.add_argument("--jobs", type=cli.positive_int, default=1, help="processes that work on a folder")
     parser.add_argument("--force", action="store_true", help="do photos again that are done")
     parser.add_argument("--output", type=Path, default=Path("outputs/inference"), help="output folder")
     cli.add_common(parser, outdir=False)
     args = parser.parse_args(argv)
+    if not 0.0 <= args.smooth <= 1.0:
+        parser.error(f"argument --smooth: expected a number within 0 and 1, got {args.smooth}")
     args.faces = args.face if args.face is not None else args.faces or ("all" if args.paste_back else "largest")
     if args.paste_back and not args.align:
         parser.error("--paste-back needs the face's place in the photo, so it cannot go with --align false")
     return args
 
 
-def build(args: Namespace):  # noqa: ANN201 - the type lives behind a heavy import
-    """Load everything the options name and return the Stylizer."""
-    from checkpoints.builders import load_encoder
-    from checkpoints.mixing import load_look
-    from pipeline.faces import FaceFinder
-    from pipeline.latents import LatentCache
-    from pipeline.perceptual import inversion_objective
-    from pipeline.sampling import base_of
-    from pipeline.stylize import InversionSettings, Stylizer
+def networks(args: Namespace) -> dict:
+    """Return the arguments of ``build_stylizer`` that the options name."""
+    from pipeline.stylize import InversionSettings
 
-    device = cli.resolve_device(args.device)
-    style = load_look(args.style, device=device)
-    base = base_of(style, device=device, name=args.base)
-    encoder = None
-    if args.inversion != "optimize":
-        encoder = load_encoder(args.encoder or base.name, device=device)
-    return Stylizer(
-        style, base, encoder=encoder, objective=lambda: inversion_objective(device),
-        settings=InversionSettings(args.inversion, args.steps, args.lr), faces=args.faces,
-        cache=LatentCache(args.cache or args.output / "latents"), finder=FaceFinder() if args.align else None,
-    )
+    return {"style": args.style, "base": args.base, "encoder": args.encoder, "align": args.align, "faces": args.faces,
+            "inversion": InversionSettings(args.inversion, args.steps, args.lr), "device": cli.resolve_device(args.device),
+            "cache": args.cache or args.output / "latents"}
 
 
-def drawer(args: Namespace, stylizer=None):  # noqa: ANN001, ANN201 - the types live behind heavy imports
-    """Return the function that restyles one photo and writes its pictures, for ``pipeline.batch``."""
-    from data.images import read_image, save_image
-    from pipeline.batch import Drawn, Photo
-    from pipeline.stylize import Look, side_by_side, whole_photo
+def run_clip(args: Namespace) -> int:
+    """Restyle a clip; stopped runs go on."""
+    from pipeline.stylize import Look, build_stylizer
+    from pipeline.video import VideoSettings, stylize_video
+    from pipeline.video_io import clip_info
+    from tqdm import tqdm
 
-    stylizer = stylizer or build(args)
-    dtype, look = cli.resolve_dtype(args.dtype, stylizer.device), Look(args.alpha, args.color_strength)
-
-    def draw(photo: Photo) -> Drawn:
-        image, path, files = read_image(photo.path), args.output / photo.stem, []
-        crops, items = stylizer.crops(image, name=photo.path), []
-        for number, crop in enumerate(crops):
-            with cli.autocast(stylizer.device, dtype):
-                items.append(stylizer.stylize(crop, look=look))
-            name = f"{path.name}_face{number}" if len(crops) > 1 else path.name
-            files += [path.with_name(f"{name}.png"), path.with_name(f"{name}_side.png")]
-            save_image(files[-2], items[-1].result)
-            save_image(files[-1], side_by_side(items[-1]))
-        if args.paste_back:
-            suffix = ".jpg" if Path(photo.path).suffix.lower() in (".jpg", ".jpeg", ".jpe") else ".png"
-            files.append(path.with_name(f"{path.name}_photo{suffix}"))
-            save_image(files[-1], whole_photo(image, crops, items, colour=args.paste_color))
-        return Drawn(len(crops), files)
-
-    return draw
+    frames = clip_info(args.input_image).frames
+    cli.ensure_dir(args.output)
+    # Refining every frame would take hours and flicker; and a latent per frame is not worth keeping.
+    args.inversion = "e4e" if args.inversion == "e4e+optimize" else args.inversion
+    stylizer = build_stylizer(**networks(args) | {"cache": None})
+    output = args.output / f"{stylizer.style.name}_{args.input_image.stem}.mp4"
+    settings = VideoSettings(args.smooth, aligned=args.clip_output == "face", colour=args.paste_color)
+    facts = {"style": stylizer.style.fingerprint, "base": stylizer.base.fingerprint, "faces": args.faces,
+             "inversion": args.inversion, "dtype": args.dtype}
+    with tqdm(total=frames or None, desc="frames") as bar, \
+            cli.autocast(stylizer.device, cli.resolve_dtype(args.dtype, stylizer.device)):
+        report = stylize_video(args.input_image, stylizer, output=output, look=Look(args.alpha, args.color_strength),
+                               settings=settings, progress=bar.update, facts=facts)
+    print(output)
+    cli.report(f"{report.frames} frames, {report.faceless} without a face, jitter {report.jitter_ratio:.2f} of the clip's")
+    return 0
 
 
-def run(args: Namespace) -> int:
+def run_photos(args: Namespace) -> int:
+    """Restyle a photo or the photos of a folder that are not done yet."""
     from pipeline import batch
+    from pipeline.photos import PhotoSettings, drawer
+    from pipeline.stylize import Look, build_stylizer
     from tqdm import tqdm
 
     found = batch.folder_photos(args.input_image, recursive=args.recursive)
     cli.ensure_dir(args.output)
-    stylizer = build(args)
+    settings = PhotoSettings(networks(args), args.output, Look(args.alpha, args.color_strength), args.dtype,
+                             args.paste_back, args.paste_color)
+    stylizer = build_stylizer(**settings.networks)
     photos = [photo.named(f"{stylizer.style.name}_") for photo in found]
     facts = {name: getattr(args, name) for name in LOOK}
     digest = batch.settings_digest(style=stylizer.style.fingerprint, base=stylizer.base.fingerprint,
                                    encoder=stylizer.encoder and stylizer.encoder.fingerprint, **facts)
     jobs = min(args.jobs, len(photos))
     # One process uses the networks that are loaded already.
-    make = (lambda args: drawer(args, stylizer)) if jobs == 1 else drawer
+    make = (lambda settings: drawer(settings, stylizer)) if jobs == 1 else drawer
     rows: list[dict] = []
-    done = batch.run_all(photos, batch.Ledger(args.output, digest), make=make, settings=args, jobs=jobs, force=args.force)
+    done = batch.run_all(photos, batch.Ledger(args.output, digest), make=make, settings=settings,
+                         jobs=jobs, force=args.force)
     try:
         for row in tqdm(done, total=len(photos), desc="photos", disable=len(photos) < 2):
             rows.append(row)
@@ -134,6 +129,16 @@ def run(args: Namespace) -> int:
     if failed:
         cli.report(f"{failed} of {len(photos)} inputs failed; the others are in {args.output}")
     return 2 if failed else 0
+
+
+def run(args: Namespace) -> int:
+    from pipeline.video_io import is_clip
+
+    if not is_clip(args.input_image):
+        return run_photos(args)
+    if not args.align:
+        raise cli.UserError("--align false: faces of a clip move, so they must be found; leave the option out")
+    return run_clip(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -116,7 +116,7 @@ def progress_along(fields: Tensor, truth: Tensor) -> Tensor:
 
 
 def is_monotone(progress: Tensor, *, slack: float = 0.0) -> Tensor:
-    """Tell which columns of progress [A, N] never fall by more than ``slack`` and end above their start by more, [N]."""
+    """Tell which columns of progress [A, N] never fall by more than ``slack`` and gain more than it, [N]."""
     steps = progress[1:] - progress[:-1]
     return (steps >= -slack).all(dim=0) & (progress[-1] - progress[0] > slack)
 

@@ -11,13 +11,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints import atomic_write
 from data.images import read_image, save_image
 from pipeline import batch
 from pipeline.batch import Drawn, Ledger, Photo, folder_photos, settings_digest
 from pipeline.cli import UserError
+
+if TYPE_CHECKING:
+    from pipeline.stylize import Stylizer
 
 ROOT = Path(__file__).resolve().parent.parent
 # Only paths and report rows pass through Ray's shared memory; pictures go straight to the disk.
@@ -125,25 +128,13 @@ class DatasetWorker:
         return Drawn(len(files), files)
 
 
-def build_stylizer(settings: DatasetSettings):  # noqa: ANN201 - the type lives behind a heavy import
-    """Load everything that the settings name and return the Stylizer."""
-    from checkpoints import builders
-    from pipeline.faces import FaceFinder
-    from pipeline.latents import LatentCache
-    from pipeline.perceptual import inversion_objective
-    from pipeline.sampling import base_of
-    from pipeline.stylize import InversionSettings, Stylizer
+def build_stylizer(settings: DatasetSettings) -> Stylizer:
+    """Load everything that the settings name."""
+    from pipeline import stylize
 
-    style = builders.load_style(settings.style, device=settings.device)
-    base = base_of(style, device=settings.device, name=settings.base)
-    encoder = None
-    if settings.inversion != "optimize":
-        encoder = builders.load_encoder(settings.encoder or base.name, device=settings.device)
-    return Stylizer(
-        style, base, encoder=encoder, objective=lambda: inversion_objective(settings.device),
-        settings=InversionSettings(settings.inversion, settings.steps), cache=LatentCache(None),
-        finder=FaceFinder() if settings.align else None, faces=settings.faces,
-    )
+    return stylize.build_stylizer(
+        settings.style, base=settings.base, encoder=settings.encoder, align=settings.align, faces=settings.faces,
+        inversion=stylize.InversionSettings(settings.inversion, settings.steps), device=settings.device)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,17 @@ class FaceFinder:
                 return sorted(sure, key=lambda face: face.area, reverse=True)
             guesses += found
         return sorted(guesses, key=lambda face: face.score, reverse=True)[:1]
+
+    def follow(self, image: Image.Image, boxes: Sequence[tuple[float, float, float, float]]) -> list[np.ndarray]:
+        """Return landmarks [68, 2] in px of an RGB photo for boxes that are known already; no detection."""
+        scale = min(1.0, DETECTION_SIDE / max(image.size))
+        copy = image if scale == 1.0 else image.resize([max(1, round(s * scale)) for s in image.size])
+        pixels = np.ascontiguousarray(np.asarray(copy.convert("RGB")))
+        found = []
+        for box in boxes:
+            parts = self.predictor(pixels, dlib.rectangle(*(round(float(side) * scale) for side in box))).parts()
+            found.append(np.array([(part.x, part.y) for part in parts], dtype=np.float64) / scale)
+        return found
 
     def _detect(self, image: Image.Image, *, border: float, upsample: int, limit: int) -> list[Face]:
         side = max(image.size)

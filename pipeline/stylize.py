@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from checkpoints.builders import Base, Encoder, Style
+from checkpoints.builders import Base, Encoder, Style, load_encoder
+from checkpoints.mixing import load_look
 from data.images import to_pil, to_tensor
 from losses.perceptual import InversionLoss
 from pipeline.align import align_face, photo_corners
@@ -21,10 +22,11 @@ from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
 from pipeline.latents import LatentCache
 from pipeline.paste import crop_map, paste_back
-from pipeline.sampling import Look, styled_images
+from pipeline.perceptual import inversion_objective
+from pipeline.sampling import Look, base_of, styled_images
 from training.inversion import invert
 
-__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "output_stems", "side_by_side", "whole_photo"]
+__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer", "output_stems", "side_by_side", "whole_photo"]
 INVERSIONS = ("e4e", "optimize", "e4e+optimize")
 
 
@@ -173,6 +175,34 @@ class Stylizer:
         w_plus = self.invert(crop.image)
         result = self.restyle(w_plus, look=look, landmarks=crop.places())
         return Stylized(crop.image, self.render(w_plus), result, w_plus)
+
+
+def build_stylizer(
+    style: str, *, base: str | None = None, encoder: str | None = None, inversion: InversionSettings | None = None,
+    align: bool = True, faces: str | int = "largest", cache: Path | None = None, device: torch.device | str = "cpu",
+) -> Stylizer:
+    """Load what a Stylizer needs.
+
+    Args:
+        style: name, file, or mixture such as ``a:0.7,b:0.3``.
+        base: base generator; None takes the one the style was trained from.
+        encoder: None takes the one of the base.
+        inversion: how photos become latents.
+        align: find and align faces.
+        faces: see ``Stylizer``.
+        cache: folder of latents; None keeps none.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: naming the file that is absent or does not fit.
+    """
+    inversion = inversion or InversionSettings()
+    device = torch.device(device)
+    loaded = load_look(style, device=device)
+    ground = base_of(loaded, device=device, name=base)
+    made = load_encoder(encoder or ground.name, device=device) if inversion.mode != "optimize" else None
+    return Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
+                    cache=LatentCache(cache), finder=FaceFinder() if align else None, faces=faces)
 
 
 def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *, colour: str = "style") -> Image.Image:

@@ -1,0 +1,118 @@
+"""Following faces through a clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from data.landmarks68 import eye_distance
+from pipeline.faces import FaceFinder
+from pipeline.smoothing import Jitter, OneEuro
+
+MIN_OVERLAP = 0.2
+CUT_DIFFERENCE = 0.18
+MAX_MISSED = 1
+
+
+@dataclass
+class Track:
+    """One face: its smoothed landmarks [68, 2], the filters, and the detector's box relative to the landmarks."""
+
+    landmarks: np.ndarray
+    raw: np.ndarray
+    frame: np.ndarray
+    points: OneEuro
+    latent: OneEuro
+    missed: int = 0
+    jitter: Jitter = field(default_factory=Jitter)
+    drawn_jitter: Jitter = field(default_factory=Jitter)
+
+    def box(self) -> tuple[float, float, float, float]:
+        """Return where the detector would put its box now: moved and scaled with the landmarks."""
+        centre, size = self.raw.mean(axis=0), _size(self.raw)
+        return (*(centre + self.frame[:2] * size), *(centre + self.frame[2:] * size))
+
+
+def _size(landmarks: np.ndarray) -> float:
+    return float(np.linalg.norm(landmarks - landmarks.mean(axis=0), axis=1).mean())
+
+
+def relative_frame(box: tuple[float, float, float, float], landmarks: np.ndarray) -> np.ndarray:
+    """Return a box [4] relative to the middle of landmarks, in units of their size."""
+    centre = landmarks.mean(axis=0)
+    return (np.asarray(box) - np.tile(centre, 2)) / _size(landmarks)
+
+
+def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Return intersection over union of two boxes (left, top, right, bottom)."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
+
+
+class FaceTracker:
+    """Landmarks of the faces of a clip, frame by frame.
+
+    The detector runs on every ``every``-th frame and after a loss or a cut; between, the landmark predictor follows from
+    the last place. A face that the detector misses twice in a row is dropped.
+
+    Args:
+        finder: finds and follows faces.
+        smooth: strength of the smoothing, 0..1.
+        faces: "largest", "all", or the number of one face, 0 the largest.
+        every: frames between detections.
+    """
+
+    def __init__(self, finder: FaceFinder, *, smooth: float, faces: str | int = "largest", every: int = 5) -> None:
+        self.finder, self.smooth, self.faces, self.every = finder, smooth, faces, every
+        self.tracks: list[Track] = []
+        self.since = 0
+        self.small: np.ndarray | None = None
+        self.cuts = 0
+
+    def update(self, image: Image.Image, *, seconds: float) -> list[Track]:
+        """Take the next frame, ``seconds`` after the last one, and return the faces in it."""
+        small = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float32) / 255.0
+        if self.small is not None and np.abs(small - self.small).mean() > CUT_DIFFERENCE:
+            self.tracks, self.cuts = [], self.cuts + 1
+        self.small = small
+        if not self.tracks or self.since >= self.every:
+            self._detect(image)
+            self.since = 0
+        else:
+            for track, found in zip(self.tracks, self.finder.follow(image, [t.box() for t in self.tracks]), strict=True):
+                track.raw = found
+        self.since += 1
+        for track in self.tracks:
+            track.points.scale = float(eye_distance(track.raw))
+            track.landmarks = track.points(track.raw, seconds=seconds)
+        return self.tracks
+
+    def _detect(self, image: Image.Image) -> None:
+        found = self.finder.find(image)
+        kept, free = [], list(found)
+        for track in self.tracks:
+            best = max(free, key=lambda face: overlap(face.box, track.box()), default=None)
+            if best is not None and overlap(best.box, track.box()) >= MIN_OVERLAP:
+                free = [face for face in free if face is not best]
+                track.raw, track.frame, track.missed = best.landmarks, relative_frame(best.box, best.landmarks), 0
+                kept.append(track)
+            elif track.missed < MAX_MISSED:
+                track.raw = self.finder.follow(image, [track.box()])[0]
+                track.missed += 1
+                kept.append(track)
+        if self.faces == "all":
+            new = free
+        elif kept:
+            new = []
+        else:
+            number = self.faces if isinstance(self.faces, int) else 0
+            new = free[number:number + 1]
+        self.tracks = kept + [
+            Track(face.landmarks, face.landmarks, relative_frame(face.box, face.landmarks), OneEuro(self.smooth),
+                  OneEuro(self.smooth)) for face in new]
