@@ -5,13 +5,17 @@ export MPLBACKEND := Agg
 # Restylers and tests must not reach for a network at run time.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test clean
+.PHONY: demo test nightly clean
 
 demo: $(VENV)/.ready
 	$(PY) demo.py --outdir outputs/demo
 
 test: $(VENV)/.ready-dev
-	$(PY) -m pytest -q tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile tests
+
+# Twenty kills of each kind and ten thousand damaged files.
+nightly: $(VENV)/.ready-dev
+	NIGHTLY=1 $(PY) -m pytest -q tests/test_fuzz.py tests/test_batch.py tests/test_video.py tests/test_resume.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
@@ -21,7 +25,7 @@ $(VENV)/.ready: requirements.txt | $(VENV)/bin/python
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+$(VENV)/.ready-dev: requirements-dev.txt requirements-app.txt $(VENV)/.ready
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.ndimage
-from PIL import Image
+from PIL import Image, ImageDraw
 from skimage.color import lab2rgb, rgb2lab
+
+from data.landmarks68 import EYES, REGIONS
 
 COLOURS = ("style", "photo")
 # The blended region, in fractions of the crop: a rounded rectangle that ends inside the crop on every side.
@@ -13,6 +17,13 @@ CENTRE = (0.5, 0.5)
 RADII = (0.485, 0.49)
 ROUNDNESS = 3.0
 FEATHER = 0.3
+# Around a face's outline: how far it is blended fully, and over what width it then fades, in fractions of the crop.
+GROW = 0.03
+SOFT = 0.08
+# The forehead reaches this far above the brows, in distances from the chin to the eyes.
+FOREHEAD = 0.55
+CHIN = 8
+OUTLINE_SIDE = 256
 STRIP_ROWS = 256
 
 
@@ -27,6 +38,28 @@ def feather(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     radius = (np.abs((u - CENTRE[0]) / RADII[0]) ** ROUNDNESS + np.abs((v - CENTRE[1]) / RADII[1]) ** ROUNDNESS)
     t = np.clip((1.0 - radius ** (1.0 / ROUNDNESS)) / FEATHER, 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
+
+
+def outline_weight(outlines: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """Return the weight [side, side] of the faces' outlines: 1 on them, falling smoothly to exactly 0 around them.
+
+    An outline is the jaw closed by the brows, which are raised to the top of the forehead. With the outlines of the
+    photo's face and of the drawn one both are covered, so that nothing of a face that shrank stays visible.
+
+    Args:
+        outlines: landmarks [68, 2] as fractions of the crop's side.
+        side: of the result in px.
+    """
+    canvas = Image.new("L", (side, side), 0)
+    draw = ImageDraw.Draw(canvas)
+    for points in outlines:
+        eyes = np.mean([points[eye].mean(axis=0) for eye in EYES], axis=0)
+        forehead = points[REGIONS["brows"]][::-1] + FOREHEAD * (eyes - points[CHIN])
+        polygon = np.concatenate([points[REGIONS["jaw"]], forehead]) * side
+        draw.polygon([tuple(point) for point in polygon.tolist()], fill=255)
+    distance = scipy.ndimage.distance_transform_edt(np.asarray(canvas) == 0) / side
+    t = np.clip((GROW + SOFT - distance) / SOFT, 0.0, 1.0)
+    return (t * t * (3.0 - 2.0 * t)).astype(np.float32)
 
 
 def matched_colours(face: np.ndarray, original: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -47,7 +80,9 @@ def matched_colours(face: np.ndarray, original: np.ndarray, weight: np.ndarray) 
     return np.clip(lab2rgb(source), 0.0, 1.0)
 
 
-def harmonised(face: Image.Image, original: Image.Image, *, colour: str = "style") -> Image.Image:
+def harmonised(
+    face: Image.Image, original: Image.Image, *, colour: str = "style", outlines: Sequence[np.ndarray] = (),
+) -> Image.Image:
     """Bring a face's border to the photo's tones, so that no frame shows, and keep its middle.
 
     The difference of the two crops, blurred over an eighth of the side, is added with a weight that grows from 0 in the
@@ -57,12 +92,15 @@ def harmonised(face: Image.Image, original: Image.Image, *, colour: str = "style
         face: the restyled crop, square RGB.
         original: the photo's crop.
         colour: "style" keeps the middle's colours, "photo" gives it those of the photo.
+        outlines: what is blended, see ``outline_weight``; none blends the whole crop.
     """
     side = face.width
     parts = [np.asarray(face.convert("RGB"), np.float32) / 255.0,
              np.asarray(original.convert("RGB").resize(face.size, Image.Resampling.LANCZOS), np.float32) / 255.0]
     place = (np.arange(side) + 0.5) / side
     weight = feather(*np.meshgrid(place, place))
+    if outlines:
+        weight = weight * outline_weight(outlines, side)
     if colour == "photo":
         parts[0] = matched_colours(parts[0], parts[1], weight)
     difference = scipy.ndimage.gaussian_filter(parts[1] - parts[0], (side / 16, side / 16, 0), mode="nearest")
@@ -84,12 +122,13 @@ def crop_map(corners: np.ndarray) -> np.ndarray:
 
 def paste_back(
     photo: Image.Image, face: Image.Image, corners: np.ndarray, *, original: Image.Image | None = None,
-    colour: str = "style",
+    colour: str = "style", outlines: Sequence[np.ndarray] = (), in_place: bool = False,
 ) -> Image.Image:
     """Blend a restyled crop into its photo at the photo's resolution.
 
-    The crop is mapped by the inverse of the alignment and weighted by ``feather``; pixels of weight 0 stay as they are
-    to the bit. Works on strips, so that beside the result the memory does not grow with the photo.
+    The crop is mapped by the inverse of the alignment and weighted by ``feather`` and ``outline_weight``; pixels of
+    weight 0 stay as they are to the bit. Works on strips, so that beside the result the memory does not grow with the
+    photo.
 
     Args:
         photo: RGB photo of any size.
@@ -97,45 +136,57 @@ def paste_back(
         corners: the crop's corners in the photo, see ``pipeline.align.photo_corners``.
         original: the crop before restyling, to which the border's tones are matched; None leaves the face's tones.
         colour: "style" or "photo", see ``harmonised``; "photo" needs ``original``.
+        outlines: landmarks [68, 2] as fractions of the crop's side, of the photo's face and of the drawn one; only what
+            they enclose is blended, so that hair and background stay the photo's. None blends the whole crop.
+        in_place: change ``photo`` itself, which saves a copy.
 
     Returns:
         RGB image of the photo's size.
 
     Raises:
-        ValueError: for corners of another shape or a colour that is not known.
+        ValueError: for corners of another shape, a colour that is not known, or "photo" without ``original``.
     """
     corners = np.asarray(corners, np.float64)
     if corners.shape != (4, 2) or colour not in COLOURS:
         raise ValueError(f"expected corners [4, 2] and a colour of {COLOURS}, got {corners.shape} and {colour!r}")
+    if original is None and colour == "photo":
+        raise ValueError('colour "photo" needs the original crop')
+    if in_place and photo.mode != "RGB":
+        raise ValueError(f"only an RGB photo can be changed in place, got {photo.mode}")
     if original is not None:
-        face = harmonised(face, original, colour=colour)
+        face = harmonised(face, original, colour=colour, outlines=outlines)
+    mask = Image.fromarray(outline_weight(outlines, OUTLINE_SIDE)) if outlines else None
     length = float(np.hypot(*(corners[3] - corners[0])))
     if length < face.width:
         # Bicubic interpolation alone would alias where the photo is coarser than the crop.
         side = max(8, int(np.ceil(length)))
         face = face.resize((side, side), Image.Resampling.LANCZOS)
-    result = photo.convert("RGB")
-    result = result.copy() if result is photo else result
+    result = photo if in_place else photo.convert("RGB") if photo.mode != "RGB" else photo.copy()
     low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, photo.size)
     high = np.clip(np.ceil(corners.max(axis=0)).astype(int), 0, photo.size)
     matrix = crop_map(corners)
     for top in range(low[1], high[1], STRIP_ROWS):
-        _blend_strip(result, face, matrix, (low[0], top, high[0], min(top + STRIP_ROWS, high[1])))
+        _blend_strip(result, face, matrix, mask, (low[0], top, high[0], min(top + STRIP_ROWS, high[1])))
     return result
 
 
-def _blend_strip(result: Image.Image, face: Image.Image, matrix: np.ndarray, box: tuple[int, int, int, int]) -> None:
+def _blend_strip(
+    result: Image.Image, face: Image.Image, matrix: np.ndarray, mask: Image.Image | None,
+    box: tuple[int, int, int, int],
+) -> None:
     """Blend the part of the face that lies in ``box`` (left, top, right, bottom) into the image in place."""
     left, top, right, bottom = box
     if right <= left:
         return
     x, y = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
     u, v = (matrix[row, 0] * x + matrix[row, 1] * y + matrix[row, 2] for row in (0, 1))
-    weight = feather(u, v)[..., None]
+    weight = feather(u, v).astype(np.float32)
     # Pillow maps the middle of an output pixel to continuous coordinates of the input.
-    shift = matrix[:, :2] @ [left, top] + matrix[:, 2]
-    rows = np.concatenate([matrix[:, :2], shift[:, None]], axis=1) * face.width
-    drawn = face.transform((right - left, bottom - top), Image.Transform.AFFINE, rows.flatten(), Image.Resampling.BICUBIC)
+    rows = np.concatenate([matrix[:, :2], (matrix[:, :2] @ [left, top] + matrix[:, 2])[:, None]], axis=1).flatten()
+    size, affine = (right - left, bottom - top), Image.Transform.AFFINE
+    if mask is not None:
+        weight *= np.asarray(mask.transform(size, affine, rows * mask.width, Image.Resampling.BILINEAR))
+    drawn = face.transform(size, affine, rows * face.width, Image.Resampling.BICUBIC)
     under = np.asarray(result.crop(box), np.float32)
-    mixed = under + weight.astype(np.float32) * (np.asarray(drawn, np.float32) - under)
+    mixed = under + weight[..., None] * (np.asarray(drawn, np.float32) - under)
     result.paste(Image.fromarray((mixed + 0.5).astype(np.uint8)), (left, top))

@@ -26,8 +26,11 @@ from pipeline.perceptual import inversion_objective
 from pipeline.sampling import Look, base_of, styled_images
 from training.inversion import invert
 
-__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer", "output_stems", "side_by_side", "whole_photo"]
+__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer", "output_stems", "side_by_side",
+           "whole_photo"]
 INVERSIONS = ("e4e", "optimize", "e4e+optimize")
+# A landmark of a drawn face that lies farther from the photo's, in fractions of the crop, is a mistake of the predictor.
+MAX_SHIFT = 0.15
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,17 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class Stylized:
-    """One face: the aligned photo and tensors [1, 3, S, S] of its inversion and of the result, and its latent."""
+    """One face: the aligned photo and tensors [1, 3, S, S] of its inversion and of the result, and its latent.
+
+    ``outlines`` are the landmarks [68, 2] of the photo's face and of the drawn one as fractions of the crop's side, and
+    nothing for photos that came aligned.
+    """
 
     aligned: Image.Image
     inverted: Tensor
     result: Tensor
     w_plus: Tensor
+    outlines: tuple[np.ndarray, ...] = ()
 
 
 class Stylizer:
@@ -172,9 +180,17 @@ class Stylizer:
     def stylize(self, crop: Crop | Image.Image, *, look: Look) -> Stylized:
         """Invert and restyle one aligned face."""
         crop = crop if isinstance(crop, Crop) else Crop(crop, None, None)
-        w_plus = self.invert(crop.image)
-        result = self.restyle(w_plus, look=look, landmarks=crop.places())
-        return Stylized(crop.image, self.render(w_plus), result, w_plus)
+        w_plus, places = self.invert(crop.image), crop.places()
+        result = self.restyle(w_plus, look=look, landmarks=places)
+        outlines = () if places is None else (places, self._drawn_places(result, places))
+        return Stylized(crop.image, self.render(w_plus), result, w_plus, outlines)
+
+    def _drawn_places(self, result: Tensor, places: np.ndarray) -> np.ndarray:
+        """Return the landmarks of a restyled face as fractions of its side, found near those of the photo's face."""
+        side = result.shape[3]
+        box = tuple((np.concatenate([places.min(axis=0), places.max(axis=0)]) * side).tolist())
+        found = (self.finder.follow(to_pil(result), [box])[0] + 0.5) / side
+        return places + np.clip(found - places, -MAX_SHIFT, MAX_SHIFT)
 
 
 def build_stylizer(
@@ -207,9 +223,11 @@ def build_stylizer(
 
 def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *, colour: str = "style") -> Image.Image:
     """Return the photo with its restyled faces blended in, the smallest first so that nearer faces lie on top."""
+    result = photo.copy()
     for crop, item in reversed(list(zip(crops, items, strict=True))):
-        photo = paste_back(photo, to_pil(item.result), crop.corners, original=crop.image, colour=colour)
-    return photo
+        paste_back(result, to_pil(item.result), crop.corners, original=crop.image, colour=colour, outlines=item.outlines,
+                   in_place=True)
+    return result
 
 
 def side_by_side(item: Stylized) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 import inference
+from data.images import WriteError
 from data.landmarks68 import MEAN_FACE
 from pipeline.cli import UserError
 from pipeline.faces import Face
@@ -220,7 +222,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
         time.sleep(rng.uniform(0.05, 0.35))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        now = len(list((tmp_path / "out.mp4.parts").glob("*.json"))) if not output.exists() else 99
+        now = len(list((tmp_path / "out.mp4.parts").glob("0*.json"))) if not output.exists() else 99
         assert now >= kept, "a finished segment was lost"
         kept = now
     counted = []
@@ -247,7 +249,7 @@ def test_other_settings_start_afresh_and_second_run_waits(tmp_path):
     with pytest.raises(Stop):
         restyle(path, output, progress=stop)
     parts = tmp_path / "out.mp4.parts"
-    assert len(list(parts.glob("*.json"))) >= 2 and not output.exists()
+    assert len(list(parts.glob("0*.json"))) == 1 and not output.exists()
     with open(parts / "lock", "ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another run is making this clip"):
@@ -255,6 +257,28 @@ def test_other_settings_start_afresh_and_second_run_waits(tmp_path):
     counted = []
     restyle(path, output, progress=counted.append, look=Look(0.5))
     assert counted[0] == 1, "segments of another look were taken"
+
+
+def test_full_disk_keeps_segments_and_goes_on(tmp_path):
+    disk, path = tmp_path / "disk", tmp_path / "clip.mkv"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode == 0
+    if not mounted:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        make_clip(path, frames=30, size=(320, 240))
+        (disk / "ballast").write_bytes(bytes(2**20 - 90_000))
+        with pytest.raises(WriteError) as error:
+            restyle(path, disk / "out.mp4", quality=1)
+        assert "free space and give the same command again" in str(error.value) and not (disk / "out.mp4").exists()
+        kept = len(list((disk / "out.mp4.parts").glob("0*.json")))
+        (disk / "ballast").unlink()
+        counted = []
+        restyle(path, disk / "out.mp4", progress=counted.append, quality=1)
+        assert len(decoded(disk / "out.mp4")) == 30 and (kept == 0 or counted[0] == 5 * kept)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""The web page: restyle photos, draw random faces, train a style from a pair. On this machine only, unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import cli
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    parser = cli.ArgumentParser(prog="app.py", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens the page to the network")
+    parser.add_argument("--port", type=cli.positive_int, default=7860, help="port to listen on")
+    parser.add_argument("--max_upload_mb", type=cli.positive_int, default=20, help="largest file that may be uploaded")
+    parser.add_argument("--faces", choices=("largest", "all"), default="all", help="which faces of a photo")
+    parser.add_argument("--outdir", type=Path, default=Path("outputs/web"), help="folder of trainings")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    return parser.parse_args(argv)
+
+
+def run(args: Namespace) -> int:
+    # Before Gradio is imported: nothing about the use of the page leaves this machine.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        from web import layout
+    except ImportError as error:
+        raise cli.UserError(f"the page needs gradio ({error}); pip install -r requirements-app.txt") from error
+    from web.jobs import Trainer
+    from web.studio import Studio
+
+    cli.ensure_dir(args.outdir)
+    device = cli.resolve_device(args.device)
+    trainer = Trainer(args.outdir.resolve(), str(device.type))
+    page = layout.build(Studio(device=device, faces=args.faces), trainer)
+    try:
+        page.launch(server_name=args.host, server_port=args.port, share=False, quiet=True, prevent_thread_lock=True,
+                    max_file_size=args.max_upload_mb * 2**20, blocked_paths=layout.blocked(), theme=layout.theme(),
+                    css=layout.CSS, ssr_mode=False, footer_links=[], show_error=False)
+    except OSError as error:
+        raise cli.UserError(f"--port {args.port}: {error}; choose another one") from error
+    print(f"http://{args.host}:{args.port}", flush=True)
+    try:
+        page.block_thread()
+    finally:
+        trainer.cancel()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, lambda: parse(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The web page: what it computes, its training jobs, and its layout."""

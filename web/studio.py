@@ -1,0 +1,137 @@
+"""What the page computes: photos prepared once and drawn often, random faces."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from checkpoints import CheckpointError
+from checkpoints.paths import find_style, style_names
+from data.grids import grid
+from data.images import ImageError, read_image, to_pil
+from data.landmarks68 import REGIONS as LANDMARKS
+from pipeline import sampling
+from pipeline.cli import UserError
+from pipeline.faces import FaceFinder
+from pipeline.regions import RegionAlpha
+from pipeline.stylize import (
+    Crop, InversionSettings, Look, Stylized, Stylizer, build_stylizer, side_by_side, whole_photo,
+)
+
+REGIONS = (*LANDMARKS, "rest")
+KEPT_PHOTOS = 16
+KEPT_STYLES = 3
+MENDABLE = (UserError, ImageError, CheckpointError)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A photo with its aligned faces and their latents, ready to be drawn."""
+
+    photo: Image.Image
+    crops: list[Crop]
+    latents: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the sliders say: strength everywhere, by region as offsets from it, colour, truncation, and the view."""
+
+    alpha: float = 0.8
+    regions: tuple[float, ...] = ()
+    color: float | None = None
+    truncation: float = 1.0
+    view: str = "side by side"
+
+    def look(self) -> Look:
+        """Return the look; regions whose factor is 1 follow the strength."""
+        factors = dict(zip(REGIONS, self.regions))
+        changed = tuple((name, self.alpha * factor) for name, factor in factors.items() if factor != 1.0)
+        return Look(RegionAlpha(self.alpha, changed) if changed else self.alpha, self.color)
+
+
+class Cache(OrderedDict):
+    """The most recently used few entries."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def take(self, key, make):  # noqa: ANN001, ANN201 - any key and value
+        """Return the entry, made where it is not there."""
+        if key not in self:
+            self[key] = make()
+        self.move_to_end(key)
+        while len(self) > self.size:
+            self.popitem(last=False)
+        return self[key]
+
+
+class Studio:
+    """Networks and photos of a running page; one thread at a time.
+
+    Args:
+        device: where to compute.
+        faces: which faces of a photo.
+    """
+
+    def __init__(self, *, device: torch.device | str = "cpu", faces: str = "all") -> None:
+        self.device, self.faces = torch.device(device), faces
+        self.stylizers: Cache = Cache(KEPT_STYLES)
+        self.photos: Cache = Cache(KEPT_PHOTOS)
+
+    def stylizer(self, style: str, *, refine: bool = False) -> Stylizer:
+        """Return the networks of a style, loaded once; a file that has changed is loaded again."""
+        if style not in style_names():
+            raise UserError(f"no such style {style!r}; choose one of the list, or train one")
+        path = find_style(style)
+        mode = "e4e+optimize" if refine else "e4e"
+        return self.stylizers.take((style, path.stat().st_mtime_ns, mode), lambda: build_stylizer(
+            style, inversion=InversionSettings(mode), faces=self.faces, device=self.device))
+
+    def prepare(self, path: str | Path, style: str, *, refine: bool = False) -> Prepared:
+        """Read a photo, find its faces and invert them; kept by the photo's content and the base.
+
+        Raises:
+            UserError, ImageError, CheckpointError: in one line.
+        """
+        stylizer = self.stylizer(style, refine=refine)
+        photo = read_image(path)
+        key = (hashlib.sha256(photo.tobytes()).hexdigest(), photo.size, stylizer.base.fingerprint, refine)
+
+        def make() -> Prepared:
+            crops = stylizer.crops(photo, name=Path(path).name)
+            return Prepared(photo, crops, [stylizer.invert(crop.image) for crop in crops])
+
+        return self.photos.take(key, make)
+
+    def draw(self, path: str | Path, style: str, wish: Wish, *, refine: bool = False) -> Image.Image:
+        """Return the restyled photo in the view that is asked for: side by side, face, or whole photo."""
+        prepared, stylizer = self.prepare(path, style, refine=refine), self.stylizer(style, refine=refine)
+        w_avg, items = stylizer.base.w_avg, []
+        for crop, latent in zip(prepared.crops, prepared.latents, strict=True):
+            w_plus = w_avg + wish.truncation * (latent - w_avg)
+            drawn = stylizer.restyle(w_plus, look=wish.look(), landmarks=crop.places())
+            items.append(Stylized(crop.image, stylizer.render(w_plus), drawn, w_plus))
+        if wish.view == "whole photo":
+            return whole_photo(prepared.photo, prepared.crops, items)
+        rows = [side_by_side(item) if wish.view == "side by side" else item.result for item in items]
+        return to_pil(torch.cat([row.cpu() for row in rows], dim=2))
+
+    @torch.no_grad()
+    def random_faces(self, style: str, wish: Wish, *, seed: int, count: int) -> Image.Image:
+        """Return ``count`` random faces above their restyled selves."""
+        loaded, base = self.stylizer(style).style, self.stylizer(style).base
+        indices = list(range(count))
+        w_plus = sampling.sample_w_plus(loaded, seed, indices, truncation_psi=wish.truncation)
+        originals = sampling.base_images(base, seed, indices, truncation_psi=wish.truncation)
+        look = wish.look()
+        marks = sampling.face_landmarks(originals, FaceFinder()) if isinstance(look.alpha, RegionAlpha) else None
+        faces = sampling.styled_images(loaded, w_plus, look=look, landmarks=marks)
+        return grid([list(originals.cpu()), list(faces.float().cpu())], cell=min(256, originals.shape[3]))
