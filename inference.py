@@ -10,9 +10,6 @@ from pathlib import Path
 from pipeline import cli
 from pipeline.regions import parse_alpha
 
-# Everything that changes a picture, beside the weights.
-LOOK = ("alpha", "color_strength", "align", "faces", "inversion", "steps", "lr", "dtype", "paste_back", "paste_color")
-
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="inference.py", description=__doc__)
@@ -98,37 +95,31 @@ def run_photos(args: Namespace) -> int:
     from pipeline.stylize import Look, build_stylizer
     from tqdm import tqdm
 
-    found = batch.folder_photos(args.input_image, recursive=args.recursive)
+    found = batch.folder_photos(args.input_image, recursive=args.recursive, output=args.output)
     cli.ensure_dir(args.output)
     settings = PhotoSettings(networks(args), args.output, Look(args.alpha, args.color_strength), args.dtype,
                              args.paste_back, args.paste_color)
     stylizer = build_stylizer(**settings.networks)
     photos = [photo.named(f"{stylizer.style.name}_") for photo in found]
-    facts = {name: getattr(args, name) for name in LOOK}
-    digest = batch.settings_digest(style=stylizer.style.fingerprint, base=stylizer.base.fingerprint,
-                                   encoder=stylizer.encoder and stylizer.encoder.fingerprint, **facts)
+    ledger = batch.Ledger(args.output, settings.digest(stylizer))
     jobs = min(args.jobs, len(photos))
     # One process uses the networks that are loaded already.
     make = (lambda settings: drawer(settings, stylizer)) if jobs == 1 else drawer
-    rows: list[dict] = []
-    done = batch.run_all(photos, batch.Ledger(args.output, digest), make=make, settings=settings,
-                         jobs=jobs, force=args.force)
-    try:
+    done = batch.run_all(photos, ledger, make=make, settings=settings, jobs=jobs, force=args.force)
+    with batch.Report(ledger) as report:
         for row in tqdm(done, total=len(photos), desc="photos", disable=len(photos) < 2):
-            rows.append(row)
-            for name in row["outputs"].split(";") if row["outputs"] else ():
-                if not name.endswith("_side.png"):
-                    print(args.output / name)
-            if row["error"]:
-                cli.report(row["error"])
-    finally:
-        batch.write_report(args.output / "report.csv", rows)
-    failed, kept = (sum(row["status"] == status for row in rows) for status in ("failed", "kept"))
-    if kept:
-        cli.report(f"{kept} of {len(photos)} were done already (--force does them again)")
-    if failed:
-        cli.report(f"{failed} of {len(photos)} inputs failed; the others are in {args.output}")
-    return 2 if failed else 0
+            report.add(row)
+            with tqdm.external_write_mode():
+                for name in row["outputs"].split(";") if row["outputs"] else ():
+                    if not name.endswith("_side.png"):
+                        print(args.output / name)
+                if row["error"]:
+                    cli.report(row["error"])
+    if report.count("kept"):
+        cli.report(f"{report.count('kept')} of {len(photos)} were done already (--force does them again)")
+    if report.count("failed"):
+        cli.report(f"{report.count('failed')} of {len(photos)} inputs failed; the others are in {args.output}")
+    return 2 if report.count("failed") else 0
 
 
 def run(args: Namespace) -> int:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from checkpoints import CheckpointError, load_model, save_model
+from data.images import WriteError
 
 
 class LatentCache:
@@ -46,7 +47,15 @@ class LatentCache:
         return None
 
     def put(self, key: str, w_plus: Tensor) -> None:
-        """Store w_plus [1, L, 512] atomically."""
-        if self.folder is not None:
+        """Store w_plus [1, L, 512] atomically; raises WriteError where the folder cannot be written."""
+        if self.folder is None:
+            return
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_model(self.folder / f"{key}.safetensors", {"w_plus": w_plus.cpu()}, {"kind": "latent"})
+        except OSError as error:
+            raise WriteError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from error
+        except CheckpointError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise  # a latent that is not finite is no matter of the disk
+            raise WriteError(str(error)) from error

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoints.builders import landmarks_path
 from data.images import read_image, save_image
 from pipeline import cli
-from pipeline.batch import Draw, Drawn, Photo
+from pipeline.batch import Draw, Drawn, Photo, content_digest, settings_digest
 from pipeline.stylize import Look, Stylizer, build_stylizer, side_by_side, whole_photo
 
 
@@ -31,6 +32,15 @@ class PhotoSettings:
     dtype: str = "auto"
     paste_back: bool = False
     colour: str = "style"
+
+    def digest(self, stylizer: Stylizer) -> str:
+        """Return a digest of everything that changes the pictures: the options and the content of all weights."""
+        encoder, align = stylizer.encoder, self.networks["align"]
+        return settings_digest(
+            style=stylizer.style.fingerprint, base=stylizer.base.fingerprint, encoder=encoder and encoder.fingerprint,
+            landmarks=align and content_digest(landmarks_path()), faces=self.networks["faces"],
+            inversion=self.networks["inversion"], look=self.look, dtype=self.dtype, paste_back=self.paste_back,
+            colour=self.paste_back and self.colour)
 
 
 def drawer(settings: PhotoSettings, stylizer: Stylizer | None = None) -> Draw:

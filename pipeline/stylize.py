@@ -180,17 +180,18 @@ class Stylizer:
     def stylize(self, crop: Crop | Image.Image, *, look: Look) -> Stylized:
         """Invert and restyle one aligned face."""
         crop = crop if isinstance(crop, Crop) else Crop(crop, None, None)
-        w_plus, places = self.invert(crop.image), crop.places()
-        result = self.restyle(w_plus, look=look, landmarks=places)
-        outlines = () if places is None else (places, self._drawn_places(result, places))
-        return Stylized(crop.image, self.render(w_plus), result, w_plus, outlines)
+        w_plus = self.invert(crop.image)
+        result = self.restyle(w_plus, look=look, landmarks=crop.places())
+        return Stylized(crop.image, self.render(w_plus), result, w_plus, self.outlines(crop, result))
 
-    def _drawn_places(self, result: Tensor, places: np.ndarray) -> np.ndarray:
-        """Return the landmarks of a restyled face as fractions of its side, found near those of the photo's face."""
-        side = result.shape[3]
+    def outlines(self, crop: Crop, result: Tensor) -> tuple[np.ndarray, ...]:
+        """Return the landmarks [68, 2] of a crop and of its restyled face as fractions of its side, see ``Stylized``."""
+        places, side = crop.places(), result.shape[3]
+        if places is None or self.finder is None:
+            return ()
         box = tuple((np.concatenate([places.min(axis=0), places.max(axis=0)]) * side).tolist())
         found = (self.finder.follow(to_pil(result), [box])[0] + 0.5) / side
-        return places + np.clip(found - places, -MAX_SHIFT, MAX_SHIFT)
+        return places, places + np.clip(found - places, -MAX_SHIFT, MAX_SHIFT)
 
 
 def build_stylizer(

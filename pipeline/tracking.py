@@ -25,6 +25,7 @@ class Track:
     frame: np.ndarray
     points: OneEuro
     latent: OneEuro
+    outline: OneEuro
     missed: int = 0
     jitter: Jitter = field(default_factory=Jitter)
     drawn_jitter: Jitter = field(default_factory=Jitter)
@@ -114,5 +115,5 @@ class FaceTracker:
             number = self.faces if isinstance(self.faces, int) else 0
             new = free[number:number + 1]
         self.tracks = kept + [
-            Track(face.landmarks, face.landmarks, relative_frame(face.box, face.landmarks), OneEuro(self.smooth),
-                  OneEuro(self.smooth)) for face in new]
+            Track(face.landmarks, face.landmarks, relative_frame(face.box, face.landmarks),
+                  *(OneEuro(self.smooth) for _ in range(3))) for face in new]

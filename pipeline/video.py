@@ -103,24 +103,26 @@ class ClipDrawer:
             if not tracks:
                 side = self.stylizer.size
                 return image.resize((side, side), Image.Resampling.LANCZOS)
-            return self._face(image, tracks[0], seconds)[0]
+            return to_pil(self._face(image, tracks[0], seconds)[0])
         result = image
         for track in sorted(tracks, key=lambda track: float(eye_distance(track.landmarks))):
             face, crop = self._face(image, track, seconds)
-            result = paste_back(result, face, crop.corners, original=crop.image, colour=self.settings.colour)
+            filmed, drawn = self.stylizer.outlines(crop, face)
+            outlines = (filmed, track.outline(drawn, seconds=seconds))
+            result = paste_back(result, to_pil(face), crop.corners, original=crop.image, colour=self.settings.colour,
+                                outlines=outlines)
         for track in tracks:
             self._measure(image, result, track)
         return result
 
-    def _face(self, image: Image.Image, track: Track, seconds: float) -> tuple[Image.Image, Crop]:
-        """Return the restyled aligned face of a track, and its crop."""
+    def _face(self, image: Image.Image, track: Track, seconds: float) -> tuple[torch.Tensor, Crop]:
+        """Return the restyled aligned face [1, 3, S, S] of a track, and its crop."""
         side = self.stylizer.size
         crop = Crop(align_face(image, track.landmarks, output_size=side),
                     photo_corners(track.landmarks, image.size, output_size=side), track.landmarks)
         w_plus = self.stylizer.invert(crop.image)
         smooth = torch.from_numpy(track.latent(w_plus.cpu().numpy(), seconds=seconds)).to(w_plus)
-        drawn = self.stylizer.restyle(smooth, look=self.look, landmarks=crop.places())
-        return to_pil(drawn), crop
+        return self.stylizer.restyle(smooth, look=self.look, landmarks=crop.places()), crop
 
     def _measure(self, image: Image.Image, result: Image.Image, track: Track) -> None:
         unit = float(eye_distance(track.landmarks))
@@ -138,6 +140,7 @@ class ClipDrawer:
             tracks.append({
                 "landmarks": track.landmarks, "raw": track.raw, "frame": track.frame, "missed": track.missed,
                 "points": track.points.state(), "scale": track.points.scale, "latent": track.latent.state(),
+                "outline": track.outline.state(),
                 "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent})
         return {"totals": self.totals, "last": self.last, "since": tracker.since, "cuts": tracker.cuts,
                 "small": tracker.small, "tracks": tracks}
@@ -152,8 +155,8 @@ class ClipDrawer:
         tracker.small = None if state["small"] is None else np.asarray(state["small"], np.float32)
         tracker.tracks = []
         for row in state["tracks"]:
-            filters = [OneEuro(self.settings.smooth) for _ in range(2)]
-            for one, name in zip(filters, ("points", "latent")):
+            filters = [OneEuro(self.settings.smooth) for _ in range(3)]
+            for one, name in zip(filters, ("points", "latent", "outline")):
                 one.load({key: np.asarray(value) for key, value in row[name].items()})
             filters[0].scale = row["scale"]
             tracker.tracks.append(Track(

@@ -1,16 +1,14 @@
-"""Folder runs: what is done stays done, whatever stops the run; NIGHTLY=1 kills the real script 20 times."""
+"""Folder runs: names, what is done already, the report, faces by number; see also test_kill_folder.py."""
 
 from __future__ import annotations
 
 import csv
-import json
+import errno
 import os
-import random
+import pickle
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +17,13 @@ from PIL import Image
 from skimage.data import astronaut
 
 import inference
-from data.images import ImageError, WriteError, read_image, save_image
-from pipeline.batch import Drawn, Ledger, Photo, folder_photos, run_all, settings_digest, write_report
+from data.images import ImageError, read_image, save_image
+from folder_worker import Inverter
+from pipeline.batch import Ledger, Photo, Report, folder_photos, run_all, settings_digest
+from pipeline.photos import PhotoSettings, drawer
+from pipeline.stylize import InversionSettings, Look
 
 ROOT = Path(__file__).resolve().parent.parent
-KILLS = 20 if os.environ.get("NIGHTLY") else 2
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a POSIX system")
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +54,9 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def invert_colours(output, *, pause=0.0):
-    """Return a drawing function without networks: two pictures per photo."""
-    def draw(photo: Photo) -> Drawn:
-        image = read_image(photo.path)
-        files = [output / f"{photo.stem}.png", output / f"{photo.stem}_side.png"]
-        for path in files:
-            save_image(path, Image.eval(image, lambda value: 255 - value))
-            time.sleep(pause)
-        return Drawn(1, files)
-
-    return draw
-
-
-def run_fake(photos, output, *, digest="x", pause=0.0):
+def run_fake(photos, output, *, digest="x"):
     ledger = Ledger(output, digest)
-    return list(run_all(folder_photos(photos, recursive=True), ledger, make=lambda _: invert_colours(output, pause=pause),
-                        settings=None))
+    return list(run_all(folder_photos(photos, recursive=True), ledger, make=Inverter(), settings=(str(output), 0.0)))
 
 
 def test_stems_are_unique_and_mirror_folders(photos):
@@ -79,6 +64,136 @@ def test_stems_are_unique_and_mirror_folders(photos):
     assert found == {"a_png", "a_jpg", "b", "c", "sub/a", "sub/d"}
     assert Photo("x", "sub/a").named("toy_").stem == "sub/toy_a"
     assert len(folder_photos(photos)) == 4 and folder_photos(photos / "b.png")[0].stem == "b"
+
+
+@pytest.mark.parametrize(("names", "stems"), [
+    # The picture of one photo is never called like that of another.
+    (["me.png", "me_side.png", "me_photo.jpg"], ["me", "me_photo_jpg", "me_side_png"]),
+    (["me.png", "me_face0.png", "me_face0_side.png"], ["me", "me_face0_png", "me_face0_side_png"]),
+    (["a.png", "a.jpg", "a_png.bmp"], ["a_jpg", "a_png", "a_png_"]),
+    (["A.png", "a.jpg"], ["A_png", "a_jpg"]),
+    (["other_side.png"], ["other_side"]),
+    (["a;b.png", "d;e/a.png"], ["a_b", "d_e/a"]),
+])
+def test_pictures_never_share_a_name(names, stems, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert sorted(photo.stem for photo in folder_photos(tmp_path, recursive=True)) == stems
+
+
+def test_odd_and_long_names(photos, tmp_path):
+    """Names that are no text, hold semicolons or are as long as a name can be are done, kept and reported."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    names = [b"caf\xe9.png", b"a;b.png", b"n" * 251 + b".png", b"n" * 250 + b"m.png", "\u00e9\u732b".encode() * 40 + b".png"]
+    for name in names:
+        shutil.copy(photos / "b.png", os.fsencode(source) + b"/" + name)
+    ledger = Ledger(output, "x")
+    for status in ("done", "kept"):
+        found = [photo.named("style_") for photo in folder_photos(source)]
+        with Report(ledger) as report:
+            for row in run_all(found, ledger, make=Inverter(), settings=(str(output), 0.0)):
+                report.add(row)
+                assert row["status"] == status, row
+    assert len(list(output.glob("*.png"))) == 10
+    with open(output / "report.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert {os.fsencode(row["file"]).rsplit(b"/", 1)[1] for row in csv.DictReader(file)} == set(names)
+
+
+def test_pictures_are_never_taken_for_photos(photos, tmp_path, capsys):
+    source = tmp_path / "in"
+    shutil.copytree(photos, source)
+    output = source / "out"
+    for _ in range(2):
+        found = folder_photos(source, recursive=True, output=output)
+        assert len(found) == 6
+        list(run_all(found, Ledger(output, "x"), make=Inverter(), settings=(str(output), 0.0)))
+    assert inference.main(["--input_image", str(source), "--output", str(source / "sub" / "..")]) == 2
+    assert "is the folder of the photos itself" in capsys.readouterr().err
+
+
+def test_content_counts_not_the_date(photos, tmp_path):
+    """A touched photo is done; another photo of the same size and date is not."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(source / "a.bmp")
+    assert [row["status"] for row in run_fake(source, output)] == ["done"]
+    os.utime(source / "a.bmp", (1, 1))
+    assert [row["status"] for row in run_fake(source, output)] == ["kept"]
+    Image.fromarray(pixels + 9).save(source / "a.bmp")
+    os.utime(source / "a.bmp", (1, 1))
+    assert [row["status"] for row in run_fake(source, output)] == ["done"]
+
+
+def test_report_holds_earlier_runs_into_the_folder(photos, tmp_path):
+    output = tmp_path / "out"
+
+    def run(source, digest="x"):
+        ledger = Ledger(output, digest)
+        with Report(ledger) as report:
+            for row in run_all(folder_photos(source), ledger, make=Inverter(), settings=(str(output), 0.0)):
+                report.add(row)
+        return {Path(row["file"]).name: row["status"] for row in rows_of(output / "report.csv")}
+
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    assert run(photos / "b.png") == {"b.png": "done"}
+    assert run(bad) == {"b.png": "done", "bad.png": "failed"}
+    assert run(photos / "c.png") == {"b.png": "done", "bad.png": "failed", "c.png": "done"}
+    bad.unlink()
+    (output / "c.png").unlink()
+    assert run(photos / "b.png") == {"b.png": "kept"}
+    (output / "report.csv").write_bytes(b"\xff\x00,;\n")
+    assert run(photos / "b.png") == {"b.png": "kept"}
+
+
+def test_report_is_written_while_the_run_goes_on(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.batch.REPORT_SECONDS", 0.0)
+    ledger = Ledger(tmp_path, "x")
+    report = Report(ledger)
+    for number, row in enumerate(run_all(folder_photos(photos), ledger, make=Inverter(), settings=(str(tmp_path), 0.0))):
+        report.add(row)
+        assert len(rows_of(tmp_path / "report.csv")) == number + 1
+
+
+def test_errors_name_the_photo(tmp_path):
+    def fail(photo):
+        raise MemoryError
+
+    row = Ledger(tmp_path, "x").run(Photo(str(tmp_path / "p.png"), "p"), fail)
+    assert row["status"] == "failed" and row["error"] == f"{tmp_path / 'p.png'}: MemoryError"
+
+
+def test_without_locks_runs_go_on(photos, tmp_path, monkeypatch):
+    """As on a network folder whose server has none."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert {row["status"] for row in run_fake(photos, tmp_path)} == {"done"}
+
+
+def test_left_overs_of_killed_runs_are_removed(photos, tmp_path):
+    old, fresh, other = tmp_path / ".b.png.abc.part", tmp_path / ".c.part", tmp_path / "film.part"
+    for path in (old, fresh, other):
+        path.touch()
+    os.utime(old, (1, 1))
+    os.utime(other, (1, 1))
+    run_fake(photos, tmp_path)
+    assert not old.exists() and fresh.exists() and other.exists()
+
+
+def test_unwritable_latents_stop_the_run_with_one_line(photos, styles, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(styles))
+    (tmp_path / "file").touch()
+    assert inference.main(["--style", "toy", "--input_image", str(photos / "b.png"), "--align", "false", "--inversion", "e4e",
+                           "--cache", str(tmp_path / "file" / "x"), "--output", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert "file/x: cannot be written" in printed and printed.count("\n") == 1
 
 
 def test_inference_does_what_is_missing(photos, styles, tmp_path, monkeypatch, capsys):
@@ -105,13 +220,26 @@ def test_inference_does_what_is_missing(photos, styles, tmp_path, monkeypatch, c
     assert {row["status"] for row in rows_of(output / "report.csv")} == {"done"}
 
 
-def test_two_processes_do_the_same(photos, styles, tmp_path):
+@pytest.mark.skipif(not os.environ.get("NIGHTLY"), reason="slow; NIGHTLY=1 runs it")
+def test_two_real_processes_do_the_same(photos, styles, tmp_path):
     argv = [sys.executable, "inference.py", "--style", "toy", "--input_image", str(photos), "--align", "false",
             "--inversion", "e4e", "--jobs", "2", "--output", str(tmp_path)]
     done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "CHECKPOINTS_DIR": str(styles)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {row["status"] for row in rows_of(tmp_path / "report.csv")} == {"done"}
     assert len(list(tmp_path.glob("*_side.png"))) == 4
+
+
+def test_two_processes_do_every_photo_once(photos, tmp_path):
+    """Without networks, which would cost seconds; what a worker needs of the real run can travel to it."""
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    found = [*folder_photos(photos, recursive=True), *folder_photos(bad)]
+    rows = list(run_all(found, Ledger(tmp_path / "out", "x"), make=Inverter(), settings=(str(tmp_path / "out"), 0.0), jobs=2))
+    assert sorted(row["status"] for row in rows) == ["done"] * 6 + ["failed"]
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 12
+    settings = PhotoSettings({"style": "toy", "inversion": InversionSettings("e4e"), "cache": tmp_path}, tmp_path, Look(0.5))
+    assert pickle.loads(pickle.dumps(settings)) == settings and pickle.loads(pickle.dumps(drawer)) is drawer
 
 
 def test_face_numbers_and_paste_back(styles, tmp_path, monkeypatch, capsys):
@@ -150,71 +278,6 @@ def test_outside_the_faces_the_photo_is_the_same_to_the_bit(styles, tmp_path, mo
     assert difference[weight == 0].max() == 0 and difference[weight > 0.9].mean() > 2
 
 
-@needs_fork
-def test_killed_at_20_moments_nothing_is_lost(photos, tmp_path):
-    """Every picture that a record names is whole and never made again; the last run finishes."""
-    output, rng = tmp_path / "out", random.Random(0)
-    seen: dict[Path, int] = {}
-    for _ in range(20):
-        child = os.fork()
-        if child == 0:
-            run_fake(photos, output, pause=0.02)
-            os._exit(0)
-        time.sleep(rng.uniform(0.0, 0.12))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        for record in (output / ".records").rglob("*.json"):
-            for name in json.loads(record.read_text())["outputs"].split(";"):
-                Image.open(output / name).load()
-                now = (output / name).stat().st_mtime_ns
-                assert seen.setdefault(output / name, now) == now, "a finished picture was made again"
-    run_fake(photos, output)
-    done = run_fake(photos, output)
-    assert {row["status"] for row in done} == {"kept"} and len(done) == 6
-    assert all(path.stat().st_mtime_ns == when for path, when in seen.items())
-
-
-def test_killed_script_goes_on(photos, styles, tmp_path):
-    argv = [sys.executable, "inference.py", "--style", "toy", "--input_image", str(photos), "--recursive", "--align",
-            "false", "--inversion", "e4e", "--output", str(tmp_path)]
-    settings = {"cwd": ROOT, "env": {**os.environ, "CHECKPOINTS_DIR": str(styles)}}
-    rng = random.Random(1)
-    for number in range(KILLS):
-        run = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
-        before = len(list((tmp_path / ".records").rglob("*.json")))
-        deadline = time.monotonic() + 60
-        while run.poll() is None and time.monotonic() < deadline:
-            if len(list((tmp_path / ".records").rglob("*.json"))) > before:
-                break
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0.0, 0.2))
-        run.kill()
-        run.wait()
-        if number % 6 == 5:
-            shutil.rmtree(tmp_path / ".records")
-    done = subprocess.run(argv, capture_output=True, text=True, **settings)
-    assert done.returncode == 0, done.stderr
-    assert len(rows_of(tmp_path / "report.csv")) == 6 and not any(row["error"] for row in rows_of(tmp_path / "report.csv"))
-    for path in tmp_path.rglob("*.png"):
-        Image.open(path).load()
-
-
-@needs_fork
-def test_two_runs_share_one_folder(photos, tmp_path):
-    """Every photo is done once, by one of two runs at once."""
-    children = []
-    for number in range(2):
-        child = os.fork()
-        if child == 0:
-            rows = run_fake(photos, tmp_path / "out", pause=0.05)
-            (tmp_path / f"{number}.json").write_text(json.dumps([row["status"] for row in rows]))
-            os._exit(0)
-        children.append(child)
-    assert all(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 for child in children)
-    statuses = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
-    assert sum(status.count("done") for status in statuses) == 6 and min(map(len, statuses)) == 6
-
-
 def test_other_settings_and_damaged_records_mean_again(photos, tmp_path):
     assert {row["status"] for row in run_fake(photos, tmp_path)} == {"done"}
     assert {row["status"] for row in run_fake(photos, tmp_path, digest="y")} == {"done"}
@@ -222,30 +285,6 @@ def test_other_settings_and_damaged_records_mean_again(photos, tmp_path):
     record.write_text(record.read_text()[:20])
     assert sorted(row["status"] for row in run_fake(photos, tmp_path, digest="y")) == ["done"] + ["kept"] * 5
     assert settings_digest(alpha=1.0) != settings_digest(alpha=0.9) and settings_digest(a=1) == settings_digest(a=1)
-
-
-def test_full_disk_is_one_line_and_keeps_earlier_results(photos, tmp_path):
-    """On a small memory disk; the pictures that fit stay whole."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True).returncode == 0
-    if not mounted:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        output = disk / "out"
-        with pytest.raises(WriteError) as error:
-            run_fake(photos, output)
-        assert "cannot be written" in str(error.value) and "\n" not in str(error.value)
-        records = list((output / ".records").rglob("*.json"))
-        for record in records:
-            for name in json.loads(record.read_text())["outputs"].split(";"):
-                Image.open(output / name).load()
-        assert not list(output.rglob("*.part")) and len(records) < 6
-        with pytest.raises(WriteError):
-            write_report(output / "report.csv", [{"file": "x" * 200_000}], columns=("file",))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_unwritable_output_is_one_line(photos, styles, tmp_path, monkeypatch, capsys):

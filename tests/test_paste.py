@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from pipeline.align import align_face, photo_corners
+from data.landmarks68 import MEAN_FACE, REGIONS
+from pipeline.align import align_face, ffhq_quad, photo_corners, shrink_factor
 from pipeline.faces import FaceFinder
-from pipeline.paste import crop_map, feather, harmonised, matched_colours, paste_back
+from pipeline.paste import crop_map, feather, harmonised, matched_colours, outline_weight, paste_back
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +34,15 @@ def difference(one, other):
     return np.abs(np.asarray(one, int) - np.asarray(other, int))
 
 
-@pytest.mark.parametrize("size", [128, 512])
-@pytest.mark.parametrize("scale", [1, 3, 8])
+@pytest.mark.parametrize(("scale", "size"), [(1, 128), (3, 512), (4, 128)])
 def test_a_crop_pasted_as_it_is_gives_the_photo(photo, landmarks, scale, size):
-    """At scale 8 the crop is cut from a smaller copy of the photo, at size 512 it is finer than the photo."""
+    """At scale 1 the crop is finer or as fine as the photo, at scale 4 it is cut from a smaller copy of it."""
     large = photo.resize((512 * scale, 512 * scale), Image.Resampling.BICUBIC)
     points = (landmarks + 0.5) * scale - 0.5
     crop, corners = align_face(large, points, output_size=size), photo_corners(points, large.size, output_size=size)
-    back = paste_back(large, crop, corners)
+    assert (shrink_factor(ffhq_quad(points), size) > 1) == (scale == 4)
     inside = weights(large, corners) > 0.99
-    error = difference(large, back)[inside].mean()
+    error = difference(large, paste_back(large, crop, corners))[inside].mean()
     assert error < 4.0
     # Half a pixel of the crop or of the photo, whichever is coarser, must be worse in both directions.
     step = 0.5 * max(1.0, np.hypot(*(corners[3] - corners[0])) / size)
@@ -61,6 +61,41 @@ def test_outside_nothing_changes(photo, landmarks):
     line = np.linspace(0, 1, 50)
     assert feather(line, np.zeros(50)).max() == 0 and feather(np.ones(50), line).max() == 0
     assert feather(np.array([0.5]), np.array([0.5])) == 1.0
+
+
+def test_only_what_the_outlines_enclose_is_blended(photo, landmarks):
+    """Between the face and the crop's border, where hair and background are, the photo stays to the bit."""
+    corners = photo_corners(landmarks, photo.size, output_size=128)
+    matrix = crop_map(corners)
+    places = (landmarks + 0.5) @ matrix[:, :2].T + matrix[:, 2]
+    green = Image.new("RGB", (128, 128), (0, 255, 0))
+    changed = difference(photo, paste_back(photo, green, corners, outlines=[places])).max(axis=2) > 0
+    assert changed[weights(photo, corners) == 0.0].sum() == 0
+    inside = np.round(landmarks[17:]).astype(int)
+    assert changed[inside[:, 1], inside[:, 0]].all()
+    whole = difference(photo, paste_back(photo, green, corners)).max(axis=2) > 0
+    assert changed.sum() < 0.75 * whole.sum() and not (changed & ~whole).any()
+
+
+def test_outlines_of_both_faces_are_covered():
+    """A jaw that grew is blended and one that shrank is covered; nothing at the crop's border is."""
+    grown = MEAN_FACE.copy()
+    grown[REGIONS["jaw"]] = 0.5 + (grown[REGIONS["jaw"]] - 0.5) * (1.25, 1.05)
+    place = tuple(np.round((grown[4] * 0.8 + MEAN_FACE[4] * 0.2) * 200).astype(int)[::-1])
+    alone, both = outline_weight([MEAN_FACE], 200), outline_weight([MEAN_FACE, grown], 200)
+    assert both[place] == 1.0 > alone[place] and (both >= alone).all()
+    assert alone.dtype == np.float32 and alone.min() == 0.0 and alone[:2].max() == alone[:, :2].max() == 0.0
+    points = np.round(MEAN_FACE * 200).astype(int)
+    assert (alone[points[:, 1], points[:, 0]] == 1.0).all()
+
+
+def test_in_place_changes_the_photo_itself(photo, landmarks):
+    corners, face = photo_corners(landmarks, photo.size), Image.new("RGB", (32, 32))
+    copy = photo.copy()
+    assert paste_back(copy, face, corners, in_place=True) is copy
+    assert difference(copy, paste_back(photo, face, corners)).max() == 0 and difference(copy, photo).max() > 0
+    with pytest.raises(ValueError, match="in place"):
+        paste_back(photo.convert("L"), face, corners, in_place=True)
 
 
 @pytest.mark.parametrize("corner", [(-60, -50), (440, 380)])
@@ -96,3 +131,5 @@ def test_bad_arguments_are_named(photo):
         paste_back(photo, photo, np.zeros((3, 2)))
     with pytest.raises(ValueError, match="colour"):
         paste_back(photo, photo, np.zeros((4, 2)), colour="other")
+    with pytest.raises(ValueError, match="original"):
+        paste_back(photo, photo, np.zeros((4, 2)), colour="photo")

@@ -102,6 +102,9 @@ class FakeStylizer:
         time.sleep(self.pause)
         return torch.from_numpy(np.asarray(aligned.resize((4, 4)), np.float32)).reshape(1, 6, 8)
 
+    def outlines(self, crop, result):
+        return crop.places(), crop.places() * 1.01
+
     def restyle(self, w_plus, *, look, landmarks=None):
         assert landmarks.shape == (68, 2)
         return torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(w_plus.mean() / 255))], 1)

@@ -19,7 +19,7 @@ TITLE = "One-shot face stylization"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "networks"}
 CSS = """
 .gradio-container {max-width: 1240px !important; margin: auto} footer {display: none !important}
-#restyled img, #random img, #sheet img {width: 100%; height: auto}
+#restyled img, #random img, #sheet img {width: 100% !important; object-fit: contain !important; min-height: 240px}
 """
 VIEWS = ("side by side", "face", "whole photo")
 
