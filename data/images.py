@@ -74,7 +74,7 @@ def _flatten(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(canvas, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # a photo of 100 megapixels takes 400 MB
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -103,7 +103,7 @@ def read_image(path: str | Path) -> Image.Image:
                                      f"{MAX_SIDE} px per side and {MAX_PIXELS // 1_000_000} megapixels")
                 image.load()
                 # A profile of another kind of colour would be wrong for the result.
-                profile = image.info.get("icc_profile") if image.mode == "RGB" else None
+                profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
                 result = _flatten(ImageOps.exif_transpose(image))
                 result.info = {"icc_profile": profile} if profile else {}
                 return result

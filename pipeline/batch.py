@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -98,7 +99,8 @@ class Report:
             if None in row or None in row.values() or os.path.realpath(row["file"]) in files:
                 continue
             names = [name for name in row["outputs"].split(";") if name]
-            there = all((self.ledger.output / name).is_file() for name in names) if names else os.path.exists(row["file"])
+            there = (all((self.ledger.output / name).is_file() for name in names) if names
+                     else os.path.exists(row["file"]))
             if there and not made.intersection(names):
                 others.append(row)
         return others
@@ -108,18 +110,25 @@ class Report:
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(make: Callable[..., Draw], settings: Any, ledger: Ledger, threads: int) -> None:
+def _start_worker(
+    make: Callable[..., Draw], settings: Any, ledger: Ledger, threads: int,
+    alive: multiprocessing.connection.Connection,
+) -> None:
     import torch
 
-    # The parent alone answers an interrupt, and nothing stays behind when it is killed.
+    # The parent alone answers an interrupt.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     torch.set_num_threads(threads)
     _worker["draw"], _worker["ledger"] = make(settings), ledger
 
 
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+def _end_with(alive: multiprocessing.connection.Connection) -> None:
+    """End this process once the other end of the pipe is closed: the run was interrupted, or its parent was killed.
+
+    That may be in the middle of a photo, which is as safe as it is for a run that is killed, and no wait for it.
+    """
+    multiprocessing.connection.wait([alive])
     os._exit(1)
 
 
@@ -173,20 +182,25 @@ def _run_missing(
             yield ledger.run(photo, draw, force=force)
         return
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ProcessPoolExecutor(min(jobs, len(photos)), mp_context=multiprocessing.get_context("spawn"),
-                               initializer=_start_worker, initargs=(make, settings, ledger, max(1, cpus // jobs)))
-    try:
-        left = list(photos)
-        for wait in (False, True):
-            futures = {pool.submit(_work, photo, force, wait): photo for photo in left}
-            left = []
-            for future in as_completed(futures):
-                if future.result() is None:
-                    left.append(futures[future])
-                else:
-                    yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError("a process of the run died, most likely for lack of memory; use fewer --jobs and give the same "
-                        "command again: it goes on where it stopped") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    alive, ended = multiprocessing.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        min(jobs, len(photos)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker,
+        initargs=(make, settings, ledger, max(1, cpus // jobs), alive))
+    with alive, ended:
+        try:
+            left = list(photos)
+            for wait in (False, True):
+                futures = {pool.submit(_work, photo, force, wait): photo for photo in left}
+                left = []
+                for future in as_completed(futures):
+                    if future.result() is None:
+                        left.append(futures[future])
+                    else:
+                        yield future.result()
+            pool.shutdown(wait=True)
+        except BrokenProcessPool as error:
+            raise UserError("a process of the run died, most likely for lack of memory; use fewer --jobs and give the "
+                            "same command again: it goes on where it stopped") from error
+        finally:
+            ended.close()
+            pool.shutdown(wait=True, cancel_futures=True)

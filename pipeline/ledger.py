@@ -115,7 +115,7 @@ class Ledger:
 
     def tidy(self, photos: Sequence[Photo]) -> None:
         """Remove the half-written files that killed runs left where the pictures of these photos go."""
-        places = {self.record(photo).parent for photo in photos} | {(self.output / photo.stem).parent for photo in photos}
+        places = {place.parent for photo in photos for place in (self.record(photo), self.output / photo.stem)}
         for place in places:
             with contextlib.suppress(OSError):  # the folder may be new, and another run may tidy it as well
                 for path in place.iterdir():

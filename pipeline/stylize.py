@@ -29,7 +29,7 @@ from training.inversion import invert
 __all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer", "output_stems", "side_by_side",
            "whole_photo"]
 INVERSIONS = ("e4e", "optimize", "e4e+optimize")
-# A landmark of a drawn face that lies farther from the photo's, in fractions of the crop, is a mistake of the predictor.
+# A landmark of a drawn face that lies farther from the photo's, in fractions of the crop, is a predictor's mistake.
 MAX_SHIFT = 0.15
 
 
@@ -185,7 +185,7 @@ class Stylizer:
         return Stylized(crop.image, self.render(w_plus), result, w_plus, self.outlines(crop, result))
 
     def outlines(self, crop: Crop, result: Tensor) -> tuple[np.ndarray, ...]:
-        """Return the landmarks [68, 2] of a crop and of its restyled face as fractions of its side, see ``Stylized``."""
+        """Return the landmarks [68, 2] of a crop and of its restyled face as fractions of its side, or nothing."""
         places, side = crop.places(), result.shape[3]
         if places is None or self.finder is None:
             return ()
@@ -226,8 +226,8 @@ def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *,
     """Return the photo with its restyled faces blended in, the smallest first so that nearer faces lie on top."""
     result = photo.copy()
     for crop, item in reversed(list(zip(crops, items, strict=True))):
-        paste_back(result, to_pil(item.result), crop.corners, original=crop.image, colour=colour, outlines=item.outlines,
-                   in_place=True)
+        paste_back(result, to_pil(item.result), crop.corners, original=crop.image, colour=colour,
+                   outlines=item.outlines, in_place=True)
     return result
 
 

@@ -1,7 +1,7 @@
 """Helpers of the folder tests: drawing without networks, and a process that loads the networks once and forks runs.
 
 Run as a script with a style, it answers every line of JSON with one line: ``[standard error's file, arguments of
-inference.py]`` forks a run and is answered by its process id, a process id is answered by its exit code when it has ended.
+inference.py]`` forks a run and is answered by its process id, a process id is answered by its exit code once it ended.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def serve() -> None:
 
     def build(style: str, *, align: bool, faces: str | int, cache: Path, **_: object) -> stylize.Stylizer:
         return stylize.Stylizer(
-            loaded.style, loaded.base, encoder=loaded.encoder, objective=loaded._make_objective, settings=loaded.settings,
-            cache=stylize.LatentCache(cache), finder=loaded.finder if align else None, faces=faces)
+            loaded.style, loaded.base, encoder=loaded.encoder, objective=loaded._make_objective,
+            settings=loaded.settings, cache=stylize.LatentCache(cache), finder=loaded.finder if align else None, faces=faces)
 
     stylize.build_stylizer = build
     print("ready", flush=True)

@@ -20,6 +20,7 @@ import inference
 from data.images import ImageError, read_image, save_image
 from folder_worker import Inverter
 from pipeline.batch import Ledger, Photo, Report, folder_photos, run_all, settings_digest
+from pipeline.paste import paste_back
 from pipeline.photos import PhotoSettings, drawer
 from pipeline.stylize import InversionSettings, Look
 
@@ -86,7 +87,8 @@ def test_odd_and_long_names(photos, tmp_path):
     """Names that are no text, hold semicolons or are as long as a name can be are done, kept and reported."""
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    names = [b"caf\xe9.png", b"a;b.png", b"n" * 251 + b".png", b"n" * 250 + b"m.png", "\u00e9\u732b".encode() * 40 + b".png"]
+    names = [b"caf\xe9.png", b"a;b.png", b"n" * 251 + b".png", b"n" * 250 + b"m.png",
+             "\u00e9\u732b".encode() * 40 + b".png"]
     for name in names:
         shutil.copy(photos / "b.png", os.fsencode(source) + b"/" + name)
     ledger = Ledger(output, "x")
@@ -153,7 +155,8 @@ def test_report_is_written_while_the_run_goes_on(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.batch.REPORT_SECONDS", 0.0)
     ledger = Ledger(tmp_path, "x")
     report = Report(ledger)
-    for number, row in enumerate(run_all(folder_photos(photos), ledger, make=Inverter(), settings=(str(tmp_path), 0.0))):
+    done = run_all(folder_photos(photos), ledger, make=Inverter(), settings=(str(tmp_path), 0.0))
+    for number, row in enumerate(done):
         report.add(row)
         assert len(rows_of(tmp_path / "report.csv")) == number + 1
 
@@ -190,8 +193,8 @@ def test_left_overs_of_killed_runs_are_removed(photos, tmp_path):
 def test_unwritable_latents_stop_the_run_with_one_line(photos, styles, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CHECKPOINTS_DIR", str(styles))
     (tmp_path / "file").touch()
-    assert inference.main(["--style", "toy", "--input_image", str(photos / "b.png"), "--align", "false", "--inversion", "e4e",
-                           "--cache", str(tmp_path / "file" / "x"), "--output", str(tmp_path / "out")]) == 2
+    assert inference.main(["--style", "toy", "--input_image", str(photos / "b.png"), "--align", "false", "--inversion",
+                           "e4e", "--cache", str(tmp_path / "file" / "x"), "--output", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
     assert "file/x: cannot be written" in printed and printed.count("\n") == 1
 
@@ -224,7 +227,8 @@ def test_inference_does_what_is_missing(photos, styles, tmp_path, monkeypatch, c
 def test_two_real_processes_do_the_same(photos, styles, tmp_path):
     argv = [sys.executable, "inference.py", "--style", "toy", "--input_image", str(photos), "--align", "false",
             "--inversion", "e4e", "--jobs", "2", "--output", str(tmp_path)]
-    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "CHECKPOINTS_DIR": str(styles)}, capture_output=True, text=True)
+    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "CHECKPOINTS_DIR": str(styles)}, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     assert {row["status"] for row in rows_of(tmp_path / "report.csv")} == {"done"}
     assert len(list(tmp_path.glob("*_side.png"))) == 4
@@ -235,10 +239,12 @@ def test_two_processes_do_every_photo_once(photos, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_text("no image")
     found = [*folder_photos(photos, recursive=True), *folder_photos(bad)]
-    rows = list(run_all(found, Ledger(tmp_path / "out", "x"), make=Inverter(), settings=(str(tmp_path / "out"), 0.0), jobs=2))
+    rows = list(run_all(found, Ledger(tmp_path / "out", "x"), make=Inverter(), settings=(str(tmp_path / "out"), 0.0),
+                        jobs=2))
     assert sorted(row["status"] for row in rows) == ["done"] * 6 + ["failed"]
     assert len(list((tmp_path / "out").rglob("*.png"))) == 12
-    settings = PhotoSettings({"style": "toy", "inversion": InversionSettings("e4e"), "cache": tmp_path}, tmp_path, Look(0.5))
+    networks = {"style": "toy", "inversion": InversionSettings("e4e"), "cache": tmp_path}
+    settings = PhotoSettings(networks, tmp_path, Look(0.5))
     assert pickle.loads(pickle.dumps(settings)) == settings and pickle.loads(pickle.dumps(drawer)) is drawer
 
 
@@ -290,17 +296,34 @@ def test_other_settings_and_damaged_records_mean_again(photos, tmp_path):
 def test_unwritable_output_is_one_line(photos, styles, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CHECKPOINTS_DIR", str(styles))
     (tmp_path / "file").write_text("")
-    assert inference.main(["--style", "toy", "--input_image", str(photos), "--output", str(tmp_path / "file" / "x")]) == 2
+    assert inference.main(["--style", "toy", "--input_image", str(photos),
+                           "--output", str(tmp_path / "file" / "x")]) == 2
     printed = capsys.readouterr().err
     assert "cannot be written" in printed and printed.count("\n") == 1
 
 
-def test_colour_profile_survives(tmp_path):
-    photo = Image.new("RGB", (16, 16), "red")
-    photo.save(tmp_path / "p.png", icc_profile=b"a profile")
+@pytest.mark.parametrize(("mode", "kept"), [("RGB", True), ("RGBA", True), ("P", True), ("L", False)])
+def test_colour_profile_survives(tmp_path, mode, kept):
+    """Also through pasting; the profile of a grey picture would be wrong for a result in colour."""
+    Image.new(mode, (64, 64)).save(tmp_path / "p.png", icc_profile=b"a profile")
+    photo = read_image(tmp_path / "p.png")
+    pasted = paste_back(photo, Image.new("RGB", (16, 16)), np.array([[0, 0], [0, 40], [40, 40], [40, 0]]))
     for name in ("out.png", "out.jpg"):
-        save_image(tmp_path / name, read_image(tmp_path / "p.png"))
-        assert Image.open(tmp_path / name).info.get("icc_profile") == b"a profile"
+        save_image(tmp_path / name, pasted)
+        assert Image.open(tmp_path / name).info.get("icc_profile") == (b"a profile" if kept else None)
+
+
+def test_rotation_is_applied_once(tmp_path):
+    """The result of a photo with an EXIF rotation stands upright and asks for no further one."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :30] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "p.jpg", exif=exif, quality=95)
+    save_image(tmp_path / "out.jpg", read_image(tmp_path / "p.jpg"))
+    result = Image.open(tmp_path / "out.jpg")
+    assert result.size == (40, 60) and result.getexif().get(0x0112, 1) == 1
+    assert np.asarray(result)[:20].mean() > 250 and np.asarray(result)[40:].mean() < 5
 
 
 def test_a_folder_as_photo_is_named(tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 from folder_worker import Inverter
-from pipeline.batch import Ledger, folder_photos, run_all
+from pipeline.batch import Ledger, Report, folder_photos, run_all
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = 20 if os.environ.get("NIGHTLY") else 3
@@ -32,8 +32,8 @@ class Runs:
     def __init__(self, folder: Path, styles: Path) -> None:
         self.errors, self.photos = folder / "errors.txt", folder / "photos"
         self.server = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "folder_worker.py"), "toy"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, "CHECKPOINTS_DIR": str(styles), "OMP_NUM_THREADS": "1"})
+            [sys.executable, str(ROOT / "tests" / "folder_worker.py"), "toy"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env={**os.environ, "CHECKPOINTS_DIR": str(styles), "OMP_NUM_THREADS": "1"})
         assert self.server.stdout.readline() == "ready\n"
 
     def ask(self, question) -> int:
@@ -43,8 +43,8 @@ class Runs:
 
     def start(self, output: Path) -> int:
         """Return the process id of a run over all photos."""
-        argv = ["--style", "toy", "--input_image", str(self.photos), "--recursive", "--inversion", "e4e", "--paste-back",
-                "--output", str(output)]
+        argv = ["--style", "toy", "--input_image", str(self.photos), "--recursive", "--inversion", "e4e",
+                "--paste-back", "--output", str(output)]
         return self.ask([str(self.errors), argv])
 
     def run(self, output: Path) -> tuple[int, str]:
@@ -61,8 +61,8 @@ def runs(tmp_path_factory):
     from models.deformable import DeformableGenerator
 
     folder, base = tmp_path_factory.mktemp("kill"), load_base("starter")
-    save_style(folder / "styles" / "toy.safetensors", DeformableGenerator.for_generator(base.generator), w_avg=base.w_avg,
-               base={"name": "starter", "fingerprint": base.fingerprint}, training={})
+    save_style(folder / "styles" / "toy.safetensors", DeformableGenerator.for_generator(base.generator),
+               w_avg=base.w_avg, base={"name": "starter", "fingerprint": base.fingerprint}, training={})
     face = Image.fromarray(astronaut()).crop((110, 0, 340, 230))
     (folder / "photos" / "sub").mkdir(parents=True)
     for number in range(PHOTOS):
@@ -191,6 +191,51 @@ def test_a_photo_that_another_run_is_at_comes_last(tmp_path):
     os.waitpid(child, 0)
 
 
+@pytest.mark.parametrize("moment", ["half a picture", "before it has its name", "after it has its name"])
+def test_killed_within_every_write(tmp_path, moment):
+    """The n-th write of a run (picture, picture, record, report, ...) is its last; the runs after it finish."""
+    photos, output = small_photos(tmp_path / "photos", 3), tmp_path / "out"
+    left, replace, save = [0], os.replace, Image.Image.save
+
+    def end_after(count: int) -> None:
+        left[0] -= count
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def replace_or_die(source, target):
+        end_after(moment == "before it has its name")
+        replace(source, target)
+        end_after(moment == "after it has its name")
+
+    def save_or_die(self, file, *args, **options):
+        if moment == "half a picture" and left[0] == 0:
+            file.write(b"\x89PNG\r\n")
+            file.flush()
+        end_after(moment == "half a picture")
+        save(self, file, *args, **options)
+
+    def run(count: int) -> None:
+        left[0] = count
+        os.replace, Image.Image.save = replace_or_die, save_or_die
+        ledger = Ledger(output, "x")
+        with Report(ledger) as report:
+            for row in run_all(folder_photos(photos), ledger, make=Inverter(), settings=(str(output), 0.0)):
+                report.add(row)
+
+    seen: dict[Path, int] = {}
+    for count in (0, 1, 2, 3, 0, 1, 2):
+        child = fork(lambda count=count: run(count))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, -signal.SIGKILL)
+        now = recorded(output)
+        assert {path: now.get(path) for path in seen} == seen
+        seen = now
+        check_all_pictures(output)
+        assert not (output / "report.csv").exists() or rows(output)
+    child = fork(lambda: run(1000))
+    os.waitpid(child, 0)
+    assert len(rows(output)) == 3 and len(recorded(output)) == 6
+
+
 @pytest.fixture()
 def disk(tmp_path):
     """A memory disk of 300 kB, and a function that changes its options."""
@@ -239,7 +284,7 @@ def test_workers_end_with_their_parent(tmp_path):
     code = (f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
             "from folder_worker import Inverter\n"
             "from pathlib import Path\n"
-            "from pipeline.batch import Ledger, folder_photos, run_all\n"
+            "from pipeline.batch import Ledger, Report, folder_photos, run_all\n"
             "if __name__ == '__main__':\n"
             "    out = Path(sys.argv[1]) / 'out'\n"
             "    for row in run_all(folder_photos(Path(sys.argv[1])), Ledger(out, 'x'), make=Inverter(),\n"
