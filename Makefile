@@ -15,7 +15,7 @@ test: $(VENV)/.ready-dev
 
 # Twenty kills of each kind and ten thousand damaged files.
 nightly: $(VENV)/.ready-dev
-	NIGHTLY=1 $(PY) -m pytest -q tests/test_fuzz.py tests/test_batch.py tests/test_video.py tests/test_resume.py
+	NIGHTLY=1 $(PY) -m pytest -q tests/test_fuzz.py tests/test_batch.py tests/test_kill_folder.py tests/test_video.py tests/test_resume.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'

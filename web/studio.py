@@ -118,7 +118,7 @@ class Studio:
         for crop, latent in zip(prepared.crops, prepared.latents, strict=True):
             w_plus = w_avg + wish.truncation * (latent - w_avg)
             drawn = stylizer.restyle(w_plus, look=wish.look(), landmarks=crop.places())
-            items.append(Stylized(crop.image, stylizer.render(w_plus), drawn, w_plus))
+            items.append(Stylized(crop.image, stylizer.render(w_plus), drawn, w_plus, stylizer.outlines(crop, drawn)))
         if wish.view == "whole photo":
             return whole_photo(prepared.photo, prepared.crops, items)
         rows = [side_by_side(item) if wish.view == "side by side" else item.result for item in items]
