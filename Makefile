@@ -7,14 +7,14 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test nightly clean
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.ops
 	$(PY) demo.py --outdir outputs/demo
 
-test: $(VENV)/.ready-dev
+test: $(VENV)/.ready-dev $(VENV)/.ops
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile tests
 
 # Twenty kills of each kind and ten thousand damaged files.
-nightly: $(VENV)/.ready-dev
+nightly: $(VENV)/.ready-dev $(VENV)/.ops
 	NIGHTLY=1 $(PY) -m pytest -q tests/test_fuzz.py tests/test_batch.py tests/test_kill_folder.py tests/test_video.py tests/test_resume.py
 
 $(VENV)/bin/python:
@@ -27,6 +27,11 @@ $(VENV)/.ready: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.ready-dev: requirements-dev.txt requirements-app.txt $(VENV)/.ready
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# Without a compiler this says so in one line, and the plain operators are used.
+$(VENV)/.ops: $(wildcard op/csrc/*) op/native.py $(VENV)/.ready
+	$(PY) -m op build || true
 	touch $@
 
 clean:

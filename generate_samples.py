@@ -28,13 +28,33 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="leave the originals out")
     parser.add_argument("--size", type=cli.non_negative_int, default=0, help="side of a face in px; 0 is the network's")
     parser.add_argument("--batch", type=cli.positive_int, default=8, help="faces computed at once")
+    parser.add_argument("--graphs", action="store_true",
+                        help="run the style as a CUDA graph, which pays for many batches on a GPU")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--output", type=Path, default=Path("outputs/generate"), help="output folder")
     cli.add_common(parser, outdir=False, seed=2023)
     return parser.parse_args(argv)
 
 
-def draw(args: Namespace, style, base, indices: list[int]):  # noqa: ANN001, ANN201 - the types live behind heavy imports
+def drawer(args: Namespace, style):  # noqa: ANN001, ANN201 - the types live behind heavy imports
+    """Return a function from latents and landmarks to stylized faces [N, 3, S, S].
+
+    Raises:
+        UserError: for --graphs where it cannot be had.
+    """
+    from pipeline import sampling
+    from pipeline.graphs import Graphed
+
+    look = sampling.Look(args.alpha, args.color_strength)
+    if not args.graphs:
+        return lambda w_plus, landmarks: sampling.styled_images(style, w_plus, look=look, landmarks=landmarks)
+    if style.w_avg.device.type != "cuda" or isinstance(args.alpha, RegionAlpha):
+        raise cli.UserError("--graphs: needs a GPU and one --alpha for the whole face; leave the option out")
+    graphed = Graphed(lambda w_plus: sampling.styled_images(style, w_plus, look=look))
+    return lambda w_plus, landmarks: graphed(w_plus)
+
+
+def draw(args: Namespace, style, base, indices: list[int], faces_of):  # noqa: ANN001, ANN201
     """Return the originals (None without a base) and the stylized faces [N, 3, S, S] of some images of the seed."""
     from pipeline import sampling
     from pipeline.faces import FaceFinder
@@ -45,8 +65,7 @@ def draw(args: Namespace, style, base, indices: list[int]):  # noqa: ANN001, ANN
         if base is not None:
             originals = sampling.base_images(base, args.seed, indices, truncation_psi=args.truncation).float().cpu()
             landmarks = sampling.face_landmarks(originals, FaceFinder()) if isinstance(args.alpha, RegionAlpha) else None
-        look = sampling.Look(args.alpha, args.color_strength)
-        faces = sampling.styled_images(style, w_plus, look=look, landmarks=landmarks).float().cpu()
+        faces = faces_of(w_plus, landmarks).float().cpu()
     return originals, faces
 
 
@@ -66,7 +85,8 @@ def mix_grid(args: Namespace, device) -> int:  # noqa: ANN001
     columns, labels = [], ["original"]
     for step in range(args.mix_grid + 1):
         share = step / args.mix_grid
-        originals, faces = draw(args, mix_styles(styles, [1.0 - share, share]), base, list(range(args.n_each)))
+        mixed = mix_styles(styles, [1.0 - share, share])
+        originals, faces = draw(args, mixed, base, list(range(args.n_each)), drawer(args, mixed))
         columns.append(faces)
         labels.append(f"{styles[0].name} {1 - share:.2f}")
     rows = [[column[i] for column in (originals, *columns)] for i in range(args.n_each)]
@@ -92,11 +112,11 @@ def run(args: Namespace) -> int:
     # Degrees by region need the undeformed face, to find the regions in it.
     needed = not args.style_only or isinstance(args.alpha, RegionAlpha)
     base = sampling.base_of(style, device=device, name=args.base) if needed else None
-    columns = args.nrow or args.n_each
+    columns, faces_of = args.nrow or args.n_each, drawer(args, style)
     for number in tqdm(range(args.n_sample), desc="grids", disable=args.n_sample < 2):
         originals, faces = [], []
         for indices in sampling.batches(args.n_each, args.batch, start=number * args.n_each):
-            plain, drawn = draw(args, style, base, indices)
+            plain, drawn = draw(args, style, base, indices, faces_of)
             faces += list(drawn)
             originals += [] if args.style_only else list(plain)
         rows = []

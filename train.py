@@ -32,6 +32,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="start of inverting the pair; auto takes the encoder with the starter")
     parser.add_argument("--lpips_dir", type=Path, default=None, help="folder of AlexNet's LPIPS files")
     parser.add_argument("--img_res", type=cli.positive_int, default=None, help="must be the base's size; for old commands")
+    parser.add_argument("--checkpointing", action="store_true",
+                        help="compute activations again instead of keeping them: less memory, slower steps, same style")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
     parser.add_argument("--save_every", type=cli.non_negative_int, default=50, help="steps between saved states")
@@ -84,6 +86,9 @@ def start(args: Namespace, base: Any, vit: Any, device: Any) -> Any:
 
 
 def run(args: Namespace) -> int:
+    from training.memory import keep_freed_memory
+
+    keep_freed_memory()
     from checkpoints import builders
     from training.options import choose_config, run_digest
     from training.prepare import resumed_tuner
@@ -110,6 +115,8 @@ def run(args: Namespace) -> int:
     try:
         tuner = (resumed_tuner(base.generator, base.discriminator, dino=vit, args=args, state=state,
                                fingerprint=base.fingerprint) if state else start(args, base, vit, device))
+        if args.checkpointing:
+            tuner.save_memory()
         digest = run_digest(tuner.config, tuner.pair, base.fingerprint)
         if not args.overwrite:
             refuse_other_run(output, digest)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,9 @@ class DinoFeatures(nn.Module):
         vit: the transformer; it is frozen and put in eval mode.
         image_size: size in px to which images are resized (bilinear, no antialias), the transformer's own size.
 
+    Attributes:
+        recompute: what the blocks are called by, to save memory in training; None calls them.
+
     Raises:
         ValueError: if the transformer was built for another size.
     """
@@ -174,6 +178,7 @@ class DinoFeatures(nn.Module):
         self.vit = vit.eval().requires_grad_(False)
         self.image_size = image_size
         self.n_forward = 0
+        self.recompute: Callable[..., Any] | None = None
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
 
@@ -223,10 +228,10 @@ class DinoFeatures(nn.Module):
         x = torch.cat([self.vit.cls_token.expand(len(x), -1, -1), x], dim=1) + self.vit.pos_embed
         found: dict[tuple[str, int], Tensor] = {}
         for index, block in enumerate(self.vit.blocks[: layers[-1] + 1]):
+            run = partial(run_block, block, finish=index < layers[-1] or "f" in facets)
+            x, qkv = run(x) if self.recompute is None else self.recompute(run, x)
             if index not in layers:
-                x = block(x)
                 continue
-            x, qkv = run_block(block, x, finish=index < layers[-1] or "f" in facets)
             available = {"f": x, **dict(zip("qkv", qkv, strict=True))}
             found.update({(facet, index): available[facet][:, 1:] for facet in facets})
         return found

@@ -61,7 +61,8 @@ def soft_argmax(log_maps: Tensor) -> Tensor:
     height, width = maps.shape[2:]
     x = (torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5) / width
     y = (torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) / height
-    return torch.stack([maps.sum(dim=2) @ x, maps.sum(dim=3) @ y], dim=2)  # 2 x [N, K] -> [N, K, 2]
+    # Products instead of a matrix product, which autocast would round.
+    return torch.stack([(maps.sum(dim=2) * x).sum(dim=2), (maps.sum(dim=3) * y).sum(dim=2)], dim=2)  # [N, K, 2]
 
 
 class ResidualBlock(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from op import fused_leaky_relu, upfirdn2d
+from op import filtered_leaky_relu, fused_leaky_relu, scale_channels, upfirdn2d
 
 BLUR = (1.0, 3.0, 3.0, 1.0)
 
@@ -48,9 +48,12 @@ class EqualLinear(nn.Module):
         self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.activate:
-            return fused_leaky_relu(F.linear(x, self.weight * self.scale), self.bias * self.lr_mul)
-        return F.linear(x, self.weight * self.scale, self.bias * self.lr_mul)
+        # Styles stay in the weights' precision under autocast: what they scale would show their rounding everywhere.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.weight.dtype)
+            if self.activate:
+                return fused_leaky_relu(F.linear(x, self.weight * self.scale), self.bias * self.lr_mul)
+            return F.linear(x, self.weight * self.scale, self.bias * self.lr_mul)
 
 
 class EqualConv2d(nn.Module):
@@ -117,10 +120,10 @@ class Upsample(nn.Module):
 class ModulatedConv2d(nn.Module):
     """Convolution whose input channels are scaled by a style and whose output is normalised.
 
-    w'_oik = s_i w_oik; w''_oik = w'_oik / sqrt(sum_ik w'_oik^2 + 1e-8), StyleGAN2 equations 1 and 3. Computed with
-    one shared weight by scaling the input with s and the output with the demodulation factor, which is the same
-    product for every sample and avoids a grouped convolution. Setting ``modulate_weights`` computes it in the
-    published order instead, with one weight per sample: slower, equal up to rounding.
+    w'_oik = s_i w_oik; w''_oik = w'_oik / sqrt(sum_ik w'_oik^2 + 1e-8), StyleGAN2 equations 1 and 3. A single sample
+    takes its own weight w''. Several samples share one weight: the input is scaled with s and the output with the
+    demodulation factor, which is the same product and avoids a grouped convolution. Setting ``modulate_weights``
+    computes it in the published order instead, with one weight per sample: slower, equal up to rounding.
 
     Args:
         in_channels, out_channels, kernel_size: of the convolution.
@@ -157,34 +160,47 @@ class ModulatedConv2d(nn.Module):
         y = y.reshape(count, -1, *y.shape[2:])  # [1, N out, H', W'] -> [N, out, H', W']
         return y if self.blur is None else self.blur(y)
 
+    def convolve(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Do all but the blur and the last scaling: x [N, in, H, W], w [N, style_dim].
+
+        Returns:
+            [N, out, H, W], or [N, out, 2H + 1, 2W + 1] where upsampling, and the factor [N, out] by which that must
+            still be multiplied, None where it is 1.
+        """
+        style, factor = self.modulation(w), None  # [N, in]
+        if len(x) == 1:
+            # The weight is scaled by a number anyway; scaling it by the style too saves a pass over the maps.
+            weight = self.weight[0] * (self.scale * style[:, :, None, None])  # [out, in, k, k]
+            if self.demodulate:
+                factor = torch.rsqrt(weight.float().square().sum(dim=(1, 2, 3)) + 1e-8)[None]  # [1, out]
+            if factor is not None and weight.numel() < x.shape[2] * x.shape[3] * weight.shape[0]:
+                weight, factor = weight * factor.t()[:, :, None, None], None
+        else:
+            weight = self.weight[0] * self.scale
+            x = scale_channels(x, style)
+            if self.demodulate:
+                with torch.autocast(x.device.type, enabled=False):
+                    energy = weight.float().square().sum(dim=(2, 3))  # [out, in]
+                    factor = torch.rsqrt(style.float().square() @ energy.t() + 1e-8)  # [N, out]
+        if self.blur is None:
+            return F.conv2d(x, weight, padding=self.padding), factor
+        return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), factor
+
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x [N, in, H, W], w [N, style_dim] -> [N, out, H or 2H, W or 2W]."""
-        style = self.modulation(w)  # [N, in]
         if self.modulate_weights:
-            return self.grouped(x, style)
-        weight = self.weight[0] * self.scale  # [out, in, k, k]
-        x = x * style.to(x.dtype)[:, :, None, None]
-        if self.blur is None:
-            x = F.conv2d(x, weight, padding=self.padding)
-        else:
-            x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
-        if self.demodulate:
-            with torch.autocast(x.device.type, enabled=False):
-                energy = weight.float().square().sum(dim=(2, 3))  # [out, in]
-                demod = torch.rsqrt(style.float().square() @ energy.t() + 1e-8)  # [N, out]
-            x = x * demod.to(x.dtype)[:, :, None, None]
-        return x
+            return self.grouped(x, self.modulation(w))
+        x, factor = self.convolve(x, w)
+        x = x if self.blur is None else self.blur(x)
+        return x if factor is None else scale_channels(x, factor)
 
 
 class NoiseInjection(nn.Module):
-    """Add noise with one learned strength: x + weight * noise; x [N, C, H, W], noise [1 or N, 1, H, W]."""
+    """Holder of the learned strength of the noise."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return x + self.weight.to(x.dtype) * noise.to(x.dtype)
 
 
 class StyledConv(nn.Module):
@@ -198,7 +214,14 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         """x [N, in, H, W], w [N, style_dim], noise [1 or N, 1, H', W'] -> [N, out, H', W']."""
-        return self.activate(self.noise(self.conv(x, w), noise))
+        bias, parts = self.activate.bias, {"noise": noise, "strength": self.noise.weight}
+        if self.conv.modulate_weights:
+            return fused_leaky_relu(self.conv(x, w), bias, **parts, inplace=True)
+        x, factor = self.conv.convolve(x, w)
+        if self.conv.blur is None:
+            return fused_leaky_relu(x, bias, factor=factor, **parts, inplace=True)
+        blur = self.conv.blur
+        return filtered_leaky_relu(x, blur.kernel, bias, pad=blur.pad, factor=factor, **parts)
 
 
 class ToRGB(nn.Module):

@@ -76,6 +76,8 @@ def tps_matrices(centres: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_finite(grid: Tensor, where: str) -> None:
     """Raise NonFiniteError naming the block when the sampling grid holds NaN or infinity."""
+    if grid.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # a graph cannot wait for the answer; its user looks at the images
     if not bool(torch.isfinite(grid).all()):
         raise NonFiniteError(f"the sampling grid of {where} is not finite; the weights or features before it have diverged")
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from models.layers import EqualLinear, PixelNorm, StyledConv, ToRGB
 
 FeatureTransforms = Mapping[int, Callable[[Tensor], Tensor]]
+# Calls a function with its arguments, perhaps twice: torch.utils.checkpoint and the like.
+Recompute = Callable[..., Any]
 
 
 def official_channels(size: int = 1024, *, multiplier: int = 2) -> dict[int, int]:
@@ -98,11 +100,15 @@ class Generator(nn.Module):
 
     Args:
         config: the network's shape.
+
+    Attributes:
+        recompute: what the convolutions of ``synthesis`` are called by, to save memory in training; None calls them.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute: Recompute | None = None
         dim, widths = config.style_dim, config.channels
         mlp = [EqualLinear(dim, dim, lr_mul=config.lr_mlp, activate=True) for _ in range(config.n_mlp)]
         self.style = nn.Sequential(PixelNorm(), *mlp)
@@ -194,7 +200,8 @@ class Generator(nn.Module):
             raise ValueError(f"feature_transforms index {unknown} outside 0..{self.config.n_layers - 1}")
 
         def convolve(layer: StyledConv, x: Tensor, index: int) -> Tensor:
-            x = layer(x, w_plus[:, index], noise[index])
+            arguments = (x, w_plus[:, index], noise[index])
+            x = layer(*arguments) if self.recompute is None else self.recompute(layer, *arguments)
             return transforms[index](x) if index in transforms else x
 
         x = convolve(self.conv1, self.input(w_plus.shape[0]), 0)

@@ -18,7 +18,7 @@ from models.spatial_transformer import NonFiniteError, construction_rng
 from models.stylegan2 import Generator
 from training.config import FineTuneConfig
 from training.ema import update_ema
-from training.mixed import precision
+from training.mixed import precision, recompute
 from training.objective import DivergedError, StructureObjective, check_gradients, check_terms, warp_term
 
 __all__ = ["DivergedError", "FineTuneConfig", "FineTuner", "Pair", "TERMS"]
@@ -56,7 +56,9 @@ class FineTuner:
         self.config, self.base = config, generator.eval().requires_grad_(False)
         self.device, self.dtype = generator.input.input.device, getattr(torch, config.dtype)
         self._check(pair, latents)
-        self.pair, self.latents = Pair(*(image.to(self.device) for image in pair)), latents.to(self.device)
+        # Channels-last like the generator's images: the discriminator runs in the layout of what it is shown.
+        self.pair = Pair(*(image.to(self.device).contiguous(memory_format=torch.channels_last) for image in pair))
+        self.latents = latents.to(self.device)
         self.rng = torch.Generator().manual_seed(config.seed)
         self.deformable = DeformableGenerator.for_generator(
             deepcopy(generator), rng=self.rng, resolutions=config.warp_resolutions, grid_size=config.warp_grid,
@@ -70,6 +72,10 @@ class FineTuner:
         self.objective = StructureObjective(dino, config, source=self.pair.source, target=self.pair.target)
         self.step_count = 0
         self.history: list[dict[str, float]] = []
+
+    def save_memory(self) -> None:
+        """Keep no activations inside of layers; the weights that training reaches stay the same, a step takes longer."""
+        self.deformable.generator.recompute = self.objective.dino.recompute = recompute
 
     def _check(self, pair: Pair, latents: Tensor) -> None:
         shape = self.base.config

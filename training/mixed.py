@@ -1,18 +1,22 @@
-"""Mixed precision for training: autocast, with weight gradients of convolutions that are fast on CPUs."""
+"""Mixed precision for training: autocast, with weight gradients of convolutions that are fast on CPUs; recomputation."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 Pair = tuple[int, int]
 MIN_TAP_WIDTH = 64
+
+_split: ContextVar[bool] = ContextVar("split convolutions", default=False)
 
 
 def as_pair(value: int | Pair) -> Pair:
@@ -23,6 +27,10 @@ def as_pair(value: int | Pair) -> Pair:
 def tap_products(image: Tensor, small: Tensor, kernel: Pair, *, stride: Pair, padding: Pair) -> Tensor:
     """Weight gradient of a convolution as one matrix product per tap, g_oikl = sum_nhw small_nohw image_ni(sh+k)(sw+l).
 
+    The image's pixels are laid out row by row, those of every remainder modulo the stride by themselves, and ``small``
+    in rows of the same length with zeros behind. What lies under a tap is then the same array from another pixel on:
+    a view instead of a copy per tap.
+
     Args:
         image: the larger map [N, I, H, W]: the input of a convolution, the output's gradient of a transposed one.
         small: the other one [N, O, h, w].
@@ -31,15 +39,35 @@ def tap_products(image: Tensor, small: Tensor, kernel: Pair, *, stride: Pair, pa
     Returns:
         [O, I, kh, kw] in float32.
     """
-    height, width = small.shape[2:]
-    rows = F.pad(image.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0]))  # [N, H', W', I]
-    left = small.permute(0, 2, 3, 1).flatten(0, 2).t()  # [N, O, h, w] -> [O, N h w]
-    taps = []
+    size = [n + (k - 1) // s for n, k, s in zip(small.shape[2:], kernel, stride)]  # rows and columns of one remainder
+    pixels = _padded_rows(small, size, start=(0, 0), stride=(1, 1)).flatten(0, 2).t()  # [N, R, C, O] -> [O, N R C]
+    count, parts, taps = pixels.shape[1], {}, []
     for k in range(kernel[0]):
         for l in range(kernel[1]):  # noqa: E741 - the index of the equation
-            window = rows[:, k:k + stride[0] * (height - 1) + 1:stride[0], l:l + stride[1] * (width - 1) + 1:stride[1]]
-            taps.append(left @ window.flatten(0, 2))  # [O, N h w] @ [N h w, I]
+            phase = (k % stride[0], l % stride[1])
+            if phase not in parts:
+                start = (phase[0] - padding[0], phase[1] - padding[1])
+                parts[phase] = _padded_rows(image, size, start=start, stride=stride).flatten(0, 2)  # [N R C, I]
+            first = k // stride[0] * size[1] + l // stride[1]
+            taps.append(pixels[:, :count - first] @ parts[phase][first:])  # [O, M] @ [M, I]
     return torch.stack(taps, dim=2).float().unflatten(2, kernel)  # [O, I, kh kw] -> [O, I, kh, kw]
+
+
+def _padded_rows(x: Tensor, size: list[int], *, start: Pair, stride: Pair) -> Tensor:
+    """Return the pixels start + i stride of x [N, C, H, W] as [N, *size, C], zeros where they lie outside."""
+    rows = x.new_empty(len(x), *size, x.shape[1])
+    inner, source = [], []
+    for axis in (0, 1):
+        first = max(0, -(start[axis] // stride[axis]))  # the first one inside
+        pixel = start[axis] + first * stride[axis]
+        last = min(size[axis], first + max(0, -(-(x.shape[2 + axis] - pixel) // stride[axis])))
+        inner.append(slice(first, last))
+        source.append(slice(pixel, x.shape[2 + axis], stride[axis]))
+    rows[:, :inner[0].start] = rows[:, inner[0].stop:] = 0
+    rows[:, inner[0], :inner[1].start] = rows[:, inner[0], inner[1].stop:] = 0
+    lengths = [part.stop - part.start for part in inner]
+    rows[:, inner[0], inner[1]] = x[:, :, source[0], source[1]][:, :, :lengths[0], :lengths[1]].permute(0, 2, 3, 1)
+    return rows
 
 
 class _SplitConvolution(torch.autograd.Function):
@@ -121,7 +149,18 @@ def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, dtype))
         if device.type == "cpu":
             stack.enter_context(SplitConvolutions())
+            stack.callback(_split.reset, _split.set(True))
         yield
+
+
+def recompute(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of tensors now, and once more in the backward pass instead of keeping what is inside of it.
+
+    ``torch.utils.checkpoint``, which restores autocast but not the split convolutions.
+    """
+    again = SplitConvolutions if _split.get() else contextlib.nullcontext
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False,
+                      context_fn=lambda: (contextlib.nullcontext(), again()))
 
 
 def training_dtype(name: str, device: torch.device) -> str:

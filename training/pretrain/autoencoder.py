@@ -168,32 +168,49 @@ def autoencoder_step(
 
 @torch.no_grad()
 def all_codes(encoder: E4EEncoder, pack: FacePack, index: Tensor) -> Tensor:
-    """Return the common row w [M, D] of the faces ``index``."""
+    """Return the common row w [M, D] of the faces ``index``, float32."""
     encoder.eval()
     device = next(encoder.parameters()).device
-    return torch.cat([encoder.base(pack.batch(part).to(device)) for part in index.split(64)])
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        return torch.cat([encoder.base(pack.batch(part).to(device)).float() for part in index.split(64)])
 
 
 @torch.no_grad()
-def set_prior(generator: Generator, encoder: E4EEncoder, codes: Tensor, *, margin: float = 6.0) -> Tensor:
-    """Make the mapping network draw from the Gaussian of ``codes`` [M, D] exactly, and return the new w_avg [D].
+def fit_mapping(generator: Generator, codes: Tensor, *, height: Tensor | None = None) -> None:
+    """Make the mapping network draw from the Gaussian of ``codes`` [M, D].
 
-    With z^ the pixel-normalised z and V diag(s) the principal axes and deviations of the codes, the target is
-    mean + V diag(s) z^. Biases ``margin`` deviations above zero keep every leaky ReLU on its linear side: the first
-    layer holds the whole map and the others pass it on. The constant this adds to w is taken out again by the biases of
-    the modulations and given to the encoder's common row, so that images do not change.
+    With z^ the pixel-normalised z and V diag(s) the principal axes and deviations of the codes, w becomes
+    ``height`` + V diag(s) z^, with the mean of the codes for ``height`` [D] when none is given. This is exact where the
+    height stays some deviations above zero, which keeps every leaky ReLU on its linear side: the first layer holds the
+    whole map and the others pass it on.
     """
     mean = codes.mean(dim=0)
-    _, deviation, axes = torch.linalg.svd(codes - mean, full_matrices=False)
-    transform = (deviation / len(codes) ** 0.5)[:, None] * axes  # [K, D], K <= D
-    transform = torch.cat([transform, transform.new_zeros(mean.numel() - len(transform), mean.numel())])
-    height = margin * transform.square().sum(dim=0).sqrt()  # [D]
+    height = mean if height is None else height
+    transform = _principal_axes(codes)
     gain = 2.0**0.5
     for index, layer in enumerate(list(generator.style)[1:]):
         weight = transform.t() if index == 0 else torch.eye(mean.numel(), device=mean.device)
         layer.weight.copy_(weight / gain / layer.scale)
         layer.bias.copy_(height / gain / layer.lr_mul if index == 0 else torch.zeros_like(height))
-    shift = height - mean
+
+
+def _principal_axes(codes: Tensor) -> Tensor:
+    """Return rows s_i v_i [D, D] of ``codes`` [M, D], zero where there are fewer codes than dimensions."""
+    _, deviation, axes = torch.linalg.svd(codes - codes.mean(dim=0), full_matrices=False)
+    transform = (deviation / len(codes) ** 0.5)[:, None] * axes  # [K, D], K <= D
+    return torch.cat([transform, transform.new_zeros(codes.shape[1] - len(transform), codes.shape[1])])
+
+
+@torch.no_grad()
+def set_prior(generator: Generator, encoder: E4EEncoder, codes: Tensor, *, margin: float = 6.0) -> Tensor:
+    """Give the mapping network the Gaussian of ``codes`` [M, D], lifted above zero, and return the new w_avg [D].
+
+    The mean moves to ``margin`` deviations above zero, where ``fit_mapping`` is exact. The constant this adds to w is
+    taken out again by the biases of the modulations and given to the encoder's common row, so that images do not change.
+    """
+    height = margin * _principal_axes(codes).square().sum(dim=0).sqrt()  # [D]
+    fit_mapping(generator, codes, height=height)
+    shift = height - codes.mean(dim=0)
     for module in generator.modules():
         if isinstance(module, ModulatedConv2d):
             linear = module.modulation

@@ -1,7 +1,9 @@
 """Third stage: the e4e encoder with all its heads, trained against the frozen generator.
 
 Losses as in e4e (Tov et al. 2021): L1 + perceptual on the image, and a penalty on the offsets that keeps every row near
-the common one, so that inverted photos stay where the generator can be edited and warped.
+the common one, so that inverted photos stay where the generator can be edited and warped. The distance between the
+landmarks that the bundled network finds in both images takes the place of e4e's identity network: pose and features of
+the face must stay where they are.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from checkpoints.features import load_landmark_net
 from models.e4e import E4EEncoder
 from models.stylegan2 import Generator
 from training.pretrain import parallel
@@ -30,6 +33,7 @@ class EncoderTrainingConfig:
     batch: int = 8
     lr: float = 5e-4
     delta_weight: float = 0.05
+    landmark_weight: float = 5.0
     average: float = 0.995
     compile: bool = True
 
@@ -54,6 +58,7 @@ class EncoderTrainer:
         self.generator = Generator(starter_generator_config())
         self.generator.load_state_dict(gan["g_average"])
         self.generator.requires_grad_(False).eval().to(self.device)
+        self.landmarks = load_landmark_net(device=self.device).module
         self.encoder = E4EEncoder(starter_encoder_config())
         self.encoder.load_state_dict(gan["e_average"])
         for head in self.encoder.styles[1:]:
@@ -70,9 +75,11 @@ class EncoderTrainer:
         codes = self.encoder(image).float()
         fake = self.generator.synthesis(codes, noise=self.generator.fixed_noise())
         with torch.no_grad():
-            goal = self.teacher(image)
+            goal, places = self.teacher(image), self.landmarks(image).points
         delta = (codes[:, 1:] - codes[:, :1]).square().mean()
-        return torch.stack([(fake - image).abs().mean(), feature_distance(self.teacher(fake), goal).mean(), delta])
+        moved = (self.landmarks(fake).points - places).square().sum(dim=2)  # [N, 68], fractions of the side
+        return torch.stack([(fake - image).abs().mean(), feature_distance(self.teacher(fake), goal).mean(), delta,
+                            (moved + 1e-8).sqrt().mean()])
 
     def step(self, faces: RandomFaces, lr: float) -> dict[str, float]:
         """Run one iteration and return its loss terms."""
@@ -82,14 +89,14 @@ class EncoderTrainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             terms = self.forward(image)
         self.optimizer.zero_grad()
-        (terms[0] + terms[1] + self.config.delta_weight * terms[2]).backward()
+        weights = terms.new_tensor([1.0, 1.0, self.config.delta_weight, self.config.landmark_weight])
+        (terms * weights).sum().backward()
         parallel.average_step(self.encoder)
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 5.0)
         self.optimizer.step()
         self.seen += self.config.batch * parallel.count()
         update_average(self.average, self.encoder, min(self.config.average, 1.0 - 16.0 / (self.seen + 16.0)))
-        l1, perceptual, delta = terms.tolist()
-        return {"l1": l1, "perc": perceptual, "delta": delta}
+        return dict(zip(("l1", "perc", "delta", "marks"), terms.tolist(), strict=True))
 
     def state(self) -> dict:
         return {"encoder": self.encoder.state_dict(), "average": self.average.state_dict(),

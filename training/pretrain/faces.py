@@ -97,6 +97,7 @@ class FacePack:
         return torch.nonzero(~mask)[:, 0], torch.nonzero(mask)[:, 0]
 
     def batch(self, index: Tensor, *, flip: Tensor | None = None) -> Tensor:
-        """Return images [N, 3, S, S] in [-1, 1]; ``flip`` [N] bool mirrors them."""
+        """Return images [N, 3, S, S] in [-1, 1], channels-last; ``flip`` [N] bool mirrors them."""
         images = self.images[index].float() / 127.5 - 1.0
-        return images if flip is None else torch.where(flip[:, None, None, None], images.flip(3), images)
+        images = images if flip is None else torch.where(flip[:, None, None, None], images.flip(3), images)
+        return images.contiguous(memory_format=torch.channels_last)  # encoders on CPUs are twice as fast in it

@@ -3,8 +3,10 @@
 The discriminator sees frozen SqueezeNet features, randomly mixed over channels, at four scales (Projected GANs, Sauer
 et al. 2021), so that some ten thousand images are enough, and the pixels themselves, because those features are blind
 to the finest noise. Half of each batch are reconstructions, which keeps the encoder and the generator a pair; the other
-half are samples through the mapping network. The stage runs at half the size first (progressive growing, Karras et al.
-2018), which is three times as fast per image, and then grows.
+half are samples through the mapping network. That network is not trained against the discriminator: left to itself it
+moved away from the codes of faces, to where the discriminator was content and the images were not. It draws from the
+Gaussian of the encoder's codes, fitted anew as they move. The stage runs at half the size first (progressive growing,
+Karras et al. 2018), which is three times as fast per image, and then grows.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from models.e4e import E4EEncoder
 from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import (
-    Autoencoder, AutoencoderConfig, all_codes, moment_penalty, set_prior, starter_encoder_config,
+    Autoencoder, AutoencoderConfig, all_codes, fit_mapping, moment_penalty, set_prior, starter_encoder_config,
     starter_generator_config,
 )
 from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state, update_average
@@ -33,7 +35,7 @@ from training.pretrain.teacher import TAP_CHANNELS, SqueezeNetTeacher, feature_d
 
 @dataclass(frozen=True)
 class GanConfig:
-    """Hyper-parameters of the stage; ``size`` is the side of the images in px."""
+    """Hyper-parameters of the stage; ``size`` is the side of the images in px, ``refit_every`` counts images."""
 
     size: int = 128
     reconstructions: int = 8
@@ -46,6 +48,7 @@ class GanConfig:
     perceptual_weight: float = 1.0
     code_noise: float = 0.1
     average: float = 0.998
+    refit_every: int = 4096
     compile: bool = True
 
 
@@ -144,6 +147,7 @@ class GanTrainer:
         self.device = torch.device(device)
         self.config, self.teacher = config, teacher.to(self.device)
         self.generator = Generator(starter_generator_config(config.size)).to(self.device)
+        self.generator.style.requires_grad_(False)
         self.encoder = E4EEncoder(starter_encoder_config()).to(self.device)
         self.discriminator = ProjectedDiscriminator(teacher).to(self.device)
         self.g_average, self.e_average = deepcopy(self.generator), deepcopy(self.encoder)
@@ -172,6 +176,13 @@ class GanTrainer:
             module.load_state_dict(self.full, strict=self.config.size == 128)
         for module in (self.encoder, self.e_average):
             module.load_state_dict(encoder.state_dict())
+
+    def refit(self, pack: FacePack) -> None:
+        """Make the mapping networks draw from the codes that the averaged encoder gives the training faces now."""
+        train, _ = pack.split()
+        codes = all_codes(self.e_average, pack, train)
+        for generator in (self.generator, self.g_average):
+            fit_mapping(generator, codes)
 
     def share(self) -> None:
         """Begin from the same weights in every process."""
@@ -277,6 +288,7 @@ def train_gan(
         if parallel.leads():
             gan_sheet(trainer, pack, folder / "gan_start.png")
     trainer.share()
+    trainer.refit(pack)
     faces, clock = RandomFaces(pack, seed=1000 + trainer.seen, device=device), Clock(minutes)
     bar, averages = tqdm(desc="gan", unit="img", disable=not parallel.leads()), {}
     trainer.encoder.train()
@@ -286,9 +298,12 @@ def train_gan(
             averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
         bar.update(trainer.seen - before)
         bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, seen=trainer.seen)
+        if before // trainer.config.refit_every < trainer.seen // trainer.config.refit_every:
+            trainer.refit(pack)
         if clock.should_save():
             save_state(path, trainer.state())
             gan_sheet(trainer, pack, folder / "gan.png")
+    trainer.refit(pack)
     if parallel.leads():
         save_state(path, trainer.state())
         gan_sheet(trainer, pack, folder / "gan.png")
