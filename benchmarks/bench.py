@@ -19,6 +19,7 @@ from pipeline import cli
 WHAT = ("generate", "encode", "train", "ops", "dino")
 # side in px where --size is not given
 SIZES = {"generate": 1024, "encode": 256, "train": 256, "ops": 256, "dino": 256}
+TRAINING = ("train", "ops")  # measured with the memory settings of a training run
 REGULARISED = 10  # one step in ten has R1 and path length
 
 
@@ -66,18 +67,20 @@ def settings_of(args: Namespace, way: str) -> Any:
 
 
 def memory_alone(args: Namespace) -> dict[str, Any]:
-    """Run one way a few times and return its peak memory."""
+    """Run one way twice, or train one step with every term, and return its peak memory."""
     from training.memory import keep_freed_memory  # before anything allocates
 
     from benchmarks.measure import peak_gpu_mb, peak_rss_mb
     from benchmarks.workloads import WORKLOADS
 
-    if args.what == "train" and args.memory_of != "published":
+    if args.what in TRAINING and args.memory_of != "published":
         keep_freed_memory()
     settings = settings_of(args, args.memory_of)
     call = WORKLOADS[args.what](settings)
-    for round_ in range(2):
-        call(round_ == 0) if args.what == "train" else call()
+    if args.what == "train":
+        call(True)
+    else:
+        call(), call()
     return {"peak_rss_mb": round(peak_rss_mb(), 1), "peak_gpu_mb": peak_gpu_mb(settings.device)}
 
 
@@ -122,20 +125,22 @@ def run(args: Namespace, argv: Sequence[str]) -> int:
     from op import backend, native
     from training.memory import keep_freed_memory
 
-    if args.what == "train":
-        keep_freed_memory()
     ours = settings_of(args, "ours")
     ways = {"ours": ours} | ({args.against: settings_of(args, args.against)} if args.against else {})
+    # In processes of their own, and while this one is still small.
+    memory = {way: child_memory(argv, way) for way in ways}
+    if args.what in TRAINING:
+        keep_freed_memory()
     times = time_ways(args, ways)
     unit = median(times.pop("unit"))
     result = {"what": args.what, "size": ours.size, "batch": ours.batch, "dtype": str(ours.dtype).removeprefix("torch."),
               "device": ours.device.type, "threads": torch.get_num_threads(), "weights": "random" if ours.random_weights
               else "bundled", "native": args.backend != "plain" and native.is_loaded() and backend.choice() != "plain",
-              "unit_s": round(unit, 5), **figures(args, times["ours"], unit), **child_memory(argv, "ours")}
+              "unit_s": round(unit, 5), **figures(args, times["ours"], unit), **memory["ours"]}
     if (value := similarity(args.what, ours)) is not None:
         result["psnr_db"] = value
     if args.against:
-        result[args.against] = {**figures(args, times[args.against], unit), **child_memory(argv, args.against)}
+        result[args.against] = {**figures(args, times[args.against], unit), **memory[args.against]}
         result["times_faster"] = round(median(times[args.against]) / median(times["ours"]), 2)
     print(json.dumps(result))
     return 0

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.cli import UserError
+
 
 def synchronise(device: torch.device) -> None:
     """Wait for a GPU."""
@@ -86,10 +88,13 @@ def child_memory(argv: Sequence[str], way: str) -> dict[str, Any]:
     """Return the peak memory that benchmarks.bench prints when a new process runs one way with these arguments.
 
     Raises:
-        RuntimeError: if the process fails; the message ends with what it said.
+        UserError: if the process refuses the arguments, with its words.
+        RuntimeError: if it fails; the message ends with what it said.
     """
     command = [sys.executable, "-m", "benchmarks.bench", *argv, "--memory-of", way]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise UserError(done.stderr.strip())
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {way!r} failed: {done.stderr.strip()[-300:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -152,7 +152,11 @@ def dino(settings: Settings) -> Callable[[], Any]:
 
 
 def ops(settings: Settings) -> Callable[[], None]:
-    """Resampling and activation of one generator and one discriminator layer per size, there and back."""
+    """What surrounds the convolutions of one generator and one discriminator layer per size in a step, there and back.
+
+    The generator's filter, demodulation, noise, bias and activation, then the discriminator's bias, activation and
+    filter. In the published way the demodulation is a part of the weights.
+    """
     from benchmarks.published import zero_insertion
 
     smooth = torch.tensor([1.0, 3.0, 3.0, 1.0], device=settings.device)
@@ -166,14 +170,15 @@ def ops(settings: Settings) -> Callable[[], None]:
                                       dtype=settings.dtype).contiguous(memory_format=layout) for _ in range(2))
         bias = torch.zeros(width, device=settings.device, requires_grad=True)
         noise = torch.randn(settings.batch, 1, side, side, device=settings.device)
-        cases.append((maps.requires_grad_(True), noise, bias, upstream))
+        factor = torch.rand(settings.batch, width, device=settings.device, requires_grad=True)
+        cases.append((maps.requires_grad_(True), noise, bias, factor, upstream))
     strength = torch.zeros(1, device=settings.device, requires_grad=True)
 
-    def ours(maps: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
-        y = filtered_leaky_relu(maps, kernel, bias, pad=(1, 1), noise=noise, strength=strength)
+    def ours(maps: Tensor, noise: Tensor, bias: Tensor, factor: Tensor) -> Tensor:
+        y = filtered_leaky_relu(maps, kernel, bias, pad=(1, 1), noise=noise, strength=strength, factor=factor)
         return upfirdn2d(fused_leaky_relu(y, bias), kernel, pad=(2, 2))
 
-    def published(maps: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
+    def published(maps: Tensor, noise: Tensor, bias: Tensor, _factor: Tensor) -> Tensor:
         y = zero_insertion(maps, kernel, pad=(1, 1)) + strength * noise
         for _ in range(2):
             y = functional.leaky_relu(y + bias[None, :, None, None], 0.2) * 2**0.5
@@ -181,9 +186,9 @@ def ops(settings: Settings) -> Callable[[], None]:
 
     def call() -> None:
         with backend.use(settings.backend):
-            for maps, noise, bias, upstream in cases:
-                y = (published if settings.published else ours)(maps, noise, bias)
-                torch.autograd.grad(y, (maps, bias, strength), upstream)
+            for maps, noise, bias, factor, upstream in cases:
+                y = (published if settings.published else ours)(maps, noise, bias, factor)
+                torch.autograd.grad(y, (maps, bias, strength, factor), upstream, allow_unused=settings.published)
 
     return call
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="starter", help="base generator")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sampled face")
-    parser.add_argument("--index", type=int, default=9, help="number of the face within the seed")
+    parser.add_argument("--index", type=int, default=2, help="number of the face within the seed")
     parser.add_argument("--truncation", type=float, default=0.7, help="truncation psi")
     parser.add_argument("--photos", type=int, default=3, help="number of sample inputs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="data folder")
