@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0}
 SIZED = ("autoencoder", "gan")
+STARTED = ("gan", "encoder")
 TEACHED = ("autoencoder", "gan", "encoder")
 PARALLEL = ("autoencoder", "gan", "encoder", "critic")
 HELP = {
@@ -61,6 +62,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
         if name in PARALLEL:
             stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+        if name in STARTED:
+            stage.add_argument("--start", type=Path, default=None,
+                               help="folder of starter files to go on from, in place of the earlier stage")
         if name in SIZED:
             stage.add_argument("--size", type=int, choices=(64, 128), default=128, help="side of the images in px")
     return parser.parse_args(argv)
@@ -101,11 +105,11 @@ def train(args: Namespace, device: torch.device) -> dict:
     if args.stage == "gan":
         from training.pretrain.gan import train_gan
 
-        return train_gan(pack, args.teacher, args.state, size=args.size, **given)
+        return train_gan(pack, args.teacher, args.state, size=args.size, start=args.start, **given)
     if args.stage == "encoder":
         from training.pretrain.encoder import train_encoder
 
-        return train_encoder(pack, args.teacher, args.state, **given)
+        return train_encoder(pack, args.teacher, args.state, start=args.start, **given)
     from training.pretrain.critic import train_critic
 
     return train_critic(pack, args.state, **given)

@@ -64,7 +64,7 @@ def aligner(size: int) -> Any:
     return align
 
 
-def start(args: Namespace, base: Any, vit: Any, device: Any) -> Any:
+def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) -> Any:
     """Return a new tuner at step 0, its pair inverted."""
     from checkpoints import builders
     from training.inputs import read_pair
@@ -82,7 +82,7 @@ def start(args: Namespace, base: Any, vit: Any, device: Any) -> Any:
     objective = inversion_loss(vit, args.lpips_dir or builders.checkpoints_dir(), needs_lpips=bool(args.lpips_dir))
     print(f"inverting with L1 + {type(objective.perceptual).__name__}", file=sys.stderr)
     return new_tuner(base.generator, base.discriminator, dino=vit, config=config, pair=pair, w_init=w_init,
-                     objective=objective.to(device))
+                     objective=objective.to(device), landmark_net=landmark_net)
 
 
 def run(args: Namespace) -> int:
@@ -90,6 +90,7 @@ def run(args: Namespace) -> int:
 
     keep_freed_memory()
     from checkpoints import builders
+    from checkpoints.features import load_landmark_net
     from training.options import choose_config, run_digest
     from training.prepare import resumed_tuner
     from training.session import Interrupted, Session
@@ -112,9 +113,14 @@ def run(args: Namespace) -> int:
     if args.img_res not in (None, size):
         raise cli.UserError(f"--img_res {args.img_res}: the base makes images of {size} px; leave the option out")
     vit = builders.load_vit(args.vit or ("starter" if size <= 256 else "official"), device=device)
+    landmark_net = load_landmark_net(device=device).module
     try:
         tuner = (resumed_tuner(base.generator, base.discriminator, dino=vit, args=args, state=state,
-                               fingerprint=base.fingerprint) if state else start(args, base, vit, device))
+                               fingerprint=base.fingerprint, landmark_net=landmark_net)
+                 if state else start(args, base, vit, landmark_net, device))
+        if tuner.guide is not None and not tuner.guide.is_sure:
+            print(f"the pair's landmarks are not sure (they differ from the mirrored images' by {tuner.guide.doubt:.0%} of "
+                  "the eye distance), so training goes on without the landmark term", file=sys.stderr)
         if args.checkpointing:
             tuner.save_memory()
         digest = run_digest(tuner.config, tuner.pair, base.fingerprint)

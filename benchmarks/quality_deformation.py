@@ -107,13 +107,13 @@ def train_style(bench: Bench, folder: Path, pair: Pair, changes: dict[str, Any])
     state = read_state(path) if path.exists() else None
     if state is not None and state["run"].get("run") == digest:
         tuner = FineTuner(base.generator, base.discriminator, dino=bench.vit, config=config, pair=state["pair"],
-                          latents=state["latents"])
+                          latents=state["latents"], landmark_net=bench.landmark_net.module)
         restore(tuner, state)
     else:
         start = encoded_start(bench.encoder.module, bench.encoder.latent_avg, pair, input_size=bench.encoder.input_size)
         objective = inversion_loss(bench.vit, builders.checkpoints_dir()).to(bench.device)
         tuner = new_tuner(base.generator, base.discriminator, dino=bench.vit, config=config, pair=pair, w_init=start,
-                          objective=objective)
+                          objective=objective, landmark_net=bench.landmark_net.module)
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"run": digest, "base": base.name, "fingerprint": base.fingerprint}
     Session(folder, facts, save_every=50, sheet_every=0, resume_hint="the same command").train(tuner)

@@ -15,9 +15,10 @@ from benchmarks.quality_math import frechet_distance, point_error
 from data.grids import grid
 from data.images import save_image, to_pil
 from pipeline.perceptual import inversion_objective
+from pipeline.stylize import InversionSettings
 from training.inversion import invert
 
-INVERSION_STEPS, INVERSION_LR = 100, 2e-2
+INVERSION = InversionSettings()  # as inference.py does
 FACE_SIDE = 400
 CHUNK = 8
 
@@ -97,7 +98,8 @@ def invert_chunk(bench: Bench, photos: Tensor, *, unit: float, optimise: bool) -
     ways = {"e4e": w_plus}
     if optimise:
         ways["optimised"] = invert(photos, base.generator, w_init=w_plus, objective=inversion_objective(bench.device),
-                                   steps=bench.settings.count(INVERSION_STEPS, 5), lr=INVERSION_LR)
+                                   steps=bench.settings.count(INVERSION.steps, 5), lr=INVERSION.lr,
+                                   decay=INVERSION.decay)
     with torch.no_grad():
         noise = base.generator.fixed_noise()
         images = [base.generator.synthesis(w, noise=noise).clamp(-1.0, 1.0) for w in ways.values()]

@@ -195,6 +195,7 @@ def ops(settings: Settings) -> Callable[[], None]:
 
 def tuner_for(settings: Settings) -> Any:
     """Return a fine-tuning run between two random images, with every tenth step's regularisation."""
+    from checkpoints.features import load_landmark_net
     from training.finetune import FineTuneConfig, FineTuner, Pair
 
     dtype = str(settings.dtype).removeprefix("torch.")
@@ -214,7 +215,8 @@ def tuner_for(settings: Settings) -> Any:
     if settings.published:
         from benchmarks.published import PublishedFineTuner as make
     tuner = make(published(generator, settings), published(discriminator, settings), dino=network, config=config,
-                 pair=Pair(picture[:1], picture[1:], picture[1:]), latents=latents)
+                 pair=Pair(picture[:1], picture[1:], picture[1:]), latents=latents,
+                 landmark_net=None if settings.random_weights else load_landmark_net(device=settings.device).module)
     if settings.published:
         tuner.use_published_objective(network)
     if settings.checkpointing:

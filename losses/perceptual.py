@@ -127,22 +127,41 @@ class LPIPSDistance(nn.Module):
         return self.metric(image, target.expand_as(image)).mean()
 
 
+def detail_distance(image: Tensor, target: Tensor, *, levels: int = 3) -> Tensor:
+    """L1 between Laplacian pyramids, sum_k 2^k |L_k(a) - L_k(b)|_1 (Bojanowski et al. 2018), a scalar.
+
+    Args:
+        image, target: [N, 3, H, W]; H and W are multiples of 2^levels.
+        levels: number of bands, from the finest.
+    """
+    difference, total = image - target, image.new_zeros(())
+    for level in range(levels):
+        low = F.avg_pool2d(difference, 2)
+        total = total + 2**level * (difference - F.interpolate(low, scale_factor=2)).abs().mean()
+        difference = low
+    return total
+
+
 class InversionLoss(nn.Module):
-    """weight_l1 |a - b|_1 + weight_perceptual d(a, b), the objective of latent optimisation.
+    """weight_l1 |a - b|_1 + weight_perceptual d(a, b) + weight_detail D(a, b), the objective of latent optimisation.
 
     Args:
         perceptual: `LPIPSDistance` or `ViTTokenDistance`.
         weight_l1, weight_perceptual: of the two terms.
+        weight_detail: of ``detail_distance``, which sees edges finer than a transformer's patches; 0 leaves it out.
     """
 
-    def __init__(self, perceptual: nn.Module, *, weight_l1: float = 1.0, weight_perceptual: float = 1.0) -> None:
+    def __init__(self, perceptual: nn.Module, *, weight_l1: float = 1.0, weight_perceptual: float = 1.0,
+                 weight_detail: float = 0.0) -> None:
         super().__init__()
         self.perceptual = perceptual
         self.weight_l1 = weight_l1
         self.weight_perceptual = weight_perceptual
+        self.weight_detail = weight_detail
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
         """Return the weighted sum for images [N, 3, H, W] in [-1, 1], a scalar."""
         check_pair(image, target)
-        absolute = F.l1_loss(image, target.expand_as(image))
-        return self.weight_l1 * absolute + self.weight_perceptual * self.perceptual(image, target)
+        total = self.weight_l1 * F.l1_loss(image, target.expand_as(image))
+        total = total + self.weight_perceptual * self.perceptual(image, target)
+        return total + self.weight_detail * detail_distance(image, target) if self.weight_detail else total

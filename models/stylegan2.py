@@ -159,6 +159,12 @@ class Generator(nn.Module):
         z = torch.randn(n, self.config.style_dim, generator=generator)
         return self.style(z.to(self.input.input.device)).mean(dim=0)
 
+    def layers_at(self, resolution: int) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """Return the synthesis layers up to ``resolution`` px, and the mapping network and the layers above."""
+        blocks = resolution.bit_length() - 3  # 8 px is the first
+        coarse = [self.input, self.conv1, self.to_rgb1, *self.convs[:2 * blocks], *self.to_rgbs[:blocks]]
+        return nn.ModuleList(coarse), nn.ModuleList([self.style, *self.convs[2 * blocks:], *self.to_rgbs[blocks:]])
+
     def fixed_noise(self) -> list[Tensor]:
         """Return the stored noise maps, one [1, 1, H, W] per convolution."""
         return [getattr(self.noises, f"noise_{layer}") for layer in range(self.config.n_layers)]

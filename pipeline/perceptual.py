@@ -11,9 +11,9 @@ LPIPS_FILES = ("alexnet-owt-7be5be79.pth", "alex.pth")
 
 
 def inversion_objective(device: torch.device | str) -> InversionLoss:
-    """Return L1 + LPIPS where AlexNet's files are in ``checkpoints/``, else L1 + the starter ViT's token distance."""
+    """Return L1 + LPIPS where AlexNet's files are in ``checkpoints/``, else L1 + the starter ViT's token distance + edges."""
     folder = builders.checkpoints_dir()
     if all((folder / name).is_file() for name in LPIPS_FILES):
         return InversionLoss(LPIPSDistance.from_folder(folder)).to(device)
     features = builders.load_vit("starter", device=device)
-    return InversionLoss(ViTTokenDistance(features, layers=(2, 5, 8))).to(device)
+    return InversionLoss(ViTTokenDistance(features, layers=(2, 5, 8)), weight_detail=1.0).to(device)

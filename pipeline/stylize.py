@@ -35,11 +35,13 @@ MAX_SHIFT = 0.15
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """How photos become latents: ``mode`` of ``INVERSIONS``, optimisation ``steps`` and learning rate ``lr``."""
+    """How photos become latents: ``mode`` of ``INVERSIONS``, optimisation ``steps``, learning rate ``lr`` and the share
+    ``decay`` of the steps over which it falls to zero."""
 
     mode: str = "e4e"
     steps: int = 100
-    lr: float = 2e-2
+    lr: float = 3e-2
+    decay: float = 0.2
 
 
 class Crop(NamedTuple):
@@ -145,7 +147,7 @@ class Stylizer:
         if settings.mode != "optimize":
             facts["encoder"] = self.encoder.fingerprint
         if settings.mode != "e4e":
-            facts |= {"steps": settings.steps, "lr": settings.lr}
+            facts |= {"steps": settings.steps, "lr": settings.lr, "decay": settings.decay}
         key = self.cache.key(aligned, **facts)
         found = self.cache.get(key)
         if found is not None:
@@ -158,7 +160,7 @@ class Stylizer:
             self._objective = self._objective or self._make_objective()
             target = to_tensor(aligned, self.size).to(self.device)
             w_plus = invert(target, self.base.generator, w_init=w_plus, objective=self._objective,
-                            steps=settings.steps, lr=settings.lr)
+                            steps=settings.steps, lr=settings.lr, decay=settings.decay)
         self.cache.put(key, w_plus)
         return w_plus
 

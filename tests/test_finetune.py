@@ -18,7 +18,7 @@ from training.config import PROFILES
 from training.ema import update_ema
 from training.finetune import TERMS, DivergedError, FineTuneConfig
 from training.mixed import SplitConvolutions, precision
-from tuner_worker import tiny_pair, tiny_tuner
+from tuner_worker import MovingFace, tiny_pair, tiny_tuner
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +49,7 @@ def test_config_survives_json(name):
     ({"batch": 0}, "batch must be at least 1, got 0"),
     ({"g_lr": math.nan}, "g_lr must be at least 0"),
     ({"g_ema": 1.5}, "g_ema must be in"),
+    ({"coarse_rate": 1.5}, "coarse_rate must be in"),
     ({"adversarial_batch": 9}, "adversarial_batch must be in 0..4"),
     ({"warp_form": "none"}, "warp_form must be one of"),
     ({"tune_generator": False, "use_tps": False, "use_affine": False}, "nothing to train"),
@@ -76,7 +77,7 @@ def test_one_transformer_pass_per_image_set_and_step():
 
 
 def test_step_reports_every_term_and_trains_every_part():
-    tuner = tiny_tuner()
+    tuner = tiny_tuner(landmark_weight=1.0, landmark_net=MovingFace())
     parts = (tuner.deformable.generator.convs, tuner.deformable.generator.style, tuner.deformable.tps,
              tuner.deformable.affine, tuner.patch.heads, tuner.patch.discriminator.convs[1])
     before, base = [weights(part) for part in parts], weights(tuner.base)
@@ -111,6 +112,23 @@ def test_frozen_parts_stay():
     before = weights(tuner.deformable.generator.style)
     tuner.step()
     assert torch.equal(before, weights(tuner.deformable.generator.style))
+
+
+def test_layers_before_the_first_warp_move_at_their_own_rate():
+    for rate in (0.0, 0.5):
+        tuner = tiny_tuner(coarse_rate=rate, path_every=0)
+        first = min(tuner.config.warp_resolutions)
+        coarse, fine = tuner.deformable.generator.layers_at(first)
+        ours = [n for m in (coarse, fine) for n in m.parameters()]
+        assert len(ours) == len({*map(id, ours)}) == len(list(tuner.deformable.generator.parameters()))
+        names = {id(p): n for n, p in tuner.deformable.generator.named_parameters()}
+        tops = {names[id(p)].split(".")[1] for p in coarse.parameters() if names[id(p)].startswith("convs")}
+        assert tops == {str(i) for i in range(2 * (first.bit_length() - 3))}
+        rates = {id(p): g["lr"] for g in tuner.g_optimizer.param_groups for p in g["params"]}
+        assert all(rates.get(id(p), 0.0) == tuner.config.g_lr * rate for p in coarse.parameters())
+        before = weights(coarse), weights(fine)
+        tuner.step()
+        assert torch.equal(weights(coarse), before[0]) == (rate == 0.0) and not torch.equal(weights(fine), before[1])
 
 
 def test_batch_one_and_published_mode_and_several_heads_run():

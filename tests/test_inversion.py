@@ -64,6 +64,18 @@ def test_leaves_everything_as_it_was(networks):
     assert not torch.equal(found, w_plus + 0.3)
 
 
+def test_rate_falls_over_the_last_steps(networks, monkeypatch):
+    generator = networks[0]
+    target, w_plus = faces(generator, 1)
+    rates, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step",
+                        lambda self, *a: (rates.append(self.param_groups[0]["lr"]), step(self, *a))[1])
+    for decay in (0.0, 0.5):
+        invert(target, generator, w_init=w_plus + 0.3, objective=Absolute(), steps=8, lr=1e-2, decay=decay)
+    assert rates[:8] == [1e-2] * 8
+    assert rates[8:] == pytest.approx([1e-2] * 5 + [7.5e-3, 5e-3, 2.5e-3])
+
+
 def test_no_steps_return_the_start_and_fresh_noise_is_seeded(networks):
     generator = networks[0]
     target, w_plus = faces(generator, 1)

@@ -18,6 +18,7 @@ from losses import (
     PublishedWarpLoss,
     ViTTokenDistance,
     WarpSmoothness,
+    detail_distance,
     directional_loss,
     logistic_loss,
     nonsaturating_loss,
@@ -250,6 +251,20 @@ def test_vit_token_distance() -> None:
     assert distance(target, target).item() == pytest.approx(0, abs=1e-5)
     with pytest.raises(ValueError, match="image batches"):
         distance(image, target[:, :, :16])
+
+
+def test_detail_distance_sees_edges_and_not_a_constant() -> None:
+    image = torch.rand(2, 3, 16, 16)
+    assert detail_distance(image + 0.3, image).item() == pytest.approx(0, abs=1e-6)
+    stripes = image.clone()
+    stripes[..., ::2] += 0.2  # the finest band alone: half of the difference on each side of its mean
+    assert detail_distance(stripes, image).item() == pytest.approx(0.1, abs=1e-5)
+    blocks = image + 0.2 * (torch.arange(16) // 2 % 2)
+    assert detail_distance(blocks, image).item() == pytest.approx(0.2, abs=1e-5)
+    features = DinoFeatures(build_vit(ViTConfig(32, 8, 24, 2, 2)), image_size=32)
+    a, b = (torch.rand(1, 3, 32, 32) for _ in range(2))
+    plain, more = (InversionLoss(ViTTokenDistance(features, layers=(0,)), weight_detail=w)(a, b) for w in (0.0, 2.0))
+    assert float(more - plain) == pytest.approx(2 * float(detail_distance(a, b)), rel=1e-4)
 
 
 def lpips_weights() -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from data.landmarks68 import MEAN_FACE
 from models.dino import DinoFeatures, ViTConfig, build_vit
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.stylegan2 import Generator, GeneratorConfig
@@ -26,16 +29,25 @@ def tiny_networks() -> tuple[Generator, Discriminator, DinoFeatures]:
     return generator, discriminator, dino
 
 
+class MovingFace(nn.Module):
+    """The mean face's landmarks, moved by an image's mean."""
+
+    def forward(self, image: Tensor) -> SimpleNamespace:
+        points = torch.from_numpy(MEAN_FACE).float() + 0.01 * image.mean(dim=(1, 2, 3))[:, None, None]
+        return SimpleNamespace(points=points)
+
+
 def tiny_pair() -> Pair:
     """Return three random images."""
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(6)) * 2 - 1
     return Pair(*images.split(1))
 
 
-def tiny_tuner(**settings: Any) -> FineTuner:
+def tiny_tuner(landmark_net: Any = None, **settings: Any) -> FineTuner:
     """Return a tuner of the tiny networks with some settings changed."""
     generator, discriminator, dino = tiny_networks()
     config = FineTuneConfig(**{"batch": 2, "iterations": 6, "r1_every": 3, "path_every": 3, "seed": 4,
                                "warp_resolutions": (16,), **settings})
     latents = torch.randn(2, generator.config.n_latent, 32, generator=torch.Generator().manual_seed(7))
-    return FineTuner(generator, discriminator, dino=dino, config=config, pair=tiny_pair(), latents=latents)
+    return FineTuner(generator, discriminator, dino=dino, config=config, pair=tiny_pair(), latents=latents,
+                     landmark_net=landmark_net)

@@ -18,12 +18,13 @@ from models.spatial_transformer import NonFiniteError, construction_rng
 from models.stylegan2 import Generator
 from training.config import FineTuneConfig
 from training.ema import update_ema
+from training.guide import LandmarkGuide
 from training.mixed import precision, recompute
 from training.objective import DivergedError, StructureObjective, check_gradients, check_terms, warp_term
 
 __all__ = ["DivergedError", "FineTuneConfig", "FineTuner", "Pair", "TERMS"]
 
-TERMS = ("d", "r1", "adversarial", "directional", "pairs", "reference", "warp", "total", "path")
+TERMS = ("d", "r1", "adversarial", "directional", "pairs", "reference", "landmarks", "warp", "total", "path")
 
 
 class Pair(NamedTuple):
@@ -44,6 +45,7 @@ class FineTuner:
         config: the schedule.
         pair: images of the generator's size.
         latents: w_plus [2, L, D] of source and target under the base, whose rows from ``swap_layer`` give colours.
+        landmark_net: frozen landmark network; needed where ``config.landmark_weight`` is not 0.
 
     Raises:
         ValueError: for shapes or settings that do not fit the networks.
@@ -51,7 +53,7 @@ class FineTuner:
 
     def __init__(
         self, generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, config: FineTuneConfig,
-        pair: Pair, latents: Tensor,
+        pair: Pair, latents: Tensor, landmark_net: nn.Module | None = None,
     ) -> None:
         self.config, self.base = config, generator.eval().requires_grad_(False)
         self.device, self.dtype = generator.input.input.device, getattr(torch, config.dtype)
@@ -70,6 +72,11 @@ class FineTuner:
         self.path_penalty = PathLengthPenalty().to(self.device)
         self._choose_parameters()
         self.objective = StructureObjective(dino, config, source=self.pair.source, target=self.pair.target)
+        self.guide: LandmarkGuide | None = None
+        if config.landmark_weight:
+            if landmark_net is None:
+                raise ValueError("landmark_weight needs a landmark network")
+            self.guide = LandmarkGuide(landmark_net, source=self.pair.source, target=self.pair.target)
         self.step_count = 0
         self.history: list[dict[str, float]] = []
 
@@ -92,7 +99,10 @@ class FineTuner:
         config, deformable = self.config, self.deformable
         deformable.generator.requires_grad_(config.tune_generator)
         deformable.generator.style.requires_grad_(config.tune_generator and config.tune_mapping)
-        parts = ((deformable.generator, config.g_lr), (deformable.tps, config.tps_lr),
+        coarse, fine = deformable.generator.layers_at(min(config.warp_resolutions))
+        if config.coarse_rate == 0.0:
+            coarse.requires_grad_(False)
+        parts = ((coarse, config.g_lr * config.coarse_rate), (fine, config.g_lr), (deformable.tps, config.tps_lr),
                  (deformable.affine, config.affine_lr))
         groups = [{"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
                   for part, lr in parts if part is not None]
@@ -205,6 +215,8 @@ class FineTuner:
             "pairs": config.pair_weight * structure["pairs"],
             "reference": config.reference_weight * structure["reference"],
         }
+        if self.guide is not None and self.guide.is_sure:
+            terms["landmarks"] = config.landmark_weight * self.guide.term(image, images[:batch])
         if grids:
             terms["warp"] = config.warp_weight * warp_term(grids, config.warp_form)
         self._optimise(self.g_optimizer, terms, "generator")

@@ -39,7 +39,7 @@ def check_inputs(image: Tensor, generator: Generator, w_init: Tensor, steps: int
 
 def invert(
     image: Tensor, generator: Generator, *, w_init: Tensor, objective: nn.Module, steps: int = 300, lr: float = 2e-3,
-    noise: Sequence[Tensor] | torch.Generator | None = None, progress: Progress | None = None,
+    decay: float = 0.0, noise: Sequence[Tensor] | torch.Generator | None = None, progress: Progress | None = None,
 ) -> Tensor:
     """Optimise w_plus so that the generator shows the images: argmin_w d(G(w), image) by Adam.
 
@@ -53,6 +53,7 @@ def invert(
         objective: maps (images, targets) to a scalar batch mean, see ``losses.InversionLoss``.
         steps: number of Adam steps; 0 returns the start.
         lr: learning rate in units of w.
+        decay: share of the steps, at the end, over which the rate falls linearly.
         noise: maps as ``Generator.synthesis`` takes them, or a CPU random generator for fresh noise in every step;
             the generator's stored noise where None.
         progress: called with the number of steps done and the loss.
@@ -71,6 +72,8 @@ def invert(
     # inference.py calls this where gradients may be off.
     with torch.enable_grad(), frozen(generator), frozen(objective):
         for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1.0, (steps - step) / (steps * decay)) if decay else lr
             maps = generator.random_noise(len(image), generator=stored) if isinstance(stored, torch.Generator) else stored
             loss = objective(generator.synthesis(latent, noise=maps), image)
             if not bool(torch.isfinite(loss)):

@@ -25,7 +25,7 @@ from training.state import restore
 
 def new_tuner(
     generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, config: FineTuneConfig, pair: Pair,
-    w_init: Tensor, objective: nn.Module, quiet: bool = False,
+    w_init: Tensor, objective: nn.Module, landmark_net: nn.Module | None = None, quiet: bool = False,
 ) -> FineTuner:
     """Invert the pair and return a tuner at step 0.
 
@@ -33,11 +33,13 @@ def new_tuner(
         generator, discriminator, dino, config, pair: see ``FineTuner``.
         w_init: start of the inversion [1 or 2, L, D].
         objective: of the inversion, see ``losses.InversionLoss``.
+        landmark_net: see ``FineTuner``.
         quiet: show no progress bar.
     """
     pair = Pair(*(image.to(generator.input.input.device) for image in pair))
     latents = invert_pair(pair, generator, config=config, w_init=w_init, objective=objective, quiet=quiet)
-    return FineTuner(generator, discriminator, dino=dino, config=config, pair=pair, latents=latents)
+    return FineTuner(generator, discriminator, dino=dino, config=config, pair=pair, latents=latents,
+                     landmark_net=landmark_net)
 
 
 def inversion_loss(dino: DinoFeatures, folder: Path, *, needs_lpips: bool = False) -> InversionLoss:
@@ -56,12 +58,12 @@ def inversion_loss(dino: DinoFeatures, folder: Path, *, needs_lpips: bool = Fals
 
 def resumed_tuner(
     generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, args: Namespace,
-    state: Mapping[str, Any], fingerprint: str,
+    state: Mapping[str, Any], fingerprint: str, landmark_net: nn.Module | None = None,
 ) -> FineTuner:
     """Return a tuner that continues a state of ``read_state``.
 
     Args:
-        generator, discriminator, dino: see ``FineTuner``.
+        generator, discriminator, dino, landmark_net: see ``FineTuner``.
         args: parsed options of ``add_settings``; only the number of steps may differ from the run's.
         state: what ``read_state`` gave.
         fingerprint: digest of the base.
@@ -72,7 +74,8 @@ def resumed_tuner(
     if state["run"]["fingerprint"] != fingerprint:
         raise ValueError(f"{state['path']}: was started from another base, {state['run']['base']}; name that with --base")
     config = resumed_config(args, state["config"])
-    tuner = FineTuner(generator, discriminator, dino=dino, config=config, pair=state["pair"], latents=state["latents"])
+    tuner = FineTuner(generator, discriminator, dino=dino, config=config, pair=state["pair"], latents=state["latents"],
+                      landmark_net=landmark_net)
     restore(tuner, state)
     return tuner
 

@@ -22,7 +22,7 @@ from models.e4e import E4EConfig, E4EEncoder
 from models.layers import ModulatedConv2d
 from models.stylegan2 import Generator, GeneratorConfig
 from training.pretrain import parallel
-from training.pretrain.common import Clock, RandomFaces, load_state, save_state, update_average
+from training.pretrain.common import Clock, RandomFaces, half_precision, load_state, save_state, update_average
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
 
@@ -156,7 +156,7 @@ def autoencoder_step(
     config = model.config
     image = faces(config.batch)
     noise = faces.normal(config.batch, model.encoder.config.style_dim) * config.code_noise
-    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+    with half_precision(image.device):
         terms = losses(image, noise)
     model.optimizer.zero_grad()
     (terms * weights).sum().backward()
@@ -171,7 +171,7 @@ def all_codes(encoder: E4EEncoder, pack: FacePack, index: Tensor) -> Tensor:
     """Return the common row w [M, D] of the faces ``index``, float32."""
     encoder.eval()
     device = next(encoder.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with half_precision(device):
         return torch.cat([encoder.base(pack.batch(part).to(device)).float() for part in index.split(64)])
 
 
@@ -228,7 +228,7 @@ def autoencoder_sheet(model: Autoencoder, pack: FacePack, path: Path) -> None:
     model.averages.eval()
     images = pack.batch(torch.cat([held[:8], train[:4]])).to(next(model.parameters()).device)
     generator, encoder = model.averages[0], model.averages[1]
-    with torch.autocast(images.device.type, dtype=torch.bfloat16):
+    with half_precision(images.device):
         codes = encoder.base(images).float()
         fake = generator.synthesis(generator.broadcast(codes), noise=generator.zero_noise())
     real = F.avg_pool2d(images, images.shape[2] // fake.shape[2])

@@ -7,11 +7,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from checkpoints.builders import load_base, load_encoder
+from checkpoints.io import load_model
+from training.mixed import training_dtype
 from training.pretrain import parallel
 from training.pretrain.faces import FacePack
+
+
+MOST_KINDS = 16
 
 
 class MissingStageError(ValueError):
@@ -72,6 +79,21 @@ def require_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def starter_weights(folder: Path) -> dict[str, Any]:
+    """Return generator and encoder of starter files as the gan stage's state names them, and the images seen."""
+    path = folder / "generator.safetensors"
+    _, config = load_model(path, kind="generator")
+    return {"g_average": load_base(path).generator.state_dict(),
+            "e_average": load_encoder(folder / "encoder.safetensors").module.state_dict(),
+            "seen": int(config.get("images", 0))}
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """Return autocast to bfloat16 where that is faster: on GPUs and on CPUs with matrix units."""
+    enabled = device.type != "cpu" or training_dtype("auto", device) == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Move ``average`` towards ``module``: p' = decay p' + (1 - decay) p; buffers are copied."""
@@ -93,11 +115,26 @@ class RandomFaces:
     def __init__(self, pack: FacePack, *, seed: int, device: torch.device | str = "cpu") -> None:
         self.pack, self.device = pack, torch.device(device)
         self.train, self.held = pack.split()
+        self.kinds = self._kinds()
         self.rng = torch.Generator().manual_seed(seed + 1_000_000_007 * parallel.rank())
+
+    def _kinds(self) -> list[Tensor]:
+        names = [self.pack.names[i].partition("_") for i in self.train.tolist()]
+        found, which = np.unique([head if mark else "" for head, mark, _ in names], return_inverse=True)
+        if len(found) > MOST_KINDS:
+            return [self.train]  # these heads number the faces
+        return [self.train[torch.from_numpy(which == kind)] for kind in range(len(found))]
 
     def __call__(self, n: int) -> Tensor:
         """Return [n, 3, S, S] in [-1, 1]."""
         index = self.train[torch.randint(len(self.train), (n,), generator=self.rng)]
+        return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5).to(self.device)
+
+    def balanced(self, n: int) -> Tensor:
+        """Return a batch like ``__call__`` with every kind of face, the part of a name before "_", equally often."""
+        kind = torch.randint(len(self.kinds), (n,), generator=self.rng).tolist()
+        place = torch.rand(n, generator=self.rng).tolist()
+        index = torch.stack([self.kinds[k][int(p * len(self.kinds[k]))] for k, p in zip(kind, place, strict=True)])
         return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5).to(self.device)
 
     def normal(self, *shape: int) -> Tensor:

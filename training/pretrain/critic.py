@@ -13,7 +13,7 @@ from models.discriminator import Discriminator, DiscriminatorConfig
 from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_generator_config
-from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state
+from training.pretrain.common import Clock, RandomFaces, half_precision, load_state, require_state, save_state
 from training.pretrain.faces import FacePack
 
 STARTER_DISCRIMINATOR = DiscriminatorConfig(128, {4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32})
@@ -66,11 +66,10 @@ def critic_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of one batch, with R1 where its weight is not 0, and the mean logits of [real, fake] images."""
     real = faces(batch)
-    kind = real.device.type
-    with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16):
+    with torch.no_grad(), half_precision(real.device):
         w = generator.mapping(faces.normal(batch, 512)).float()
         fake = generator.synthesis(generator.broadcast(w), noise=generator.random_noise(batch, generator=faces.rng))
-    with torch.autocast(kind, dtype=torch.bfloat16):
+    with half_precision(real.device):
         logits_fake, logits_real = critic(fake), critic(real)
     loss = F.softplus(logits_fake).mean() + F.softplus(-logits_real).mean()
     if r1_weight:

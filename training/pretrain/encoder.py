@@ -18,10 +18,13 @@ from tqdm import tqdm
 
 from checkpoints.features import load_landmark_net
 from models.e4e import E4EEncoder
+from models.layers import EqualLinear
 from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
-from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state, update_average
+from training.pretrain.common import (
+    Clock, RandomFaces, half_precision, load_state, require_state, save_state, starter_weights, update_average,
+)
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
 
@@ -32,7 +35,8 @@ class EncoderTrainingConfig:
 
     batch: int = 8
     lr: float = 5e-4
-    delta_weight: float = 0.05
+    head_boost: float = 10.0
+    delta_weight: float = 0.005
     landmark_weight: float = 5.0
     average: float = 0.995
     compile: bool = True
@@ -61,13 +65,13 @@ class EncoderTrainer:
         self.landmarks = load_landmark_net(device=self.device).module
         self.encoder = E4EEncoder(starter_encoder_config())
         self.encoder.load_state_dict(gan["e_average"])
-        for head in self.encoder.styles[1:]:
-            # Offsets begin at zero: the stage starts from the autoencoder's single w.
-            nn.init.zeros_(head.linear.weight)
-            nn.init.zeros_(head.linear.bias)
         self.encoder.to(self.device)
         self.average = deepcopy(self.encoder).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        # The weights of these layers are of size one and scaled when used: at one rate they would hardly move.
+        scaled = [p for module in self.encoder.modules() if isinstance(module, EqualLinear) for p in module.parameters()]
+        others = [p for p in self.encoder.parameters() if all(p is not q for q in scaled)]
+        self.optimizer = torch.optim.Adam([{"params": others}, {"params": scaled, "boost": config.head_boost}],
+                                          lr=config.lr, betas=(0.9, 0.99))
         self.seen = 0
         self.forward = torch.compile(self._forward) if config.compile else self._forward
 
@@ -84,9 +88,9 @@ class EncoderTrainer:
     def step(self, faces: RandomFaces, lr: float) -> dict[str, float]:
         """Run one iteration and return its loss terms."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        image = faces(self.config.batch)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            group["lr"] = lr * group.get("boost", 1.0)
+        image = faces.balanced(self.config.batch)
+        with half_precision(self.device):
             terms = self.forward(image)
         self.optimizer.zero_grad()
         weights = terms.new_tensor([1.0, 1.0, self.config.delta_weight, self.config.landmark_weight])
@@ -116,7 +120,7 @@ def encoder_sheet(trainer: EncoderTrainer, pack: FacePack, path: Path) -> dict[s
     _, held = pack.split()
     trainer.average.eval()
     image = pack.batch(held[:64]).to(trainer.device)
-    with torch.autocast(trainer.device.type, dtype=torch.bfloat16):
+    with half_precision(trainer.device):
         fake = trainer.generator.synthesis(trainer.average(image).float(), noise=trainer.generator.fixed_noise())
         distance = feature_distance(trainer.teacher(fake), trainer.teacher(image)).mean()
         other = feature_distance(trainer.teacher(image.roll(1, 0)), trainer.teacher(image)).mean()
@@ -125,10 +129,14 @@ def encoder_sheet(trainer: EncoderTrainer, pack: FacePack, path: Path) -> dict[s
 
 
 def train_encoder(
-    pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, device: torch.device | str = "cpu"
+    pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, start: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict:
-    """Train for ``minutes`` from ``folder/gan.pt``, saving ``folder/encoder.pt``; resumes."""
-    gan = require_state(folder / "gan.pt")
+    """Train for ``minutes`` from ``folder/gan.pt``, saving ``folder/encoder.pt``; resumes.
+
+    ``start`` names a folder of starter files whose generator and encoder to begin with in place of that state.
+    """
+    gan = require_state(folder / "gan.pt") if start is None else starter_weights(start)
     trainer = EncoderTrainer(EncoderTrainingConfig(), SqueezeNetTeacher(teacher_path), gan, device=device)
     path = folder / "encoder.pt"
     saved = load_state(path)

@@ -5,7 +5,8 @@ et al. 2021), so that some ten thousand images are enough, and the pixels themse
 to the finest noise. Half of each batch are reconstructions, which keeps the encoder and the generator a pair; the other
 half are samples through the mapping network. That network is not trained against the discriminator: left to itself it
 moved away from the codes of faces, to where the discriminator was content and the images were not. It draws from the
-Gaussian of the encoder's codes, fitted anew as they move. The stage runs at half the size first (progressive growing,
+Gaussian of the encoder's codes, fitted anew as they move. Reconstructions go through all rows of w_plus, so that the
+generator learns to show what the encoder's offsets say of a face. The stage runs at half the size first (progressive growing,
 Karras et al. 2018), which is three times as fast per image, and then grows.
 """
 
@@ -18,7 +19,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 from tqdm import tqdm
 
 from models.e4e import E4EEncoder
@@ -28,14 +28,19 @@ from training.pretrain.autoencoder import (
     Autoencoder, AutoencoderConfig, all_codes, fit_mapping, moment_penalty, set_prior, starter_encoder_config,
     starter_generator_config,
 )
-from training.pretrain.common import Clock, RandomFaces, load_state, require_state, save_state, update_average
+from training.pretrain.common import (
+    Clock, RandomFaces, half_precision, load_state, require_state, save_state, starter_weights, update_average,
+)
 from training.pretrain.faces import FacePack
-from training.pretrain.teacher import TAP_CHANNELS, SqueezeNetTeacher, feature_distance
+from training.pretrain.projected import ProjectedDiscriminator, differentiable_augment
+from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
 
 
 @dataclass(frozen=True)
 class GanConfig:
-    """Hyper-parameters of the stage; ``size`` is the side of the images in px, ``refit_every`` counts images."""
+    """Hyper-parameters of the stage; ``size`` is the side of the images in px, ``refit_every`` counts images and
+    ``warm_up`` the iterations of a new discriminator before generator and encoder are changed that are trained already.
+    """
 
     size: int = 128
     reconstructions: int = 8
@@ -45,63 +50,13 @@ class GanConfig:
     discriminator_lr: float = 1e-3
     adversarial_weight: float = 0.25
     l1_weight: float = 1.0
-    perceptual_weight: float = 1.0
-    code_noise: float = 0.1
+    perceptual_weight: float = 1.5
+    delta_weight: float = 0.005
+    code_noise: float = 0.05
     average: float = 0.998
+    warm_up: int = 150
     refit_every: int = 4096
     compile: bool = True
-
-
-class ScaleHead(nn.Module):
-    """Spectrally normalised convolutions from one mixed feature map to a map of logits."""
-
-    mixer: Tensor
-
-    def __init__(self, in_channels: int, width: int, downs: int, *, seed: int) -> None:
-        super().__init__()
-        rng = torch.Generator().manual_seed(seed)
-        mixer = torch.randn(width, in_channels, 1, 1, generator=rng) / in_channels**0.5
-        self.register_buffer("mixer", mixer)
-        layers: list[nn.Module] = []
-        for _ in range(downs):
-            layers += [spectral_norm(nn.Conv2d(width, width, 4, 2, 1)), nn.LeakyReLU(0.2)]
-        layers += [spectral_norm(nn.Conv2d(width, width, 3, 1, 1)), nn.LeakyReLU(0.2)]
-        self.net = nn.Sequential(*layers, spectral_norm(nn.Conv2d(width, 1, 3, 1, 1)))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """features [N, C, H, W] -> logits [N, 1, h, w]."""
-        # The norm brings ImageNet features of every tap to one scale.
-        x = F.conv2d(features, self.mixer)
-        return self.net(x / (x.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-4))
-
-
-def pixel_head(widths: tuple[int, ...] = (32, 64, 128)) -> nn.Sequential:
-    """Return a patch discriminator of images: one strided, spectrally normalised convolution per width, then a logit."""
-    layers: list[nn.Module] = []
-    for before, width in zip((3, *widths), widths):
-        layers += [spectral_norm(nn.Conv2d(before, width, 4, 2, 1)), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
-
-
-class ProjectedDiscriminator(nn.Module):
-    """One head per tap of a frozen feature network and one on the pixels; the logits of all are concatenated.
-
-    Args:
-        teacher: the feature network, shared and never trained.
-    """
-
-    def __init__(self, teacher: SqueezeNetTeacher) -> None:
-        super().__init__()
-        self.teacher = teacher
-        self.heads = nn.ModuleList(
-            ScaleHead(c, w, d, seed=i) for i, (c, w, d) in enumerate(zip(TAP_CHANNELS, (64, 96, 128, 192), (2, 1, 1, 0)))
-        )
-        self.heads.append(pixel_head())
-
-    def forward(self, image: Tensor) -> Tensor:
-        """images [N, 3, S, S] in [-1, 1] -> logits [N, M]."""
-        inputs = [*self.teacher(image), image]
-        return torch.cat([head(x).float().flatten(1) for head, x in zip(self.heads, inputs, strict=True)], dim=1)
 
 
 def enlarged(image: Tensor, size: int = 128) -> Tensor:
@@ -111,26 +66,13 @@ def enlarged(image: Tensor, size: int = 128) -> Tensor:
     return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def differentiable_augment(image: Tensor, rng: torch.Generator) -> Tensor:
-    """Change colour, shift by up to an eighth and cut out a quarter square (DiffAugment, Zhao et al. 2020)."""
-    n, _, height, width = image.shape
+@dataclass(frozen=True)
+class Batch:
+    """Faces to rebuild and other faces, [N, 3, S, S], and what ``GanTrainer.synthesize`` takes."""
 
-    def uniform() -> Tensor:
-        return torch.rand(n, 1, 1, 1, generator=rng).to(image.device)
-
-    x = image + uniform() * 0.6 - 0.3
-    grey = x.mean(dim=1, keepdim=True)
-    x = (x - grey) * (uniform() * 1.4 + 0.3) + grey
-    middle = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = (x - middle) * (uniform() * 0.8 + 0.6) + middle
-    # Whole pixels, so that the finest detail is judged as it is.
-    theta = torch.eye(2, 3).repeat(n, 1, 1)
-    theta[:, :, 2] = ((torch.rand(n, 2, generator=rng) - 0.5) * 0.25 * height).round() * 2.0 / height
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    rows = torch.arange(height, device=x.device)[None, None, :, None] / height - uniform()
-    columns = torch.arange(width, device=x.device)[None, None, None, :] / width - uniform()
-    return x * ~((rows.abs() < 0.17) & (columns.abs() < 0.17))
+    image: Tensor
+    other: Tensor
+    inputs: tuple[Tensor, Tensor, Tensor, list[Tensor]]
 
 
 class GanTrainer:
@@ -171,11 +113,31 @@ class GanTrainer:
         codes = all_codes(encoder, pack, train)
         self.spread = codes.std(dim=0)
         self.centre = set_prior(generator, encoder, codes)
+        for head in encoder.styles[1:]:
+            # Offsets begin at zero: the stage starts from the autoencoder's single w.
+            nn.init.zeros_(head.linear.weight)
+            nn.init.zeros_(head.linear.bias)
         self.full = generator.state_dict()
         for module in (self.generator, self.g_average):
             module.load_state_dict(self.full, strict=self.config.size == 128)
         for module in (self.encoder, self.e_average):
             module.load_state_dict(encoder.state_dict())
+
+    def start_from_files(self, folder: Path, faces: RandomFaces) -> None:
+        """Go on from starter files, which hold no discriminator: a new one learns to tell them from faces first."""
+        weights = starter_weights(folder)
+        self.full, self.seen = weights["g_average"], weights["seen"]
+        for module in (self.generator, self.g_average):
+            module.load_state_dict(self.full, strict=self.config.size == 128)
+        for module in (self.encoder, self.e_average):
+            module.load_state_dict(weights["e_average"])
+        codes = all_codes(self.e_average, faces.pack, faces.train)
+        self.centre, self.spread = codes.mean(dim=0), codes.std(dim=0)
+        for _ in tqdm(range(self.config.warm_up), desc="discriminator", disable=not parallel.leads()):
+            batch = self._draw(faces)
+            with torch.no_grad(), half_precision(self.device):
+                fake, _ = self.synthesize(*batch.inputs)
+            self._judge(fake, batch.image, batch.other, faces.rng)
 
     def refit(self, pack: FacePack) -> None:
         """Make the mapping networks draw from the codes that the averaged encoder gives the training faces now."""
@@ -189,23 +151,29 @@ class GanTrainer:
         parallel.share(self.generator, self.encoder, self.discriminator.heads, self.g_average, self.e_average)
 
     def _synthesize(self, image: Tensor, z: Tensor, code_noise: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
-        codes = self.encoder.base(image).float()
-        w = torch.cat([codes + code_noise, self.generator.mapping(z).float()])
-        return self.generator.synthesis(self.generator.broadcast(w), noise=noise), codes
+        codes = self.encoder(image)[:, : self.generator.config.n_latent].float()
+        w_plus = torch.cat([codes + code_noise[:, None], self.generator.broadcast(self.generator.mapping(z).float())])
+        return self.generator.synthesis(w_plus, noise=noise), codes
 
     def _resized(self, image: Tensor) -> Tensor:
         return F.avg_pool2d(image, image.shape[2] // self.config.size) if image.shape[2] > self.config.size else image
 
-    def step(self, faces: RandomFaces) -> dict[str, float]:
-        """Run one iteration and return its loss terms."""
-        config, rng = self.config, faces.rng
-        photo = faces(config.reconstructions)
+    def _draw(self, faces: RandomFaces) -> Batch:
+        config = self.config
+        photo = faces.balanced(config.reconstructions)
         image, other = self._resized(photo), self._resized(faces(config.samples))
         z = faces.normal(config.samples, 512)
         code_noise = faces.normal(config.reconstructions, 512) * config.code_noise * self.spread
-        noise = self.generator.random_noise(config.reconstructions + config.samples, generator=rng)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            fake, codes = self.synthesize(photo, z, code_noise, noise)
+        noise = self.generator.random_noise(config.reconstructions + config.samples, generator=faces.rng)
+        return Batch(image, other, (photo, z, code_noise, noise))
+
+    def step(self, faces: RandomFaces) -> dict[str, float]:
+        """Run one iteration and return its loss terms."""
+        config, rng = self.config, faces.rng
+        batch = self._draw(faces)
+        image = batch.image
+        with half_precision(self.device):
+            fake, codes = self.synthesize(*batch.inputs)
             rebuilt = fake[: config.reconstructions]
             with torch.no_grad():
                 goal = self.teacher(enlarged(image))
@@ -213,28 +181,34 @@ class GanTrainer:
             self.discriminator.heads.requires_grad_(False)
             adversarial = -self.discriminator(differentiable_augment(fake, rng)).mean()
         l1 = (rebuilt - image).abs().mean()
+        delta = (codes[:, 1:] - codes[:, :1]).square().mean()
         loss = (config.adversarial_weight * adversarial + config.l1_weight * l1 + config.perceptual_weight * perceptual
-                + 0.1 * moment_penalty((codes - self.centre) / self.spread))
+                + config.delta_weight * delta + 0.1 * moment_penalty((codes[:, 0] - self.centre) / self.spread))
         self.g_optimizer.zero_grad()
         loss.backward()
         parallel.average_step(self.generator, self.encoder)
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 5.0)
         self.g_optimizer.step()
-        self.discriminator.heads.requires_grad_(True)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            both = torch.cat([fake.detach(), image, other])
-            logits = self.discriminator(differentiable_augment(both, rng))
-        d_fake, d_real = logits[: len(fake)], logits[len(fake):]
-        d_loss = F.relu(1.0 + d_fake).mean() + F.relu(1.0 - d_real).mean()
-        self.d_optimizer.zero_grad()
-        d_loss.backward()
-        parallel.average_step(self.discriminator.heads)
-        self.d_optimizer.step()
+        d_loss = self._judge(fake.detach(), image, batch.other, rng)
         self.seen += len(fake) * parallel.count()
         decay = min(config.average, 1.0 - 16.0 / (self.seen + 16.0))
         update_average(self.g_average, self.generator, decay)
         update_average(self.e_average, self.encoder, decay)
-        return {"adv": adversarial.item(), "d": d_loss.item(), "l1": l1.item(), "perc": perceptual.item()}
+        return {"adv": adversarial.item(), "d": d_loss.item(), "l1": l1.item(), "perc": perceptual.item(),
+                "delta": delta.item()}
+
+    def _judge(self, fake: Tensor, image: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+        """Run one iteration of the discriminator and return its loss."""
+        self.discriminator.heads.requires_grad_(True)
+        with half_precision(self.device):
+            logits = self.discriminator(differentiable_augment(torch.cat([fake, image, other]), rng))
+        d_fake, d_real = logits[: len(fake)], logits[len(fake):]
+        loss = F.relu(1.0 + d_fake).mean() + F.relu(1.0 - d_real).mean()
+        self.d_optimizer.zero_grad()
+        loss.backward()
+        parallel.average_step(self.discriminator.heads)
+        self.d_optimizer.step()
+        return loss.detach()
 
     def state(self) -> dict:
         parts = ("generator", "encoder", "g_average", "e_average", "g_optimizer", "d_optimizer")
@@ -265,23 +239,28 @@ def gan_sheet(trainer: GanTrainer, pack: FacePack, path: Path) -> None:
     rng = torch.Generator().manual_seed(5)
     z = torch.randn(20, 512, generator=rng).to(trainer.device)
     w_avg = generator.mean_w(4096, generator=rng)
-    with torch.autocast(trainer.device.type, dtype=torch.bfloat16):
-        w = torch.cat([encoder.base(images).float(), generator.mapping(z[:10], truncation_psi=0.7, w_avg=w_avg).float(),
-                       generator.mapping(z[10:]).float()])
-        fake = generator.synthesis(generator.broadcast(w), noise=generator.fixed_noise())
+    with half_precision(trainer.device):
+        w = torch.cat([generator.mapping(z[:10], truncation_psi=0.7, w_avg=w_avg), generator.mapping(z[10:])]).float()
+        w_plus = torch.cat([encoder(images)[:, : generator.config.n_latent].float(), generator.broadcast(w)])
+        fake = generator.synthesis(w_plus, noise=generator.fixed_noise())
     save_image(torch.cat([images, enlarged(fake)]).clamp(-1, 1) * 0.5 + 0.5, path, nrow=10)
 
 
 def train_gan(
-    pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, size: int = 128,
+    pack: FacePack, teacher_path: Path, folder: Path, *, minutes: float, size: int = 128, start: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> dict:
-    """Train for ``minutes`` at ``size`` px from ``folder/autoencoder.pt``, saving ``folder/gan.pt``; resumes."""
+    """Train for ``minutes`` at ``size`` px from ``folder/autoencoder.pt``, saving ``folder/gan.pt``; resumes.
+
+    ``start`` names a folder of starter files to begin with in place of the autoencoder.
+    """
     trainer = GanTrainer(GanConfig(size=size), SqueezeNetTeacher(teacher_path), device=device)
     path = folder / "gan.pt"
     saved = load_state(path)
     if saved is not None:
         trainer.load(saved)
+    elif start is not None:
+        trainer.start_from_files(start, RandomFaces(pack, seed=999, device=device))
     else:
         autoencoder = require_state(folder / "autoencoder.pt")
         trainer.start_from(autoencoder, pack)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.filters import box_blur, hatch, ink, kuwahara, luma, match_colour, posterize
 from data.landmarks68 import MIRROR
 from models.dino import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, build_vit
-from training.pretrain.common import Clock, load_state, save_state, update_average
+from training.pretrain.common import Clock, half_precision, load_state, save_state, update_average
 from training.pretrain.faces import FacePack
 
 STARTER_VIT = ViTConfig(img_size=128, patch_size=8, embed_dim=192, depth=12, num_heads=3)
@@ -232,7 +232,7 @@ class VitTrainer:
         config = self.config
         first, second, small, points = views()
         both, swapped = torch.cat([first, second]), torch.cat([second, first])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with half_precision(torch.device("cpu")):
             with torch.no_grad():
                 goal = self.teacher.tokens(swapped)[-1]
                 goal_class, goal_dense = self.teacher.head(goal[:, 0]), self.teacher.dense_head(goal[:, 1:])
@@ -282,7 +282,7 @@ def evaluate(backbone: Backbone, pack: FacePack) -> dict[str, list[float]]:
     _, held = pack.split()
     images, points = pack.batch(held[:100]), pack.landmarks[held[:100]] * 2.0 - 1.0
     drawn = draw(images, torch.Generator().manual_seed(1))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with half_precision(torch.device("cpu")):
         return {"correspondence_percent": correspondence_error(backbone.tokens(images), backbone.tokens(drawn), points)}
 
 

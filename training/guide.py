@@ -1,0 +1,67 @@
+"""Landmark term of fine-tuning: a face's landmarks move as the drawing moves those of the pair's real face."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from data.landmarks68 import EYES, MIRROR
+
+# Above this disagreement with the mirrored image, as a share of the eye distance, landmarks are no guide.
+MOST_DOUBT = 0.12
+
+
+def eye_vector(points: Tensor) -> Tensor:
+    """Return the vectors between the eye centres of landmarks [N, 68, 2] as complex numbers [N, 1]."""
+    first, second = (points[:, eye].mean(dim=1) for eye in EYES)
+    return torch.view_as_complex((second - first).contiguous())[:, None]
+
+
+class LandmarkGuide:
+    """Where landmarks should go, learned from one pair.
+
+    The displacement of each landmark from source to target is kept in units of the source's eye distance and turned
+    with the line through the eyes, so that it fits faces of any size and roll.
+
+    Args:
+        net: maps images [N, 3, S, S] to something with ``points`` [N, 68, 2], see ``models.landmarks``; frozen.
+        source: real reference [1, 3, S, S] in [-1, 1].
+        target: style reference [1, 3, S, S].
+
+    Attributes:
+        doubt: how far the landmarks of the pair are from those of its mirrored images, as a share of the eye distance.
+    """
+
+    def __init__(self, net: nn.Module, *, source: Tensor, target: Tensor) -> None:
+        self.net = net
+        with torch.no_grad():
+            images = torch.cat([source, target])
+            points, turned = (net(x).points for x in (images, images.flip(3)))
+            turned = turned[:, torch.from_numpy(MIRROR)] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
+            eyes = eye_vector(points)
+            self.doubt = float(((points - turned).norm(dim=2).mean(dim=1) / eyes.abs()[:, 0]).max())
+            points = (points + turned) / 2.0
+            moved = torch.view_as_complex((points[1:] - points[:1]).contiguous())
+            self.displacement = moved / eyes[:1]  # [1, 68], complex
+
+    @property
+    def is_sure(self) -> bool:
+        """True where the landmarks of the pair can be relied upon."""
+        return self.doubt <= MOST_DOUBT
+
+    def goal(self, points: Tensor) -> Tensor:
+        """Return where landmarks [N, 68, 2] should be in the style, [N, 68, 2]."""
+        return points + torch.view_as_real(self.displacement * eye_vector(points))
+
+    def term(self, base: Tensor, stylized: Tensor) -> Tensor:
+        """Return the mean distance of the stylized faces' landmarks from their goals, in eye distances, a scalar.
+
+        Args:
+            base: undeformed images [N, 3, S, S].
+            stylized: [N, 3, S, S].
+        """
+        with torch.no_grad():
+            points = self.net(base).points
+            goal = self.goal(points)
+        squared = (self.net(stylized).points - goal).square().sum(dim=2)  # [N, 68]
+        return ((squared + 1e-8).sqrt() / eye_vector(points).abs()).mean()
