@@ -33,6 +33,16 @@ def figure_names(text: str) -> tuple[str, ...]:
     return names
 
 
+def variant_names(text: str) -> tuple[str, ...]:
+    """Parse names of ways to fine-tune separated by commas, in the benchmark's order."""
+    from benchmarks.quality_deformation import VARIANTS
+
+    names = {part.strip() for part in text.split(",") if part.strip()}
+    if not names or names - set(VARIANTS):
+        raise ArgumentTypeError(f"expected some of {','.join(VARIANTS)}, got {text!r}")
+    return tuple(name for name in VARIANTS if name in names)
+
+
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--only", type=figure_names, default=tuple(FIGURES), help="figures, separated by commas")
@@ -40,7 +50,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
     parser.add_argument("--outdir", type=Path, default=Path("outputs/quality"), help="folder of results and sheets")
     parser.add_argument("--base", default="starter", help="base generator: starter or a file beside its discriminator")
-    parser.add_argument("--steps", type=cli.positive_int, default=180, help="fine-tuning steps for the deformation")
+    parser.add_argument("--steps", type=cli.positive_int, default=120, help="fine-tuning steps for the deformation")
+    parser.add_argument("--variants", type=variant_names, default=None,
+                        help="ways to fine-tune for the deformation, separated by commas: full, no_transformers, "
+                             "no_directional, no_landmarks [all]")
     parser.add_argument("--seed", type=cli.non_negative_int, default=0, help="seed of all samples")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--quick", action="store_true",
@@ -68,7 +81,8 @@ def run(args: Namespace) -> int:
     cli.ensure_dir(args.outdir)
     from benchmarks.quality_common import Bench, Results, Settings, weights_digest
 
-    settings = Settings(args.data, args.teacher, args.outdir, args.base, args.seed, args.steps, args.quick)
+    settings = Settings(args.data, args.teacher, args.outdir, args.base, args.seed, args.steps, args.quick,
+                        args.variants or ())
     bench = Bench(settings, cli.resolve_device(args.device))
     figures: dict[str, Any] = {"quick": args.quick} if args.quick else {}
     for name in args.only:
@@ -77,7 +91,8 @@ def run(args: Namespace) -> int:
         if name == "deformation":
             facts["steps"] = args.steps
         results = Results(args.outdir, facts)
-        figures[name] = results.get(name, lambda name=name, results=results: measure(name, bench, results))
+        stored = "_".join((name, *settings.variants)) if name == "deformation" else name
+        figures[name] = results.get(stored, lambda name=name, results=results: measure(name, bench, results))
         print(f"{name}: {json.dumps(figures[name])}", file=sys.stderr, flush=True)
     print(json.dumps(figures))
     return 0

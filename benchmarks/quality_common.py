@@ -44,6 +44,7 @@ class Settings:
         seed: of the samples.
         steps: fine-tuning steps of the deformation figure.
         quick: few samples, to see that everything runs; its figures mean nothing.
+        variants: ways to fine-tune for the deformation; none means all.
     """
 
     data: Path
@@ -51,8 +52,9 @@ class Settings:
     outdir: Path
     base: str = "starter"
     seed: int = 0
-    steps: int = 180
+    steps: int = 120
     quick: bool = False
+    variants: tuple[str, ...] = ()
 
     def count(self, full: int, quick: int) -> int:
         """Return the number of samples to take."""

@@ -36,6 +36,7 @@ VARIANTS = {
     "full": {},
     "no_transformers": {"use_tps": False, "use_affine": False},
     "no_directional": {"directional_weight": 0.0},
+    "no_landmarks": {"landmark_weight": 0.0},
 }
 WAYS = ("detected", "detected_from_rest", "grids")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -226,6 +227,12 @@ def style_sheet(bench: Bench, name: str, pair: Pair, subjects: Subjects, sheets:
     save_image(bench.settings.outdir / f"deformation_{name}.png", grid(rows, cell=128, row_labels=labels))
 
 
+def chosen(bench: Bench) -> dict[str, dict[str, Any]]:
+    """Return the variants to fine-tune and the settings that each changes."""
+    names = bench.settings.variants or tuple(VARIANTS)
+    return {name: VARIANTS[name] for name in names}
+
+
 def measure_pair(bench: Bench, results: Results, name: str, source: tuple[Tensor, Tensor], subjects: Subjects) -> dict:
     """Fine-tune every variant on one pair and measure it; what is done already is read from ``results``."""
     warp, outdir = WARPS[name], bench.settings.outdir
@@ -233,7 +240,7 @@ def measure_pair(bench: Bench, results: Results, name: str, source: tuple[Tensor
     pair = Pair(source[0], target, target)
     sheets: dict[str, Tensor] = {}
     figures: dict[str, Any] = {"detector_check": check_detector(bench, subjects, warp)}
-    for variant, changes in VARIANTS.items():
+    for variant, changes in chosen(bench).items():
         folder = outdir / "deformation" / f"{name}_{variant}"
 
         def make(folder: Path = folder, changes: dict[str, Any] = changes, variant: str = variant) -> dict[str, Any]:
@@ -269,15 +276,17 @@ def measure_deformation(bench: Bench, results: Results) -> dict[str, Any]:
     pairs = {name: measure_pair(bench, results, name, source, subjects)
              for name, source in progress(list(zip(names, sources, strict=True)), "pairs")}
     means: dict[str, Any] = {}
-    for variant in VARIANTS:
+    for variant in chosen(bench):
         rows = [figures[variant] for figures in pairs.values()]
         means[variant] = {way: {key: mean_of([row[way] for row in rows], key) for key in rows[0][way]}
                           for way in WAYS}
         means[variant] |= {key: mean_of(rows, key) for key in rows[0] if key not in WAYS}
+    found = {"samples": len(subjects.images), "steps": bench.settings.steps, "mean": means, "pairs": pairs}
+    if "full" not in means:
+        return found
     full = means["full"]
     floors = {"cosine": floor(full["detected"]["cosine"], least=0.75),
               "magnitude_ratio": floor(full["detected"]["magnitude_ratio"], least=0.6, most=1.2),
               "monotone": floor(full["detected"]["monotone"], least=0.9),
               "diversity": floor(full["diversity"], least=0.8)}
-    return {"samples": len(subjects.images), "steps": bench.settings.steps, "floors": floors, "mean": means,
-            "pairs": pairs}
+    return {"floors": floors, **found}

@@ -84,7 +84,7 @@ def test_step_reports_every_term_and_trains_every_part():
     first, second = tuner.step(), tuner.step()
     assert tuple(first) == TERMS and all(math.isfinite(value) for value in first.values())
     assert math.isnan(second["r1"]) and math.isnan(second["path"])
-    parts_sum = sum(first[name] for name in ("adversarial", "directional", "pairs", "reference", "warp"))
+    parts_sum = sum(first[name] for name in ("adversarial", "directional", "pairs", "reference", "landmarks", "warp"))
     assert first["total"] == pytest.approx(parts_sum, rel=1e-5)
     assert all(not torch.equal(old, weights(part)) for old, part in zip(before, parts, strict=True))
     assert torch.equal(base, weights(tuner.base))

@@ -15,7 +15,7 @@ import pretrain
 from data.landmarks68 import MIRROR
 from models.stylegan2 import Generator
 from training.pretrain.autoencoder import set_prior, starter_encoder_config, starter_generator_config
-from training.pretrain.common import Clock, RandomFaces, load_state
+from training.pretrain.common import Clock, load_state
 from training.pretrain.faces import FacePack, held_out_names
 from training.pretrain.vit import landmark_targets, random_grids
 
@@ -98,18 +98,6 @@ def test_base_stages_follow_each_other(pack_path, teacher_path, tmp_path, monkey
         assert pretrain.main([stage, *taught, "--start", str(output), "--state", str(tmp_path / f"more_{stage}")]) == 0
     assert load_state(tmp_path / "more_gan" / "gan.pt")["seen"] == seen + 16
     assert load_state(tmp_path / "more_encoder" / "encoder.pt")["seen"] == 8
-
-
-def test_balanced_batches_draw_every_kind_equally_often(pack_path):
-    pack = FacePack.load(pack_path)
-    pack.names = [f"{'rare' if i < 2 else 'common'}_{i}" for i in range(len(pack.names))]
-    faces = RandomFaces(pack, seed=0)
-    assert [len(kind) for kind in faces.kinds] == [len(pack.names) - 2, 2]
-    pack.images[:2], pack.images[2:] = 255, 0
-    share = float((torch.stack([faces.balanced(20)[:, 0, 0, 0] for _ in range(20)]) > 0).float().mean())
-    assert 0.4 < share < 0.6
-    pack.names = [f"{i:05d}" for i in range(len(pack.names))]
-    assert [len(kind) for kind in RandomFaces(pack, seed=0).kinds] == [len(pack.names)]
 
 
 def test_prior_is_the_gaussian_of_the_codes_and_changes_no_image():

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +15,6 @@ from checkpoints.io import load_model
 from training.mixed import training_dtype
 from training.pretrain import parallel
 from training.pretrain.faces import FacePack
-
-
-MOST_KINDS = 16
 
 
 class MissingStageError(ValueError):
@@ -115,26 +111,11 @@ class RandomFaces:
     def __init__(self, pack: FacePack, *, seed: int, device: torch.device | str = "cpu") -> None:
         self.pack, self.device = pack, torch.device(device)
         self.train, self.held = pack.split()
-        self.kinds = self._kinds()
         self.rng = torch.Generator().manual_seed(seed + 1_000_000_007 * parallel.rank())
-
-    def _kinds(self) -> list[Tensor]:
-        names = [self.pack.names[i].partition("_") for i in self.train.tolist()]
-        found, which = np.unique([head if mark else "" for head, mark, _ in names], return_inverse=True)
-        if len(found) > MOST_KINDS:
-            return [self.train]  # these heads number the faces
-        return [self.train[torch.from_numpy(which == kind)] for kind in range(len(found))]
 
     def __call__(self, n: int) -> Tensor:
         """Return [n, 3, S, S] in [-1, 1]."""
         index = self.train[torch.randint(len(self.train), (n,), generator=self.rng)]
-        return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5).to(self.device)
-
-    def balanced(self, n: int) -> Tensor:
-        """Return a batch like ``__call__`` with every kind of face, the part of a name before "_", equally often."""
-        kind = torch.randint(len(self.kinds), (n,), generator=self.rng).tolist()
-        place = torch.rand(n, generator=self.rng).tolist()
-        index = torch.stack([self.kinds[k][int(p * len(self.kinds[k]))] for k, p in zip(kind, place, strict=True)])
         return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5).to(self.device)
 
     def normal(self, *shape: int) -> Tensor:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from checkpoints.features import load_landmark_net
 from models.e4e import E4EEncoder
-from models.layers import EqualLinear
 from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
@@ -35,8 +34,7 @@ class EncoderTrainingConfig:
 
     batch: int = 8
     lr: float = 5e-4
-    head_boost: float = 10.0
-    delta_weight: float = 0.005
+    delta_weight: float = 0.05
     landmark_weight: float = 5.0
     average: float = 0.995
     compile: bool = True
@@ -48,12 +46,13 @@ class EncoderTrainer:
     Args:
         config: hyper-parameters; the batch is per process.
         teacher: frozen perceptual network; it is moved to the device.
-        gan: state of the gan stage.
+        gan: state of the gan stage, or ``starter_weights``.
+        fresh: set the offsets to zero, which the gan stage has not trained.
         device: where to train.
     """
 
     def __init__(
-        self, config: EncoderTrainingConfig, teacher: SqueezeNetTeacher, gan: dict, *,
+        self, config: EncoderTrainingConfig, teacher: SqueezeNetTeacher, gan: dict, *, fresh: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
         torch.manual_seed(2)
@@ -65,13 +64,14 @@ class EncoderTrainer:
         self.landmarks = load_landmark_net(device=self.device).module
         self.encoder = E4EEncoder(starter_encoder_config())
         self.encoder.load_state_dict(gan["e_average"])
+        if fresh:
+            for head in self.encoder.styles[1:]:
+                # Offsets begin at zero: the stage starts from the autoencoder's single w.
+                nn.init.zeros_(head.linear.weight)
+                nn.init.zeros_(head.linear.bias)
         self.encoder.to(self.device)
         self.average = deepcopy(self.encoder).requires_grad_(False)
-        # The weights of these layers are of size one and scaled when used: at one rate they would hardly move.
-        scaled = [p for module in self.encoder.modules() if isinstance(module, EqualLinear) for p in module.parameters()]
-        others = [p for p in self.encoder.parameters() if all(p is not q for q in scaled)]
-        self.optimizer = torch.optim.Adam([{"params": others}, {"params": scaled, "boost": config.head_boost}],
-                                          lr=config.lr, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.lr, betas=(0.9, 0.99))
         self.seen = 0
         self.forward = torch.compile(self._forward) if config.compile else self._forward
 
@@ -88,8 +88,8 @@ class EncoderTrainer:
     def step(self, faces: RandomFaces, lr: float) -> dict[str, float]:
         """Run one iteration and return its loss terms."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("boost", 1.0)
-        image = faces.balanced(self.config.batch)
+            group["lr"] = lr
+        image = faces(self.config.batch)
         with half_precision(self.device):
             terms = self.forward(image)
         self.optimizer.zero_grad()
@@ -137,7 +137,8 @@ def train_encoder(
     ``start`` names a folder of starter files whose generator and encoder to begin with in place of that state.
     """
     gan = require_state(folder / "gan.pt") if start is None else starter_weights(start)
-    trainer = EncoderTrainer(EncoderTrainingConfig(), SqueezeNetTeacher(teacher_path), gan, device=device)
+    trainer = EncoderTrainer(EncoderTrainingConfig(), SqueezeNetTeacher(teacher_path), gan, fresh=start is None,
+                             device=device)
     path = folder / "encoder.pt"
     saved = load_state(path)
     if saved is not None:

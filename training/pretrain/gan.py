@@ -5,8 +5,7 @@ et al. 2021), so that some ten thousand images are enough, and the pixels themse
 to the finest noise. Half of each batch are reconstructions, which keeps the encoder and the generator a pair; the other
 half are samples through the mapping network. That network is not trained against the discriminator: left to itself it
 moved away from the codes of faces, to where the discriminator was content and the images were not. It draws from the
-Gaussian of the encoder's codes, fitted anew as they move. Reconstructions go through all rows of w_plus, so that the
-generator learns to show what the encoder's offsets say of a face. The stage runs at half the size first (progressive growing,
+Gaussian of the encoder's codes, fitted anew as they move. The stage runs at half the size first (progressive growing,
 Karras et al. 2018), which is three times as fast per image, and then grows.
 """
 
@@ -50,9 +49,8 @@ class GanConfig:
     discriminator_lr: float = 1e-3
     adversarial_weight: float = 0.25
     l1_weight: float = 1.0
-    perceptual_weight: float = 1.5
-    delta_weight: float = 0.005
-    code_noise: float = 0.05
+    perceptual_weight: float = 1.0
+    code_noise: float = 0.1
     average: float = 0.998
     warm_up: int = 150
     refit_every: int = 4096
@@ -113,10 +111,6 @@ class GanTrainer:
         codes = all_codes(encoder, pack, train)
         self.spread = codes.std(dim=0)
         self.centre = set_prior(generator, encoder, codes)
-        for head in encoder.styles[1:]:
-            # Offsets begin at zero: the stage starts from the autoencoder's single w.
-            nn.init.zeros_(head.linear.weight)
-            nn.init.zeros_(head.linear.bias)
         self.full = generator.state_dict()
         for module in (self.generator, self.g_average):
             module.load_state_dict(self.full, strict=self.config.size == 128)
@@ -151,16 +145,16 @@ class GanTrainer:
         parallel.share(self.generator, self.encoder, self.discriminator.heads, self.g_average, self.e_average)
 
     def _synthesize(self, image: Tensor, z: Tensor, code_noise: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
-        codes = self.encoder(image)[:, : self.generator.config.n_latent].float()
-        w_plus = torch.cat([codes + code_noise[:, None], self.generator.broadcast(self.generator.mapping(z).float())])
-        return self.generator.synthesis(w_plus, noise=noise), codes
+        codes = self.encoder.base(image).float()
+        w = torch.cat([codes + code_noise, self.generator.mapping(z).float()])
+        return self.generator.synthesis(self.generator.broadcast(w), noise=noise), codes
 
     def _resized(self, image: Tensor) -> Tensor:
         return F.avg_pool2d(image, image.shape[2] // self.config.size) if image.shape[2] > self.config.size else image
 
     def _draw(self, faces: RandomFaces) -> Batch:
         config = self.config
-        photo = faces.balanced(config.reconstructions)
+        photo = faces(config.reconstructions)
         image, other = self._resized(photo), self._resized(faces(config.samples))
         z = faces.normal(config.samples, 512)
         code_noise = faces.normal(config.reconstructions, 512) * config.code_noise * self.spread
@@ -181,9 +175,8 @@ class GanTrainer:
             self.discriminator.heads.requires_grad_(False)
             adversarial = -self.discriminator(differentiable_augment(fake, rng)).mean()
         l1 = (rebuilt - image).abs().mean()
-        delta = (codes[:, 1:] - codes[:, :1]).square().mean()
         loss = (config.adversarial_weight * adversarial + config.l1_weight * l1 + config.perceptual_weight * perceptual
-                + config.delta_weight * delta + 0.1 * moment_penalty((codes[:, 0] - self.centre) / self.spread))
+                + 0.1 * moment_penalty((codes - self.centre) / self.spread))
         self.g_optimizer.zero_grad()
         loss.backward()
         parallel.average_step(self.generator, self.encoder)
@@ -194,8 +187,7 @@ class GanTrainer:
         decay = min(config.average, 1.0 - 16.0 / (self.seen + 16.0))
         update_average(self.g_average, self.generator, decay)
         update_average(self.e_average, self.encoder, decay)
-        return {"adv": adversarial.item(), "d": d_loss.item(), "l1": l1.item(), "perc": perceptual.item(),
-                "delta": delta.item()}
+        return {"adv": adversarial.item(), "d": d_loss.item(), "l1": l1.item(), "perc": perceptual.item()}
 
     def _judge(self, fake: Tensor, image: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
         """Run one iteration of the discriminator and return its loss."""
@@ -240,9 +232,9 @@ def gan_sheet(trainer: GanTrainer, pack: FacePack, path: Path) -> None:
     z = torch.randn(20, 512, generator=rng).to(trainer.device)
     w_avg = generator.mean_w(4096, generator=rng)
     with half_precision(trainer.device):
-        w = torch.cat([generator.mapping(z[:10], truncation_psi=0.7, w_avg=w_avg), generator.mapping(z[10:])]).float()
-        w_plus = torch.cat([encoder(images)[:, : generator.config.n_latent].float(), generator.broadcast(w)])
-        fake = generator.synthesis(w_plus, noise=generator.fixed_noise())
+        w = torch.cat([encoder.base(images).float(), generator.mapping(z[:10], truncation_psi=0.7, w_avg=w_avg).float(),
+                       generator.mapping(z[10:]).float()])
+        fake = generator.synthesis(generator.broadcast(w), noise=generator.fixed_noise())
     save_image(torch.cat([images, enlarged(fake)]).clamp(-1, 1) * 0.5 + 0.5, path, nrow=10)
 
 
