@@ -5,7 +5,8 @@ Both blocks predict where each output pixel samples its input (a grid [N, S, S, 
 
 * `published`, bit-compatible with the released styles: the TPS lattice is normalised by `size - 1`, so its resting grid is
   off the identity by up to half a feature pixel, and alpha leaves the affine block alone.
-* `exact`: the lattice holds pixel centres, so the resting grid is the identity, and alpha scales the affine block as well.
+* `exact`: the lattice holds pixel centres, so the resting grid is the identity, alpha scales the affine block as well,
+  and features are sampled bicubically.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.spatial_config import SpatialTransformerConfig
+
 
 class NonFiniteError(ArithmeticError):
     """A sampling grid holds NaN or infinity; sampling with it can crash the interpreter, so it is refused."""
@@ -82,11 +84,23 @@ def check_finite(grid: Tensor, where: str) -> None:
         raise NonFiniteError(f"the sampling grid of {where} is not finite; the weights or features before it have diverged")
 
 
-def warp(features: Tensor, grid: Tensor, *, where: str) -> Tensor:
-    """Sample features [N, C, H, W] at grid [N, H, W, 2] with reflection at the border; raises NonFiniteError."""
+def sample(features: Tensor, grid: Tensor, *, mode: str) -> Tensor:
+    """Sample features [N, C, H, W] at grid [N, H, W, 2] with reflection at the border.
+
+    Published styles were trained on bilinear sampling. In exact mode it is bicubic: bilinear sampling between two
+    pixels is a blur, of which eyes of a few feature pixels keep little.
+    """
+    way = "bicubic" if mode == "exact" else "bilinear"
+    if features.device.type == "mps" and mode == "exact":  # Metal has no bicubic sampling at given places
+        return sample(features.cpu(), grid.cpu(), mode=mode).to(features.device)
+    return F.grid_sample(features, grid, mode=way, padding_mode="reflection", align_corners=False)
+
+
+def warp(features: Tensor, grid: Tensor, *, mode: str, where: str) -> Tensor:
+    """Sample as ``sample`` does, in the grid's precision; raises NonFiniteError."""
     check_finite(grid, where)
     with torch.autocast(features.device.type, enabled=False):
-        warped = F.grid_sample(features.to(grid.dtype), grid, padding_mode="reflection", align_corners=False)
+        warped = sample(features.to(grid.dtype), grid, mode=mode)
     # grid_sample answers in NCHW; the layers after it are faster in the layout of the layers before it.
     return warped.to(features.dtype).contiguous(memory_format=torch.channels_last)
 
@@ -224,7 +238,7 @@ class TPSTransformer(nn.Module):
     def forward(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return the warped features [N, C, S, S] and the grid [N, S, S, 2]; raises ValueError, NonFiniteError."""
         grid = self.grid(features, alpha=alpha)
-        return warp(features, grid, where=f"the TPS block at {self.size} px"), grid
+        return warp(features, grid, mode=self.tps_grid_gen.mode, where=f"the TPS block at {self.size} px"), grid
 
 
 class AffineTransformer(nn.Module):
@@ -266,7 +280,7 @@ class AffineTransformer(nn.Module):
                 resting = pixel_lattice(self.size, mode="exact", dtype=grid.dtype).to(grid.device)
                 resting = resting.reshape(1, self.size, self.size, 2)
                 grid = resting + strength(alpha, features, places=(self.size, self.size)) * (grid - resting)
-        return warp(features, grid, where=f"the affine block at {self.size} px")
+        return warp(features, grid, mode=self.mode, where=f"the affine block at {self.size} px")
 
 
 class TransformerStack(nn.Module):

@@ -91,6 +91,24 @@ def test_step_reports_every_term_and_trains_every_part():
     assert len(tuner.history) == tuner.step_count == 2
 
 
+@pytest.mark.parametrize("thrifty", [False, True])
+def test_landmark_term_moves_the_transformers_alone(thrifty):
+    gradients = []
+    for weight in (10.0, 0.0):
+        tuner = tiny_tuner(landmark_weight=weight, landmark_net=MovingFace(), path_every=0)
+        if thrifty:
+            tuner.save_memory()
+        tuner.step()
+        gradients.append({name: p.grad for name, p in tuner.g_named.items() if p.grad is not None})
+    found, expected = gradients
+    for name, gradient in expected.items():
+        if name.startswith("generator."):
+            torch.testing.assert_close(found[name], gradient)
+    for part in ("tps.", "affine."):
+        assert any(not torch.allclose(found[name], gradient, rtol=0.01) for name, gradient in expected.items()
+                   if name.startswith(part))
+
+
 def test_averages_follow_at_their_own_pace():
     tuner = tiny_tuner(g_ema=0.9, transformer_ema=0.5, path_every=0)
     start_g, start_t = weights(tuner.deformable.generator), weights(tuner.deformable.affine)

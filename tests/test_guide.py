@@ -41,6 +41,7 @@ def drawn(points: Tensor) -> Tensor:
     moved = points.clone()
     moved[:, 48:] += torch.tensor([0.0, 0.05])
     moved[:, :8] += torch.tensor([0.04, 0.0])
+    moved[:, 9:17] -= torch.tensor([0.04, 0.0])
     return moved
 
 
@@ -58,6 +59,16 @@ def test_goals_follow_size_and_roll_of_a_face():
     faces = torch.cat([turned(FACE[None], 0.2, 0.9), FACE[None]])
     assert guide.term(write(faces), write(guide.goal(faces))).item() == pytest.approx(0.0, abs=1e-3)
     assert guide.term(write(faces), write(faces)).item() > 0.02
+
+
+@pytest.mark.parametrize("posed", [lambda p: turned(p, 0.05, 1.0), lambda p: p + torch.tensor([0.03, 0.0])],
+                         ids=["rolled", "shifted"])
+def test_pose_of_the_drawing_is_no_shape(posed):
+    straight, other = (LandmarkGuide(Reader(), source=write(FACE[None]), target=write(target))
+                       for target in (drawn(FACE[None]), posed(drawn(FACE[None]))))
+    moved = (posed(drawn(FACE[None])) - drawn(FACE[None])).norm(dim=2).mean()
+    assert moved > 0.005
+    assert (other.goal(FACE[None]) - straight.goal(FACE[None])).norm(dim=2).mean() < 0.1 * moved
 
 
 def test_term_has_gradients_for_the_stylized_faces_alone():

@@ -19,7 +19,7 @@ from data.landmarks68 import MIRROR
 from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks, soft_argmax
 from training.pretrain import export
 from training.pretrain import landmark_network as training
-from training.pretrain.common import load_state
+from training.pretrain.common import RandomFaces, load_state
 from training.pretrain.dlib_file import shrink_predictor
 from training.pretrain.faces import FacePack
 from training.pretrain.landmark_predictor import annotation, rotated
@@ -105,6 +105,16 @@ def marked_pack() -> FacePack:
     doubt[3], doubt[4], landmarks[4] = 0.5, float("nan"), float("nan")
     names = [f"photo_{i}" for i in range(4)] + [f"synthetic_{i}" for i in range(8)]
     return FacePack(names, images, landmarks, doubt)
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(None, 0.1, 0.4), (0.5, 0.4, 0.6), (1.0, 1.0, 1.0)])
+def test_share_of_photos_among_random_faces(marked_pack, share, least, most):
+    marked_pack.images[:] = torch.arange(12, dtype=torch.uint8)[:, None, None, None]
+    faces = RandomFaces(marked_pack, seed=0, photo_share=share)
+    drawn = ((faces(400)[:, 0, 0, 0] + 1.0) * 127.5).round().long()
+    is_photo = torch.tensor([name.startswith("photo_") for name in marked_pack.names])[drawn]
+    assert least <= is_photo.float().mean() <= most
+    assert set(drawn[is_photo].tolist()) == set(faces.photos.tolist())  # nothing held out
 
 
 def test_doubtful_and_missing_labels_are_left_out(marked_pack):

@@ -33,7 +33,7 @@ class FineTuneConfig:
     directional_weight: float = 6.0
     pair_weight: float = 5e4
     reference_weight: float = 5e4
-    landmark_weight: float = 0.0
+    landmark_weight: float = 0.0  # of a term for the transformers alone
     warp_weight: float = 1e-6
     warp_form: str = "published"
     r1_gamma: float = 10.0

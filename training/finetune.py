@@ -112,6 +112,7 @@ class FineTuner:
                                             betas=(config.d_beta1, config.beta2))
         self.g_named = {name: p for name, p in deformable.named_parameters() if p.requires_grad}
         self.d_named = dict(self.patch.named_parameters())
+        self.warps = [p for part in (deformable.tps, deformable.affine) if part is not None for p in part.parameters()]
 
     def step(self) -> dict[str, float]:
         """Train discriminator, then generator and transformers, once.
@@ -158,12 +159,21 @@ class FineTuner:
         rows, count = self.config.swap_layer, len(w_plus)
         return torch.cat([w_plus[:, :rows], self.latents[reference, rows:].expand(count, -1, -1)], dim=1)
 
-    def _optimise(self, optimizer: torch.optim.Optimizer, terms: Mapping[str, Tensor], phase: str) -> None:
-        """Follow the gradient of the sum of the terms, unless something in it is not finite."""
-        check_terms(terms, step=self.step_count)
+    def _optimise(
+        self, optimizer: torch.optim.Optimizer, terms: Mapping[str, Tensor], phase: str, *,
+        warping: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Follow the gradient of the sum of the terms, unless something in it is not finite.
+
+        Only the transformers follow the terms of ``warping``.
+        """
+        warping = warping or {}
+        check_terms({**terms, **warping}, step=self.step_count)
         named = self.d_named if phase.startswith("discriminator") else self.g_named
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        torch.stack(list(terms.values())).sum().backward(retain_graph=bool(warping))
+        if warping:
+            torch.stack(list(warping.values())).sum().backward(inputs=self.warps)
         check_gradients(named, step=self.step_count, phase=phase)
         optimizer.step()
 
@@ -215,11 +225,14 @@ class FineTuner:
             "pairs": config.pair_weight * structure["pairs"],
             "reference": config.reference_weight * structure["reference"],
         }
-        if self.guide is not None and self.guide.is_sure:
-            terms["landmarks"] = config.landmark_weight * self.guide.term(image, images[:batch])
         if grids:
             terms["warp"] = config.warp_weight * warp_term(grids, config.warp_form)
-        self._optimise(self.g_optimizer, terms, "generator")
+        warping: dict[str, Tensor] = {}
+        if self.guide is not None and self.guide.is_sure and self.warps:
+            # The layers after the transformers would paint the shape, where alpha does not reach, and blur it.
+            warping["landmarks"] = config.landmark_weight * self.guide.term(image, images[:batch])
+        self._optimise(self.g_optimizer, terms, "generator", warping=warping)
+        terms |= warping
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
 
     def _path_phase(self) -> dict[str, Tensor]:

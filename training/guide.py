@@ -21,7 +21,8 @@ class LandmarkGuide:
     """Where landmarks should go, learned from one pair.
 
     The displacement of each landmark from source to target is kept in units of the source's eye distance and turned
-    with the line through the eyes, so that it fits faces of any size and roll.
+    with the line through the eyes, so that it fits faces of any size and roll. Only the part that is the same on both
+    sides of the face is kept: the rest is mostly the pose in which the head was drawn, which is no shape.
 
     Args:
         net: maps images [N, 3, S, S] to something with ``points`` [N, 68, 2], see ``models.landmarks``; frozen.
@@ -35,14 +36,15 @@ class LandmarkGuide:
     def __init__(self, net: nn.Module, *, source: Tensor, target: Tensor) -> None:
         self.net = net
         with torch.no_grad():
-            images = torch.cat([source, target])
+            mirror, images = torch.from_numpy(MIRROR), torch.cat([source, target])
             points, turned = (net(x).points for x in (images, images.flip(3)))
-            turned = turned[:, torch.from_numpy(MIRROR)] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
+            turned = turned[:, mirror] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
             eyes = eye_vector(points)
             self.doubt = float(((points - turned).norm(dim=2).mean(dim=1) / eyes.abs()[:, 0]).max())
             points = (points + turned) / 2.0
             moved = torch.view_as_complex((points[1:] - points[:1]).contiguous())
-            self.displacement = moved / eyes[:1]  # [1, 68], complex
+            moved = moved / eyes[:1]
+            self.displacement = (moved - moved[:, mirror].conj()) / 2.0  # [1, 68], complex
 
     @property
     def is_sure(self) -> bool:

@@ -14,7 +14,7 @@ from checkpoints.builders import load_base, load_encoder
 from checkpoints.io import load_model
 from training.mixed import training_dtype
 from training.pretrain import parallel
-from training.pretrain.faces import FacePack
+from training.pretrain.faces import FacePack, is_photo_name
 
 
 class MissingStageError(ValueError):
@@ -105,18 +105,31 @@ class RandomFaces:
     Args:
         pack: the faces.
         seed: of ``rng``, which lives on the CPU.
+        photo_share: how many of the faces are photos, in [0, 1], where there are any; None draws all faces alike.
         device: where the batches are wanted.
     """
 
-    def __init__(self, pack: FacePack, *, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, pack: FacePack, *, seed: int, photo_share: float | None = None, device: torch.device | str = "cpu",
+    ) -> None:
         self.pack, self.device = pack, torch.device(device)
         self.train, self.held = pack.split()
+        is_photo = torch.tensor([is_photo_name(pack.names[i]) for i in self.train.tolist()])
+        mixed = photo_share is not None and 0 < int(is_photo.sum()) < len(is_photo)
+        self.photo_share = photo_share if mixed else None
+        self.photos, self.others = self.train[is_photo], self.train[~is_photo]
         self.rng = torch.Generator().manual_seed(seed + 1_000_000_007 * parallel.rank())
 
     def __call__(self, n: int) -> Tensor:
         """Return [n, 3, S, S] in [-1, 1]."""
-        index = self.train[torch.randint(len(self.train), (n,), generator=self.rng)]
+        index = self._draw(self.train, n)
+        if self.photo_share is not None:
+            chosen = torch.rand(n, generator=self.rng) < self.photo_share
+            index = torch.where(chosen, self._draw(self.photos, n), self._draw(self.others, n))
         return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5).to(self.device)
+
+    def _draw(self, faces: Tensor, n: int) -> Tensor:
+        return faces[torch.randint(len(faces), (n,), generator=self.rng)]
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers, drawn on the CPU so that a seed means one run on every device."""

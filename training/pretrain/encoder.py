@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from checkpoints.features import load_landmark_net
 from models.e4e import E4EEncoder
+from models.layers import EqualLinear
 from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
@@ -33,9 +34,12 @@ class EncoderTrainingConfig:
     """Hyper-parameters of the stage."""
 
     batch: int = 8
-    lr: float = 5e-4
-    delta_weight: float = 0.05
-    landmark_weight: float = 5.0
+    lr: float = 4e-4
+    head_boost: float = 4.0  # times `lr` for the equalised layers
+    perceptual_weight: float = 1.5
+    delta_weight: float = 0.02
+    landmark_weight: float = 10.0
+    photo_share: float = 0.5
     average: float = 0.995
     compile: bool = True
 
@@ -71,7 +75,12 @@ class EncoderTrainer:
                 nn.init.zeros_(head.linear.bias)
         self.encoder.to(self.device)
         self.average = deepcopy(self.encoder).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        # Weights of equalised layers are of size one and scaled when used: at the common rate they would hardly move.
+        scaled = [p for module in self.encoder.modules() if isinstance(module, EqualLinear) for p in module.parameters()]
+        marked = {id(p) for p in scaled}
+        self.optimizer = torch.optim.Adam(
+            [{"params": [p for p in self.encoder.parameters() if id(p) not in marked], "boost": 1.0},
+             {"params": scaled, "boost": config.head_boost}], lr=config.lr, betas=(0.9, 0.99))
         self.seen = 0
         self.forward = torch.compile(self._forward) if config.compile else self._forward
 
@@ -88,12 +97,13 @@ class EncoderTrainer:
     def step(self, faces: RandomFaces, lr: float) -> dict[str, float]:
         """Run one iteration and return its loss terms."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["boost"]
         image = faces(self.config.batch)
         with half_precision(self.device):
             terms = self.forward(image)
         self.optimizer.zero_grad()
-        weights = terms.new_tensor([1.0, 1.0, self.config.delta_weight, self.config.landmark_weight])
+        config = self.config
+        weights = terms.new_tensor([1.0, config.perceptual_weight, config.delta_weight, config.landmark_weight])
         (terms * weights).sum().backward()
         parallel.average_step(self.encoder)
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 5.0)
@@ -144,7 +154,8 @@ def train_encoder(
     if saved is not None:
         trainer.load(saved)
     parallel.share(trainer.encoder, trainer.average)
-    faces, clock = RandomFaces(pack, seed=2000 + trainer.seen, device=device), Clock(minutes)
+    faces = RandomFaces(pack, seed=2000 + trainer.seen, photo_share=trainer.config.photo_share, device=device)
+    clock = Clock(minutes)
     bar, averages = tqdm(desc="encoder", unit="img", disable=not parallel.leads()), {}
     trainer.encoder.train()
     while not clock.done():

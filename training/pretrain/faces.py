@@ -17,9 +17,14 @@ from torch import Tensor
 HELD_OUT = 200
 
 
+def is_photo_name(name: str) -> bool:
+    """Return whether a face is a photo by its name, ``photo_*``; others are synthetic or not told apart."""
+    return name.startswith("photo_")
+
+
 def held_out_names(names: list[str]) -> set[str]:
     """Return the fixed test split: the 200 ``photo_*`` names with the smallest SHA-256, or a tenth of fewer photos."""
-    photos = sorted((n for n in names if n.startswith("photo_")), key=lambda n: hashlib.sha256(n.encode()).hexdigest())
+    photos = sorted(filter(is_photo_name, names), key=lambda n: hashlib.sha256(n.encode()).hexdigest())
     return set(photos[: min(HELD_OUT, len(photos) // 4)])
 
 
