@@ -21,7 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.bicubic import sample_bicubic
 from models.spatial_config import SpatialTransformerConfig
+
+# Published styles were trained on bilinear sampling. Between two pixels that is a blur, of which eyes of a few feature
+# pixels keep little.
+INTERPOLATION = {"exact": "bicubic", "published": "bilinear"}
 
 
 class NonFiniteError(ArithmeticError):
@@ -85,15 +90,12 @@ def check_finite(grid: Tensor, where: str) -> None:
 
 
 def sample(features: Tensor, grid: Tensor, *, mode: str) -> Tensor:
-    """Sample features [N, C, H, W] at grid [N, H, W, 2] with reflection at the border.
-
-    Published styles were trained on bilinear sampling. In exact mode it is bicubic: bilinear sampling between two
-    pixels is a blur, of which eyes of a few feature pixels keep little.
-    """
-    way = "bicubic" if mode == "exact" else "bilinear"
-    if features.device.type == "mps" and mode == "exact":  # Metal has no bicubic sampling at given places
-        return sample(features.cpu(), grid.cpu(), mode=mode).to(features.device)
-    return F.grid_sample(features, grid, mode=way, padding_mode="reflection", align_corners=False)
+    """Sample features [N, C, H, W] at grid [N, H, W, 2] with reflection at the border."""
+    if mode == "exact" and features.device.type == "cpu":
+        return sample_bicubic(features, grid)
+    if mode == "exact" and features.device.type == "mps":  # Metal has no bicubic sampling at given places
+        return sample_bicubic(features.cpu(), grid.cpu()).to(features.device)
+    return F.grid_sample(features, grid, mode=INTERPOLATION[mode], padding_mode="reflection", align_corners=False)
 
 
 def warp(features: Tensor, grid: Tensor, *, mode: str, where: str) -> Tensor:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from checkpoints import atomic_write
 from checkpoints.builders import Encoder, Style
-from models.spatial_transformer import pixel_lattice, sample
+from models.spatial_transformer import INTERPOLATION, pixel_lattice
 from models.stylegan2 import layer_at
 from pipeline.cli import UserError
 
@@ -91,15 +91,16 @@ class GeneratorGraph(nn.Module):
         return generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms)
 
     def _deform(self, x: Tensor, *, index: int, size: int, alpha: Tensor) -> Tensor:
-        mode = self.deformable.config.mode
+        sample = partial(F.grid_sample, mode=INTERPOLATION[self.deformable.config.mode], padding_mode="reflection",
+                         align_corners=False)
         if self.deformable.affine is not None:
             theta = self.deformable.affine.stns[index].theta(x, alpha=alpha)
             # affine_grid written out: ONNX has it only from opset 20 on.
             lattice = getattr(self, f"lattice_{size}")
             grid = lattice @ theta[:, :, :2].transpose(1, 2) + theta[:, None, :, 2]  # [N, size^2, 2]
-            x = sample(x, grid.reshape(-1, size, size, 2), mode=mode)
+            x = sample(x, grid.reshape(-1, size, size, 2))
         if self.deformable.tps is not None:
-            x = sample(x, self.deformable.tps.stns[index].grid(x, alpha=alpha), mode=mode)
+            x = sample(x, self.deformable.tps.stns[index].grid(x, alpha=alpha))
         return x.contiguous(memory_format=torch.channels_last)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.bicubic import sample_bicubic
 from models.deformable import DeformableGenerator, configs_from_published
 from models.spatial_config import MODES
 from models.spatial_transformer import (
@@ -137,6 +139,23 @@ def test_exact_mode_keeps_detail_between_pixels() -> None:
     assert lost["exact"] < 0.03 < 0.15 < lost["published"]
     published = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
     assert torch.equal(sample(x, grid, mode="published"), published)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bicubic_sampling_is_that_of_pytorch(channels_last: bool) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 9, 12, generator=rng, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    grid = torch.rand(2, 7, 8, 2, generator=rng, dtype=torch.float64) * 6.0 - 3.0  # far outside on both sides
+    pull = torch.randn(2, 5, 7, 8, generator=rng, dtype=torch.float64)
+    found, expected = [], []
+    for answers, way in ((found, sample_bicubic), (expected, partial(
+            F.grid_sample, mode="bicubic", padding_mode="reflection", align_corners=False))):
+        inputs = [x.clone().requires_grad_(True), grid.clone().requires_grad_(True)]
+        image = way(*inputs)
+        answers += [image, *torch.autograd.grad((image * pull).sum(), inputs)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
