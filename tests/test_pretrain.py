@@ -98,6 +98,9 @@ def test_base_stages_follow_each_other(pack_path, teacher_path, tmp_path, monkey
         assert pretrain.main([stage, *taught, "--start", str(output), "--state", str(tmp_path / f"more_{stage}")]) == 0
     assert load_state(tmp_path / "more_gan" / "gan.pt")["seen"] == seen + 16
     assert load_state(tmp_path / "more_encoder" / "encoder.pt")["seen"] == 8
+    assert pretrain.main(["export", "--state", str(tmp_path / "more_encoder"), "--output", str(output)]) == 0
+    written = json.loads((output / "manifest.json").read_text())["files"]
+    assert {name for name in files if written[name] != files[name]} == {"encoder.safetensors"}
 
 
 def test_prior_is_the_gaussian_of_the_codes_and_changes_no_image():

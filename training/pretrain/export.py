@@ -34,16 +34,19 @@ def _export_encoder(weights: dict, images: int, folder: Path) -> None:
 
 
 def export_starter(state_folder: Path, folder: Path) -> dict:
-    """Write every finished stage of ``state_folder`` into ``folder`` with a manifest; returns sizes in bytes."""
+    """Write every finished stage of ``state_folder`` into ``folder`` with a manifest; returns sizes in bytes.
+
+    Files in ``folder`` of stages that have no state stay as they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     gan, encoder = load_state(state_folder / "gan.pt"), load_state(state_folder / "encoder.pt")
     critic, vit = load_state(state_folder / "critic.pt"), load_state(state_folder / "vit.pt")
     if gan is not None:
         _export_generator(gan, folder)
-        if encoder is not None:
-            _export_encoder(encoder["average"], encoder["seen"], folder)
-        else:
-            _export_encoder(gan["e_average"], gan["seen"], folder)
+    if encoder is not None:
+        _export_encoder(encoder["average"], encoder["seen"], folder)
+    elif gan is not None:
+        _export_encoder(gan["e_average"], gan["seen"], folder)
     if critic is not None:
         save_model(folder / "discriminator.safetensors", critic["critic"],
                    {"kind": "discriminator", "discriminator": STARTER_DISCRIMINATOR.to_dict(),
