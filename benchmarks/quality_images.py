@@ -111,7 +111,7 @@ def measure_inversion(bench: Bench, results: Results) -> dict[str, Any]:
     """Invert the held-out photos by the encoder alone, and some of them with optimisation steps on top."""
     settings = bench.settings
     index = bench.held[:settings.count(200, 8)]
-    optimised = settings.count(64, 4)
+    optimised = settings.count(32, 4)
     every = bench.photos(index)
     unit = bench.diversity(every)
     parts = []
