@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
+from training.config import PROFILES
 
 ROOT = Path(__file__).parent
 STYLE = "demo"
@@ -23,7 +24,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="demo.py", description=__doc__)
     parser.add_argument("--source", type=Path, default=PAIR / "source_sample.png", help="real face of the pair")
     parser.add_argument("--target", type=Path, default=PAIR / "target_sample.png", help="drawn face of the pair")
-    parser.add_argument("--num_iter", type=cli.positive_int, default=120, help="fine-tuning steps")
+    parser.add_argument("--num_iter", type=cli.positive_int, default=PROFILES["starter"]["iterations"],
+                        help="fine-tuning steps")
     parser.add_argument("--photo", type=Path, default=None, help="photo to restyle; default is scikit-image's astronaut")
     cli.add_common(parser)
     return parser.parse_args(argv)

@@ -33,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e+optimize",
                         help="how photos become latents: fast, slow without an encoder, or the encoder refined")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
-    parser.add_argument("--lr", type=cli.finite_float, default=3e-2, help="learning rate of the optimisation")
+    parser.add_argument("--lr", type=cli.finite_float, default=4.5e-2, help="learning rate of the optimisation")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
+from training.config import PROFILES, FineTuneConfig
 
 GENERATOR, NET = "generator.safetensors", "landmarks_net.safetensors"
 # figure -> starter files that it depends on
@@ -50,7 +51,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
     parser.add_argument("--outdir", type=Path, default=Path("outputs/quality"), help="folder of results and sheets")
     parser.add_argument("--base", default="starter", help="base generator: starter or a file beside its discriminator")
-    parser.add_argument("--steps", type=cli.positive_int, default=120, help="fine-tuning steps for the deformation")
+    parser.add_argument("--steps", type=cli.positive_int, default=PROFILES["starter"]["iterations"],
+                        help="fine-tuning steps for the deformation")
     parser.add_argument("--variants", type=variant_names, default=None,
                         help="ways to fine-tune for the deformation, separated by commas: full, no_transformers, "
                              "no_directional, no_landmarks [all]")
@@ -80,6 +82,7 @@ def run(args: Namespace) -> int:
             raise cli.UserError(f"{path}: not found; check --{name}")
     cli.ensure_dir(args.outdir)
     from benchmarks.quality_common import Bench, Results, Settings, weights_digest
+    from pipeline.stylize import InversionSettings
 
     settings = Settings(args.data, args.teacher, args.outdir, args.base, args.seed, args.steps, args.quick,
                         args.variants or ())
@@ -89,7 +92,9 @@ def run(args: Namespace) -> int:
         facts = {"figure": name, "weights": weights_digest(FIGURES[name], args.base), "quick": args.quick,
                  "seed": args.seed, "data": [args.data.name, args.data.stat().st_size]}
         if name == "deformation":
-            facts["steps"] = args.steps
+            facts["settings"] = FineTuneConfig.profile("starter", iterations=args.steps).to_dict()
+        if name == "inversion":
+            facts["settings"] = InversionSettings().schedule()
         results = Results(args.outdir, facts)
         stored = "_".join((name, *settings.variants)) if name == "deformation" else name
         figures[name] = results.get(stored, lambda name=name, results=results: measure(name, bench, results))

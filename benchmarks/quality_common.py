@@ -24,6 +24,7 @@ from models.dino import DinoFeatures
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
 from pipeline.sampling import base_images
+from training.config import PROFILES
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
 
@@ -52,7 +53,7 @@ class Settings:
     outdir: Path
     base: str = "starter"
     seed: int = 0
-    steps: int = 120
+    steps: int = PROFILES["starter"]["iterations"]
     quick: bool = False
     variants: tuple[str, ...] = ()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,13 +35,18 @@ MAX_SHIFT = 0.15
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """How photos become latents: ``mode`` of ``INVERSIONS``, optimisation ``steps``, learning rate ``lr`` and the share
-    ``decay`` of the steps over which it falls to zero."""
+    """How photos become latents: ``mode`` of ``INVERSIONS``, optimisation ``steps``, learning rate ``lr``, the share
+    ``decay`` of the steps over which it falls to zero, and Adam's ``beta2``."""
 
     mode: str = "e4e"
     steps: int = 100
-    lr: float = 3e-2
-    decay: float = 0.2
+    lr: float = 4.5e-2
+    decay: float = 0.4
+    beta2: float = 0.99
+
+    def schedule(self) -> dict[str, Any]:
+        """Return the keywords of ``training.inversion.invert``."""
+        return {name: value for name, value in asdict(self).items() if name != "mode"}
 
 
 class Crop(NamedTuple):
@@ -147,7 +152,7 @@ class Stylizer:
         if settings.mode != "optimize":
             facts["encoder"] = self.encoder.fingerprint
         if settings.mode != "e4e":
-            facts |= {"steps": settings.steps, "lr": settings.lr, "decay": settings.decay}
+            facts |= settings.schedule()
         key = self.cache.key(aligned, **facts)
         found = self.cache.get(key)
         if found is not None:
@@ -160,7 +165,7 @@ class Stylizer:
             self._objective = self._objective or self._make_objective()
             target = to_tensor(aligned, self.size).to(self.device)
             w_plus = invert(target, self.base.generator, w_init=w_plus, objective=self._objective,
-                            steps=settings.steps, lr=settings.lr, decay=settings.decay)
+                            **settings.schedule())
         self.cache.put(key, w_plus)
         return w_plus
 

@@ -76,6 +76,15 @@ def test_rate_falls_over_the_last_steps(networks, monkeypatch):
     assert rates[8:] == pytest.approx([1e-2] * 5 + [7.5e-3, 5e-3, 2.5e-3])
 
 
+def test_memory_of_squared_gradients_is_adams(networks):
+    generator = networks[0]
+    target, w_plus = faces(generator, 1)
+    ends = [invert(target, generator, w_init=w_plus + 0.3, objective=Absolute(), steps=steps, lr=1e-2, beta2=beta2)
+            for steps, beta2 in ((1, 0.5), (1, 0.999), (4, 0.5), (4, 0.999))]
+    torch.testing.assert_close(ends[0], ends[1])  # the first step is the sign of the gradient
+    assert (ends[2] - ends[3]).abs().max() > 1e-4
+
+
 def test_no_steps_return_the_start_and_fresh_noise_is_seeded(networks):
     generator = networks[0]
     target, w_plus = faces(generator, 1)

@@ -39,7 +39,8 @@ def check_inputs(image: Tensor, generator: Generator, w_init: Tensor, steps: int
 
 def invert(
     image: Tensor, generator: Generator, *, w_init: Tensor, objective: nn.Module, steps: int = 300, lr: float = 2e-3,
-    decay: float = 0.0, noise: Sequence[Tensor] | torch.Generator | None = None, progress: Progress | None = None,
+    decay: float = 0.0, beta2: float = 0.999, noise: Sequence[Tensor] | torch.Generator | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Optimise w_plus so that the generator shows the images: argmin_w d(G(w), image) by Adam.
 
@@ -54,6 +55,7 @@ def invert(
         steps: number of Adam steps; 0 returns the start.
         lr: learning rate in units of w.
         decay: share of the steps, at the end, over which the rate falls linearly.
+        beta2: Adam's decay of squared gradients; a short schedule gains from a short memory.
         noise: maps as ``Generator.synthesis`` takes them, or a CPU random generator for fresh noise in every step;
             the generator's stored noise where None.
         progress: called with the number of steps done and the loss.
@@ -67,7 +69,7 @@ def invert(
     """
     check_inputs(image, generator, w_init, steps)
     latent = w_init.detach().expand(len(image), -1, -1).clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([latent], lr=lr)
+    optimizer = torch.optim.Adam([latent], lr=lr, betas=(0.9, beta2))
     stored = generator.fixed_noise() if noise is None else noise
     # inference.py calls this where gradients may be off.
     with torch.enable_grad(), frozen(generator), frozen(objective):

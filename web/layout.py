@@ -12,6 +12,7 @@ import gradio as gr
 from PIL import Image
 
 from checkpoints.paths import style_names
+from training.config import PROFILES
 from web.jobs import Trainer
 from web.studio import MENDABLE, REGIONS, Studio, Wish
 
@@ -144,7 +145,7 @@ def train_tab(trainer: Trainer, styles: list[gr.Dropdown]) -> None:
                 target = gr.Image(type="filepath", sources=["upload"], label="The same face, drawn", height=190,
                                   elem_id="target", format="png", min_width=140)
             name = gr.Textbox(label="Name of the new style", placeholder="letters, digits, - and _", elem_id="name")
-            steps = gr.Slider(1, 500, 120, step=1, label="Steps", elem_id="steps")
+            steps = gr.Slider(1, 500, PROFILES["starter"]["iterations"], step=1, label="Steps", elem_id="steps")
             align = gr.Checkbox(True, label="Find and align the face in both images")
             overwrite = gr.Checkbox(False, label="Replace a style of this name")
             with gr.Row():
