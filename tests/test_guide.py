@@ -71,6 +71,24 @@ def test_pose_of_the_drawing_is_no_shape(posed):
     assert (other.goal(FACE[None]) - straight.goal(FACE[None])).norm(dim=2).mean() < 0.1 * moved
 
 
+def test_what_the_drawing_moves_counts_more():
+    guide = LandmarkGuide(Reader(), source=write(FACE[None]), target=write(drawn(FACE[None])))
+    assert float(guide.weights.sum()) == pytest.approx(1.0, abs=1e-4)
+
+    def cost_of(part: slice) -> float:
+        goal = guide.goal(FACE[None])
+        goal[:, part] += torch.tensor([0.0, 0.02])
+        return guide.term(write(FACE[None]), write(goal)).item()
+
+    # Ten points each: the brows stay where they are, the mouth moves.
+    assert cost_of(slice(17, 27)) * 2.0 < cost_of(slice(48, 58))
+
+
+def test_pair_without_a_deformation_weighs_all_landmarks_alike():
+    guide = LandmarkGuide(Reader(), source=write(FACE[None]), target=write(FACE[None]))
+    assert guide.weights.max() == guide.weights.min() > 0.0
+
+
 def test_term_has_gradients_for_the_stylized_faces_alone():
     guide = LandmarkGuide(Reader(), source=write(FACE[None]), target=write(drawn(FACE[None])))
     base, stylized = (write(FACE[None]).requires_grad_(True) for _ in range(2))

@@ -22,7 +22,9 @@ class LandmarkGuide:
 
     The displacement of each landmark from source to target is kept in units of the source's eye distance and turned
     with the line through the eyes, so that it fits faces of any size and roll. Only the part that is the same on both
-    sides of the face is kept: the rest is mostly the pose in which the head was drawn, which is no shape.
+    sides of the face is kept: the rest is mostly the pose in which the head was drawn, which is no shape. Half of the
+    term's weight is shared evenly, half by how far the drawing moves each landmark: eyes are 12 points of 68, and large
+    eyes would otherwise count little beside all that stays in place.
 
     Args:
         net: maps images [N, 3, S, S] to something with ``points`` [N, 68, 2], see ``models.landmarks``; frozen.
@@ -45,6 +47,8 @@ class LandmarkGuide:
             moved = torch.view_as_complex((points[1:] - points[:1]).contiguous())
             moved = moved / eyes[:1]
             self.displacement = (moved - moved[:, mirror].conj()) / 2.0  # [1, 68], complex
+            far = self.displacement.abs()
+            self.weights = (1.0 / far.numel() + far / (far.sum() + 1e-8)) / 2.0  # [1, 68]
 
     @property
     def is_sure(self) -> bool:
@@ -56,7 +60,7 @@ class LandmarkGuide:
         return points + torch.view_as_real(self.displacement * eye_vector(points))
 
     def term(self, base: Tensor, stylized: Tensor) -> Tensor:
-        """Return the mean distance of the stylized faces' landmarks from their goals, in eye distances, a scalar.
+        """Return the weighted mean distance of the stylized faces' landmarks from their goals, in eye distances.
 
         Args:
             base: undeformed images [N, 3, S, S].
@@ -66,4 +70,5 @@ class LandmarkGuide:
             points = self.net(base).points
             goal = self.goal(points)
         squared = (self.net(stylized).points - goal).square().sum(dim=2)  # [N, 68]
-        return ((squared + 1e-8).sqrt() / eye_vector(points).abs()).mean()
+        distance = (squared + 1e-8).sqrt() / eye_vector(points).abs()
+        return (distance * self.weights).sum(dim=1).mean()
