@@ -41,10 +41,21 @@ def rng() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 
 
+def reference_numbers(variable: str, folder: str) -> ParityFolder:
+    """Return the folder that an environment variable names, else the one in tests/fixtures."""
+    root = Path(os.environ.get(variable) or ROOT / "tests" / "fixtures" / folder)
+    if not (root / "meta.json").is_file():
+        pytest.fail(f"{variable}: no meta.json in {root}")
+    return ParityFolder(root)
+
+
 @pytest.fixture(scope="session")
 def parity() -> ParityFolder:
-    """The folder of reference numbers: PARITY_DIR, else tests/fixtures/parity."""
-    root = Path(os.environ.get("PARITY_DIR") or ROOT / "tests" / "fixtures" / "parity")
-    if not (root / "meta.json").is_file():
-        pytest.fail(f"PARITY_DIR: no meta.json in {root}")
-    return ParityFolder(root)
+    """Reference numbers of the main system: PARITY_DIR, else tests/fixtures/parity."""
+    return reference_numbers("PARITY_DIR", "parity")
+
+
+@pytest.fixture(scope="session")
+def parity_systems() -> ParityFolder:
+    """Reference numbers of the other systems: PARITY_SYSTEMS_DIR, else tests/fixtures/parity_systems."""
+    return reference_numbers("PARITY_SYSTEMS_DIR", "parity_systems")
