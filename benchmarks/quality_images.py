@@ -98,7 +98,7 @@ def invert_chunk(bench: Bench, photos: Tensor, *, unit: float, optimise: bool) -
     ways = {"e4e": w_plus}
     if optimise:
         ways["optimised"] = invert(photos, base.generator, w_init=w_plus, objective=inversion_objective(bench.device),
-                                   **(INVERSION.schedule() | {"steps": bench.settings.count(INVERSION.steps, 5)}))
+                                   **(INVERSION.schedule() | {"steps": bench.settings.count(INVERSION.steps, 5)})).w_plus
     with torch.no_grad():
         noise = base.generator.fixed_noise()
         images = [base.generator.synthesis(w, noise=noise).clamp(-1.0, 1.0) for w in ways.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ from models.spatial_transformer import (
     build_affine,
     build_tps,
     config_from_published,
+    enlarged,
     strength_field,
+    warp,
 )
 from models.stylegan2 import Generator, GeneratorConfig, layer_at
 
@@ -28,6 +30,21 @@ class Deformed(NamedTuple):
 
     image: Tensor
     grids: list[Tensor]
+
+
+@dataclass
+class _Run:
+    """What one synthesis passes from layer to layer: alpha, the residual that is still to be added, TPS grids so far."""
+
+    alpha: float | Tensor
+    residual: Tensor | None
+    grids: dict[int, Tensor] = field(default_factory=dict)
+
+    def carry(self, grid: Tensor, *, mode: str) -> None:
+        """Move the residual, which is still to be added at a higher resolution, by a warp that comes before it."""
+        if self.residual is not None:
+            larger = enlarged(grid, self.residual.shape[3])
+            self.residual = warp(self.residual, larger, mode=mode, where="a residual")
 
 
 class DeformableGenerator(nn.Module):
@@ -73,7 +90,9 @@ class DeformableGenerator(nn.Module):
         """Repeat w [N, style_dim] to w_plus [N, n_latent, style_dim]."""
         return self.generator.broadcast(w)
 
-    def synthesis(self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor]) -> Deformed:
+    def synthesis(
+        self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor], residual: Tensor | None = None
+    ) -> Deformed:
         """Turn latents into deformed images.
 
         Args:
@@ -81,6 +100,7 @@ class DeformableGenerator(nn.Module):
             alpha: degree of deformation: a number, [N], or [1 or N, grid_size^2] with a degree of its own at every
                 control point, in the order of `resting_points`; 0 is rest, 1 as learned, values outside extrapolate.
             noise: one [1 or N, 1, H, W] per convolution, see `Generator.synthesis`.
+            residual: [N, C, R, R] of the undeformed face, see `models.face.Face`; warps at lower resolutions move it too.
 
         Returns:
             Deformed(image, grids); grids is empty without TPS blocks.
@@ -89,20 +109,31 @@ class DeformableGenerator(nn.Module):
             ValueError: for wrong shapes.
             NonFiniteError: if a sampling grid holds NaN or infinity.
         """
-        grids: dict[int, Tensor] = {}
-        transforms = {layer_at(size): partial(self._deform, index=index, alpha=alpha, grids=grids)
-                      for index, size in enumerate(self.config.resolutions)}
+        run = _Run(alpha, residual)
+        sizes = {layer_at(size): size for size in self.config.resolutions}
+        if residual is not None:
+            sizes |= {layer_at(residual.shape[3]): residual.shape[3]}
+        transforms = {layer: partial(self._transform, size=size, run=run) for layer, size in sizes.items()}
         image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms)
-        return Deformed(image, [grids[index] for index in sorted(grids)])
+        return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])
 
-    def _deform(self, features: Tensor, *, index: int, alpha: float | Tensor, grids: dict[int, Tensor]) -> Tensor:
-        """Warp the features of one resolution and note the TPS grid under its index."""
+    def _transform(self, features: Tensor, *, size: int, run: _Run) -> Tensor:
+        """Add the residual where it belongs, and warp the features of one resolution."""
+        if run.residual is not None and run.residual.shape[3] == size:
+            features = features + run.residual.to(features.dtype)
+            run.residual = None
+        if size not in self.config.resolutions:
+            return features
+        index, alpha = self.config.resolutions.index(size), run.alpha
         if self.affine is not None:
             dense = isinstance(alpha, Tensor) and alpha.ndim == 2
-            field = strength_field(alpha, features.shape[2], extent=self.config.extent) if dense else alpha
-            features = self.affine.stns[index](features, alpha=field)
+            degree = strength_field(alpha, features.shape[2], extent=self.config.extent) if dense else alpha
+            features, grid = self.affine.stns[index](features, alpha=degree)
+            run.carry(grid, mode=self.config.mode)
         if self.tps is not None:
-            features, grids[index] = self.tps.stns[index](features, alpha=alpha)
+            features, grid = self.tps.stns[index](features, alpha=alpha)
+            run.grids[size] = grid
+            run.carry(grid, mode=self.config.mode)
         return features
 
     def published_state(self) -> dict[str, dict[str, Tensor]]:

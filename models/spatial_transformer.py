@@ -107,6 +107,16 @@ def warp(features: Tensor, grid: Tensor, *, mode: str, where: str) -> Tensor:
     return warped.to(features.dtype).contiguous(memory_format=torch.channels_last)
 
 
+def enlarged(grid: Tensor, size: int) -> Tensor:
+    """Return a sampling grid [N, S, S, 2] at ``size`` px, [N, size, size, 2]: its displacement, interpolated."""
+    def rest(side: int) -> Tensor:
+        return pixel_lattice(side, mode="exact", dtype=grid.dtype).to(grid.device).reshape(1, side, side, 2)
+
+    offsets = (grid - rest(grid.shape[1])).permute(0, 3, 1, 2)  # [N, S, S, 2] -> [N, 2, S, S]
+    offsets = F.interpolate(offsets, size=(size, size), mode="bilinear", align_corners=False)
+    return rest(size) + offsets.permute(0, 2, 3, 1)
+
+
 def check_features(features: Tensor, channels: int, size: int) -> None:
     """Raise ValueError unless features are [N, channels, size, size]."""
     if features.ndim != 4 or features.shape[1:] != (channels, size, size):
@@ -279,8 +289,8 @@ class AffineTransformer(nn.Module):
         resting = torch.eye(2, 3, dtype=predicted.dtype, device=predicted.device)
         return resting + amount * (predicted - resting)
 
-    def forward(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> Tensor:
-        """Return the warped features [N, C, S, S]; raises ValueError, NonFiniteError.
+    def grid(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> Tensor:
+        """Return the sampling grid [N, S, S, 2].
 
         ``alpha`` may be a field [1 or N, S, S] of its own strength at every pixel: rest + alpha (grid - rest).
         """
@@ -292,7 +302,12 @@ class AffineTransformer(nn.Module):
                 resting = pixel_lattice(self.size, mode="exact", dtype=grid.dtype).to(grid.device)
                 resting = resting.reshape(1, self.size, self.size, 2)
                 grid = resting + strength(alpha, features, places=(self.size, self.size)) * (grid - resting)
-        return warp(features, grid, mode=self.mode, where=f"the affine block at {self.size} px")
+        return grid
+
+    def forward(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the warped features [N, C, S, S] and the grid [N, S, S, 2]; raises ValueError, NonFiniteError."""
+        grid = self.grid(features, alpha=alpha)
+        return warp(features, grid, mode=self.mode, where=f"the affine block at {self.size} px"), grid
 
 
 class TransformerStack(nn.Module):

@@ -165,7 +165,7 @@ class Stylizer:
             self._objective = self._objective or self._make_objective()
             target = to_tensor(aligned, self.size).to(self.device)
             w_plus = invert(target, self.base.generator, w_init=w_plus, objective=self._objective,
-                            **settings.schedule())
+                            **settings.schedule()).w_plus
         self.cache.put(key, w_plus)
         return w_plus
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from losses import InversionLoss, ViTTokenDistance
+from models.stylegan2 import layer_at
+from training import inversion
 from training.config import FineTuneConfig
-from training.inversion import invert
+from training.inversion import ResidualSettings, feature_deviation
 from training.prepare import encoded_start, inversion_loss
 from training.session import invert_pair
 from tuner_worker import tiny_networks, tiny_pair
@@ -18,6 +20,13 @@ class Absolute(torch.nn.Module):
 
     def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return (image - target).abs().mean()
+
+
+def invert(*arguments, **settings) -> torch.Tensor:
+    """Invert into rows alone."""
+    face = inversion.invert(*arguments, **settings)
+    assert face.residual is None
+    return face.w_plus
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +110,32 @@ def test_loss_that_is_not_finite_names_the_step(networks):
         invert(target * float("nan"), generator, w_init=w_plus, objective=Absolute(), steps=3)
 
 
+def test_residual_holds_what_rows_cannot_say(networks):
+    generator = networks[0]
+    target, w_plus = faces(generator, 2)
+    extra = torch.zeros(1, generator.config.channels[32], 32, 32)
+    extra[:, :, 10:14, 8:20] = 4.0 * feature_deviation(generator, 32)  # glasses, say
+    with torch.no_grad():
+        target = generator.synthesis(w_plus, noise=generator.fixed_noise(),
+                                     feature_transforms={layer_at(32): lambda features: features + extra})
+    settings = {"w_init": w_plus, "objective": Absolute(), "steps": 30, "lr": 1e-2}
+    ends = [inversion.invert(target, generator, residual=residual, **settings)
+            for residual in (None, ResidualSettings(), ResidualSettings(penalty=1e3))]
+    errors = []
+    for face in ends:
+        with torch.no_grad():
+            shown = generator.synthesis(face.w_plus, noise=generator.fixed_noise(), feature_transforms=face.transforms())
+        errors.append(float((shown - target).abs().mean()))
+    assert errors[1] < 0.7 * errors[0] and errors[2] > 0.9 * errors[0]  # a large penalty keeps the features as they are
+    assert ends[1].residual.shape == (2, generator.config.channels[32], 32, 32) and not ends[1].residual.requires_grad
+    again = inversion.invert(target, generator, residual=ResidualSettings(), residual_init=ends[1].residual,
+                             **settings | {"steps": 0})
+    torch.testing.assert_close(again.residual, ends[1].residual)
+
+
 @pytest.mark.parametrize(("change", "message"), [
+    ({"residual": ResidualSettings(resolution=128)}, "no features of 128 px"),
+    ({"residual": ResidualSettings(), "residual_init": torch.zeros(1, 2, 3, 3)}, "expected residual_init"),
     ({"image": torch.zeros(1, 3, 32, 32)}, r"expected images \[N, 3, 64, 64\]"),
     ({"w_init": torch.zeros(1, 9, 32)}, r"expected w_init \[1 or 1, 10, 32\]"),
     ({"steps": -1}, "steps must be >= 0"),

@@ -77,7 +77,7 @@ def invert_pair(
 
         return invert(torch.cat([pair.source, pair.target]), generator, w_init=w_init, objective=objective,
                       steps=config.inversion_steps, lr=config.inversion_lr,
-                      noise=torch.Generator().manual_seed(config.seed), progress=progress)
+                      noise=torch.Generator().manual_seed(config.seed), progress=progress).w_plus
 
 
 @dataclass(frozen=True)
