@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sweep the deformation degree alpha: one labelled strip per face, and an animation on request."""
+"""Sweep one control of a style, the deformation degree alpha by default: a labelled strip per face, and an animation."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.regions import REGIONS, RegionAlpha, parse_alpha
+from styles.controls import REGIONS, ByRegion, Control, Look
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="deformation_control.py", description=__doc__)
-    parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, a file, or a mixture a:0.7,b:0.3")
-    parser.add_argument("--alpha0", type=cli.finite_float, default=-0.5, help="first deformation degree")
-    parser.add_argument("--alpha1", type=cli.finite_float, default=1.0, help="last deformation degree")
+    cli.add_controls(parser, argv, default=cli.DEFAULT_STYLE, samples=True)
+    parser.add_argument("--control", default=None, help="which control of the style is swept; its first number if not given")
+    parser.add_argument("--alpha0", "--first", type=cli.finite_float, default=None,
+                        help="first value; the start of the control's range if not given")
+    parser.add_argument("--alpha1", "--last", type=cli.finite_float, default=None, help="last value, likewise")
     parser.add_argument("--split", type=cli.positive_int, default=6, help="intervals between them")
-    parser.add_argument("--region", choices=REGIONS, default=None, help="sweep one region of the face only")
-    parser.add_argument("--alpha", type=parse_alpha, default=0.0,
-                        help="degree of the other regions with --region, a number or degrees by region")
-    parser.add_argument("--color_strength", type=cli.finite_float, default=None,
-                        help="0 keeps the face's colours, 1 takes the drawing's; default leaves them to the generator")
+    parser.add_argument("--region", choices=REGIONS, default=None,
+                        help="sweep one region of the face only; the others take the control's own option, or 0")
     parser.add_argument("--n_sample", type=cli.positive_int, default=1, help="number of strips")
     parser.add_argument("--n_each", type=cli.positive_int, default=1, help="faces per strip file")
     parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi")
@@ -31,7 +30,26 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--output", type=Path, default=Path("outputs/control"), help="output folder")
     cli.add_common(parser, outdir=False, seed=2334)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    control = swept(args, parser)
+    if args.region is not None:  # the other regions rest unless they are told otherwise
+        parser.set_defaults(**{control.name: 0.0})
+        args = parser.parse_args(argv)
+    args.swept = control
+    low, high = args.swept.range
+    args.alpha0, args.alpha1 = (low if args.alpha0 is None else args.alpha0, high if args.alpha1 is None else args.alpha1)
+    return args
+
+
+def swept(args: Namespace, parser: cli.ArgumentParser) -> Control:
+    """Return the control that is swept; ends with one line where the style has no such one."""
+    numbers = {control.name: control for control in args.controls if control.type == "number"}
+    name = (args.control or next(iter(numbers), "")).replace("-", "_")
+    if name not in numbers:
+        parser.error(f"argument --control: the style {args.style} has no number {name!r}; it has {', '.join(numbers) or 'none'}")
+    if args.region and numbers[name].per != "region":
+        parser.error(f"argument --region: {name} of the style {args.style} is one number for the whole face")
+    return numbers[name]
 
 
 def linear(first: float, last: float, count: int) -> list[float]:
@@ -39,45 +57,45 @@ def linear(first: float, last: float, count: int) -> list[float]:
     return [first + (last - first) * i / max(count - 1, 1) for i in range(count)]
 
 
-def degree(args: Namespace, alpha: float) -> float | RegionAlpha:
-    """Return the degree of one frame of the sweep: everywhere, or in the swept region only."""
+def look_at(args: Namespace, value: float) -> Look:
+    """Return the look of one frame of the sweep: the value everywhere, or in the swept region only."""
+    look, name = cli.look_of(args), args.swept.name
     if args.region is None:
-        return alpha
-    rest = args.alpha if isinstance(args.alpha, RegionAlpha) else RegionAlpha(args.alpha)
-    others = tuple((name, value) for name, value in rest.degrees if name != args.region)
-    return RegionAlpha(rest.default, (*others, (args.region, alpha)))
+        return look.changed(**{name: value})
+    rest = look[name] if isinstance(look[name], ByRegion) else ByRegion(look[name])
+    others = tuple((region, degree) for region, degree in rest.degrees if region != args.region)
+    return look.changed(**{name: ByRegion(rest.default, (*others, (args.region, value)))})
 
 
 def run(args: Namespace) -> int:
     from tqdm import tqdm
 
-    from checkpoints.mixing import load_look
     from data.animation import save_animation
     from data.grids import grid
     from data.images import save_image
     from pipeline import sampling
     from pipeline.faces import FaceFinder
+    from styles.registry import load_style
 
     cli.ensure_dir(args.output)
     device = cli.resolve_device(args.device)
-    style = load_look(args.style, device=device)
-    base = sampling.base_of(style, device=device, name=args.base)
+    style = load_style(args.style, device=device)
+    base = sampling.base_of(style, name=args.base)
     dtype = cli.resolve_dtype(args.dtype, device)
-    finder = FaceFinder() if args.region else None
+    finder = FaceFinder() if look_at(args, 0.0).has_regions else None
     alphas = linear(args.alpha0, args.alpha1, args.split + 1)
-    word = args.region or "alpha"
+    word = args.region or args.swept.name.replace("_", " ")
     labels = ["original", *(f"{word} {alpha:.2f}" for alpha in alphas)]
     for number in tqdm(range(args.n_sample), desc="strips", disable=args.n_sample < 2):
         indices = list(range(number * args.n_each, (number + 1) * args.n_each))
         with cli.autocast(device, dtype):
-            w_plus = sampling.sample_w_plus(style, args.seed, indices, truncation_psi=args.truncation)
+            drawn = sampling.random_faces(style, args.seed, indices, truncation_psi=args.truncation)
             original = sampling.base_images(base, args.seed, indices, truncation_psi=args.truncation).float().cpu()
         landmarks = sampling.face_landmarks(original, finder) if finder else None
 
         def faces(alpha: float):  # noqa: ANN202 - a tensor [N, 3, S, S] on the CPU
-            look = sampling.Look(degree(args, alpha), args.color_strength)
             with cli.autocast(device, dtype):
-                return sampling.styled_images(style, w_plus, look=look, landmarks=landmarks).float().cpu()
+                return style.draw(drawn, look_at(args, alpha), landmarks=landmarks).float().cpu()
 
         columns = [original, *(faces(alpha) for alpha in alphas)]
         cell = args.size or original.shape[3]

@@ -14,10 +14,10 @@ SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts"}
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="export.py", description=__doc__)
-    parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, or a file")
+    parser.add_argument("--style", default=cli.DEFAULT_STYLE, help="name of a style in checkpoints/, or a file")
     parser.add_argument("--format", choices=tuple(SUFFIXES), default="onnx", help="kind of file")
     parser.add_argument("--what", choices=("generator", "photo"), default="photo",
-                        help="generator: w_plus and alpha to image; photo: aligned photo and alpha to image")
+                        help="generator: w_plus and the style's numbers to image; photo: aligned photo and these")
     parser.add_argument("--encoder", default=None, help="encoder for photos; default is the one of the style's base")
     parser.add_argument("--size", type=cli.image_side, default=None,
                         help="side of the photo in px, a multiple of the encoder's; default is the encoder's")
@@ -30,10 +30,11 @@ def run(args: Namespace) -> int:
     if args.what == "generator" and args.size is not None:
         raise cli.UserError("--size: the generator's size is that of its weights; use it with --what photo only")
     from checkpoints import builders
-    from pipeline.exporting import ExportConfig, base_name, export_style
+    from pipeline.exporting import ExportConfig, export_style
+    from styles.registry import load_style
 
-    style = builders.load_style(args.style)
-    encoder = builders.load_encoder(args.encoder or base_name(style)) if args.what == "photo" else None
+    style = load_style(args.style)
+    encoder = builders.load_encoder(args.encoder or style.base_name) if args.what == "photo" else None
     path = args.output or Path("outputs/export") / f"{style.name}_{args.what}{SUFFIXES[args.format]}"
     config = ExportConfig(args.format, args.what, args.batch, args.size)
     facts = export_style(path, style, encoder, config=config)

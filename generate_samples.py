@@ -8,19 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.regions import RegionAlpha, parse_alpha
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="generate_samples.py", description=__doc__)
-    parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, a file, or a mixture a:0.7,b:0.3")
+    cli.add_controls(parser, argv, default=cli.DEFAULT_STYLE, samples=True)
     parser.add_argument("--n_sample", type=cli.positive_int, default=1, help="number of grids")
     parser.add_argument("--n_each", type=cli.positive_int, default=6, help="faces per grid")
     parser.add_argument("--nrow", type=cli.non_negative_int, default=0, help="faces per row; 0 is all of a grid")
-    parser.add_argument("--alpha", type=parse_alpha, default=0.6,
-                        help="deformation degree, or degrees by region: eyes=1.2,mouth=0.4")
-    parser.add_argument("--color_strength", type=cli.finite_float, default=None,
-                        help="0 keeps the face's colours, 1 takes the drawing's; default leaves them to the generator")
     parser.add_argument("--mix_grid", type=cli.positive_int, default=None,
                         help="steps of a grid from the first style of a mixture to the second, a row per face")
     parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi")
@@ -37,21 +32,21 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def drawer(args: Namespace, style):  # noqa: ANN001, ANN201 - the types live behind heavy imports
-    """Return a function from latents and landmarks to stylized faces [N, 3, S, S].
+    """Return a function from faces and landmarks to stylized faces [N, 3, S, S].
 
     Raises:
         UserError: for --graphs where it cannot be had.
     """
-    from pipeline import sampling
+    from models.face import Face
     from pipeline.graphs import Graphed
 
-    look = sampling.Look(args.alpha, args.color_strength)
+    look = cli.look_of(args)
     if not args.graphs:
-        return lambda w_plus, landmarks: sampling.styled_images(style, w_plus, look=look, landmarks=landmarks)
-    if style.w_avg.device.type != "cuda" or isinstance(args.alpha, RegionAlpha):
-        raise cli.UserError("--graphs: needs a GPU and one --alpha for the whole face; leave the option out")
-    graphed = Graphed(lambda w_plus: sampling.styled_images(style, w_plus, look=look))
-    return lambda w_plus, landmarks: graphed(w_plus)
+        return lambda faces, landmarks: style.draw(faces, look, landmarks=landmarks)
+    if style.device.type != "cuda" or look.has_regions:
+        raise cli.UserError("--graphs: needs a GPU and controls that are the same for the whole face; leave the option out")
+    graphed = Graphed(lambda w_plus: style.draw(Face(w_plus), look))
+    return lambda faces, landmarks: graphed(faces.w_plus)
 
 
 def draw(args: Namespace, style, base, indices: list[int], faces_of):  # noqa: ANN001, ANN201
@@ -59,29 +54,28 @@ def draw(args: Namespace, style, base, indices: list[int], faces_of):  # noqa: A
     from pipeline import sampling
     from pipeline.faces import FaceFinder
 
-    with cli.autocast(style.w_avg.device, cli.resolve_dtype(args.dtype, style.w_avg.device)):
-        w_plus = sampling.sample_w_plus(style, args.seed, indices, truncation_psi=args.truncation)
+    with cli.autocast(style.device, cli.resolve_dtype(args.dtype, style.device)):
+        drawn = sampling.random_faces(style, args.seed, indices, truncation_psi=args.truncation)
         originals = landmarks = None
         if base is not None:
             originals = sampling.base_images(base, args.seed, indices, truncation_psi=args.truncation).float().cpu()
-            landmarks = sampling.face_landmarks(originals, FaceFinder()) if isinstance(args.alpha, RegionAlpha) else None
-        faces = faces_of(w_plus, landmarks).float().cpu()
+            landmarks = sampling.face_landmarks(originals, FaceFinder()) if cli.look_of(args).has_regions else None
+        faces = faces_of(drawn, landmarks).float().cpu()
     return originals, faces
 
 
 def mix_grid(args: Namespace, device) -> int:  # noqa: ANN001
     """Write a grid between two styles: the originals, then columns from the first style to the second."""
-    from checkpoints.builders import load_style
-    from checkpoints.mixing import mix_styles, parse_recipe
     from data.grids import grid
     from data.images import save_image
     from pipeline import sampling
+    from styles.registry import load_style, mix_styles, parse_recipe
 
     recipe = parse_recipe(args.style) or []
     if len(recipe) != 2:
         raise cli.UserError(f"--mix-grid: needs a mixture of two styles such as --style a:1,b:1, got {args.style}")
     styles = [load_style(name, device=device) for name, _ in recipe]
-    base = sampling.base_of(styles[0], device=device, name=args.base)
+    base = sampling.base_of(styles[0], name=args.base)
     columns, labels = [], ["original"]
     for step in range(args.mix_grid + 1):
         share = step / args.mix_grid
@@ -97,21 +91,22 @@ def mix_grid(args: Namespace, device) -> int:  # noqa: ANN001
 
 
 def run(args: Namespace) -> int:
-    from checkpoints.mixing import load_look
+    from tqdm import tqdm
+
     from data.grids import grid
     from data.images import save_image
     from pipeline import sampling
-    from tqdm import tqdm
+    from styles.registry import load_style
 
     cli.ensure_dir(args.output)
     device = cli.resolve_device(args.device)
     cli.resolve_dtype(args.dtype, device)
     if args.mix_grid:
         return mix_grid(args, device)
-    style = load_look(args.style, device=device)
-    # Degrees by region need the undeformed face, to find the regions in it.
-    needed = not args.style_only or isinstance(args.alpha, RegionAlpha)
-    base = sampling.base_of(style, device=device, name=args.base) if needed else None
+    style = load_style(args.style, device=device)
+    # Values by region need the undeformed face, to find the regions in it.
+    needed = not args.style_only or cli.look_of(args).has_regions
+    base = sampling.base_of(style, name=args.base) if needed else None
     columns, faces_of = args.nrow or args.n_each, drawer(args, style)
     for number in tqdm(range(args.n_sample), desc="grids", disable=args.n_sample < 2):
         originals, faces = [], []

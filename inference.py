@@ -8,18 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.regions import parse_alpha
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="inference.py", description=__doc__)
-    parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, a file, or a mixture a:0.7,b:0.3")
+    cli.add_controls(parser, argv, default=cli.DEFAULT_STYLE)
     parser.add_argument("--input_image", type=Path, default=Path("data/test_inputs"), help="photo, folder of photos, or clip")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too, mirrored in the output")
-    parser.add_argument("--alpha", type=parse_alpha, default=0.8,
-                        help="deformation degree, or degrees by region: eyes=1.2,mouth=0.4")
-    parser.add_argument("--color_strength", type=cli.finite_float, default=None,
-                        help="0 keeps the face's colours, 1 takes the drawing's; default leaves them to the generator")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
     which = parser.add_mutually_exclusive_group()
@@ -34,6 +29,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="how photos become latents: fast, slow without an encoder, or the encoder refined")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
     parser.add_argument("--lr", type=cli.finite_float, default=4.5e-2, help="learning rate of the optimisation")
+    parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
+                        help="side in px of the features that are optimised beside the latents, 0 for latents alone")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
@@ -59,16 +56,17 @@ def networks(args: Namespace) -> dict:
     from pipeline.stylize import InversionSettings
 
     return {"style": args.style, "base": args.base, "encoder": args.encoder, "align": args.align, "faces": args.faces,
-            "inversion": InversionSettings(args.inversion, args.steps, args.lr), "device": cli.resolve_device(args.device),
+            "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual), "device": cli.resolve_device(args.device),
             "cache": args.cache or args.output / "latents"}
 
 
 def run_clip(args: Namespace) -> int:
     """Restyle a clip; stopped runs go on."""
-    from pipeline.stylize import Look, build_stylizer
+    from tqdm import tqdm
+
+    from pipeline.stylize import build_stylizer
     from pipeline.video import VideoSettings, stylize_video
     from pipeline.video_io import clip_info
-    from tqdm import tqdm
 
     frames = clip_info(args.input_image).frames
     cli.ensure_dir(args.output)
@@ -81,7 +79,7 @@ def run_clip(args: Namespace) -> int:
              "inversion": args.inversion, "dtype": args.dtype}
     with tqdm(total=frames or None, desc="frames") as bar, \
             cli.autocast(stylizer.device, cli.resolve_dtype(args.dtype, stylizer.device)):
-        report = stylize_video(args.input_image, stylizer, output=output, look=Look(args.alpha, args.color_strength),
+        report = stylize_video(args.input_image, stylizer, output=output, look=cli.look_of(args),
                                settings=settings, progress=bar.update, facts=facts)
     print(output)
     cli.report(f"{report.frames} frames, {report.faceless} without a face, jitter {report.jitter_ratio:.2f} of the clip's")
@@ -90,14 +88,15 @@ def run_clip(args: Namespace) -> int:
 
 def run_photos(args: Namespace) -> int:
     """Restyle a photo or the photos of a folder that are not done yet."""
+    from tqdm import tqdm
+
     from pipeline import batch
     from pipeline.photos import PhotoSettings, drawer
-    from pipeline.stylize import Look, build_stylizer
-    from tqdm import tqdm
+    from pipeline.stylize import build_stylizer
 
     found = batch.folder_photos(args.input_image, recursive=args.recursive, output=args.output)
     cli.ensure_dir(args.output)
-    settings = PhotoSettings(networks(args), args.output, Look(args.alpha, args.color_strength), args.dtype,
+    settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype,
                              args.paste_back, args.paste_color)
     stylizer = build_stylizer(**settings.networks)
     photos = [photo.named(f"{stylizer.style.name}_") for photo in found]

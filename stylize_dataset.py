@@ -14,13 +14,12 @@ from pipeline import cli
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="stylize_dataset.py", description=__doc__)
-    parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, or a file")
+    cli.add_controls(parser, argv, default=cli.DEFAULT_STYLE)
     parser.add_argument("--input", type=Path, default=Path("data/test_inputs"),
                         help="folder (with subfolders), text file with one path per line, or parquet file")
     parser.add_argument("--column", default="path", help="column of the paths in a parquet file")
     parser.add_argument("--output", type=Path, default=Path("outputs/dataset"), help="output folder")
     parser.add_argument("--report", type=Path, default=None, help=".csv or .parquet file; default OUTPUT/report.csv")
-    parser.add_argument("--alpha", type=cli.finite_float, default=0.8, help="deformation degree")
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
                         help="how photos become latents, as in inference.py")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
@@ -47,16 +46,17 @@ def cpus() -> int:
 
 
 def run(args: Namespace) -> int:
+    from tqdm import tqdm
+
     from checkpoints.paths import find_style
     from pipeline import dataset
     from pipeline.batch import Ledger
-    from tqdm import tqdm
 
     report = args.report or args.output / "report.csv"
     if report.suffix not in (".csv", ".parquet"):
         raise cli.UserError(f"{report}: --report must end in .csv or .parquet")
     settings = dataset.DatasetSettings(
-        str(find_style(args.style).resolve()), str(args.output.resolve()), args.alpha, args.inversion,
+        str(find_style(args.style).resolve()), str(args.output.resolve()), cli.look_of(args), args.inversion,
         args.steps, args.align, args.faces, absolute(args.base), absolute(args.encoder), args.device)
     photos = dataset.read_paths(args.input, column=args.column)
     cli.ensure_dir(args.output)

@@ -91,6 +91,7 @@ def run(args: Namespace) -> int:
     keep_freed_memory()
     from checkpoints import builders
     from checkpoints.features import load_landmark_net
+    from styles.deformable import export_published, save_style
     from training.options import choose_config, run_digest
     from training.prepare import resumed_tuner
     from training.session import Interrupted, Session
@@ -134,12 +135,12 @@ def run(args: Namespace) -> int:
         return 130
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
-    builders.save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
-                        training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
-                        target_latent=tuner.latents[1])
+    save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
+               training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
+               target_latent=tuner.latents[1])
     print(output)
     if args.export_published:
-        builders.export_published(args.export_published, tuner.ema)
+        export_published(args.export_published, tuner.ema)
         print(args.export_published)
     return 0
 

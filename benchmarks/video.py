@@ -21,8 +21,7 @@ RATE = 25
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="benchmarks.video", description=__doc__)
-    parser.add_argument("--style", default="sample", help="name of a style in checkpoints/, or a file")
-    parser.add_argument("--alpha", type=cli.finite_float, default=0.8, help="deformation degree")
+    cli.add_controls(parser, argv, default=cli.DEFAULT_STYLE)
     parser.add_argument("--seconds", type=cli.finite_float, default=10.0, help="length of the clip")
     parser.add_argument("--size", type=cli.positive_int, default=512, help="side of the clip in px")
     parser.add_argument("--smooth", type=cli.finite_float, default=0.5, help="smoothing over time, 0 to 1")
@@ -105,7 +104,7 @@ def sheet(clips: Sequence[Path], path: Path, *, columns: int = 8) -> None:
 def run(args: Namespace) -> int:
     import av
 
-    from pipeline.stylize import Look, build_stylizer
+    from pipeline.stylize import build_stylizer
     from pipeline.video import VideoSettings, stylize_video
 
     cli.ensure_dir(args.output)
@@ -113,7 +112,7 @@ def run(args: Namespace) -> int:
     clip, result = args.output / "clip.mp4", args.output / f"clip_{stylizer.style.name}.mp4"
     make_clip(clip, stylizer.base, frames=round(args.seconds * RATE), size=args.size, seed=args.seed)
     settings = VideoSettings(smooth=args.smooth)
-    report = stylize_video(clip, stylizer, output=result, look=Look(args.alpha), settings=settings)
+    report = stylize_video(clip, stylizer, output=result, look=cli.look_of(args), settings=settings)
     sheet([clip, result], args.output / "sheet.png")
     with av.open(str(result)) as container:
         sound = sum(1 for _ in container.decode(audio=0)) if container.streams.audio else 0

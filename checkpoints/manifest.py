@@ -10,10 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from checkpoints.builders import OFFICIAL_BASE, load_style
+from checkpoints.builders import OFFICIAL_BASE
 from checkpoints.features import encoder_config_of, latent_avg_of, split_encoder, vit_state
 from checkpoints.io import (
-    CheckpointError, atomic_write, check_finite, check_network, check_state, describe, load_model, read_torch, take_vector,
+    CheckpointError,
+    atomic_write,
+    check_finite,
+    check_network,
+    check_state,
+    describe,
+    load_model,
+    read_torch,
+    take_vector,
 )
 from checkpoints.official import check_official, describe_parts, official_keys, recognise
 from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_names, starter_dir
@@ -136,11 +144,18 @@ def check_digest(path: Path, entry: Entry) -> None:
                               f"{entry.source}")
 
 
+def prove_style(path: Path) -> None:
+    """Raise CheckpointError unless a style can be loaded from the file."""
+    from styles.registry import load_style  # kinds of styles read their files by this package
+
+    load_style(path)
+
+
 def check_content(path: Path, entry: Entry) -> None:
     """Raise CheckpointError unless digest, or structure where no digest is known, are right."""
     check_digest(path, entry)
     if entry.kind in ("own", "style"):  # of any size, so they are proven by loading them
-        load_style(path)
+        prove_style(path)
     elif entry.kind == "starter":
         if path.suffix == ".safetensors":
             load_model(path)
@@ -163,7 +178,7 @@ def import_file(path: Path) -> Path:
     if packed or path.suffix == ".dat" or path.stat().st_size == landmarks.bytes:
         return _import_landmarks(path, landmarks, packed=packed)
     if path.suffix == ".safetensors":
-        load_style(path)
+        prove_style(path)
         return _import_style(path, path.name)
     state = read_torch(path)
     kind = recognise(state)
@@ -172,7 +187,7 @@ def import_file(path: Path) -> Path:
                               "`python -m checkpoints list`")
     del state
     if kind == "style":
-        load_style(path)
+        prove_style(path)
         return _import_style(path, f"{path.stem}.pt")
     entry = next(entry for entry in entries() if entry.kind == kind)
     check_content(path, entry)

@@ -8,11 +8,15 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from styles.controls import Control, Look
 
 MAX_SIDE = 8192
+DEFAULT_STYLE = "sample"
 
 
 class UserError(ValueError):
@@ -20,7 +24,15 @@ class UserError(ValueError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Parser that takes every long option in snake_case and kebab-case, shows defaults, and errs in one line."""
+    """Parser that takes every long option in snake_case and kebab-case, shows defaults, and errs in one line.
+
+    Attributes:
+        style: name of the style whose controls are options, see ``add_controls``.
+        controls: these controls.
+    """
+
+    style: str | None = None
+    controls: tuple[Control, ...] = ()
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
@@ -36,6 +48,17 @@ class ArgumentParser(argparse.ArgumentParser):
         if settings.get("action") != "help" and not settings.get("help"):
             settings["help"] = " "  # the formatter adds the default only to a help text
         return super().add_argument(*both, **settings)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(args, namespace)
+        strange = next((text.partition("=")[0] for text in unknown if text.startswith("--")), None)
+        if strange and self.style is not None:
+            own = ", ".join(control.option.replace("_", "-") for control in self.controls) or "none"
+            self.error(f"{strange}: the style {self.style} has no such control, nor is there such an option; "
+                       f"the style's own controls are {own}")
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
@@ -106,6 +129,54 @@ def add_common(parser: ArgumentParser, *, outdir: bool = True, seed: int = 0) ->
         parser.add_argument("--outdir", type=Path, default=None, help="output folder")
 
 
+def add_controls(
+    parser: ArgumentParser, argv: Sequence[str] | None, *, default: str, samples: bool = False, **defaults: Any,
+) -> None:
+    """Add --style and an option per control of the style that it names in ``argv``.
+
+    Args:
+        parser: gets the options.
+        argv: the command line; that of the process where None.
+        default: style where none is named.
+        samples: take the controls' defaults for random faces.
+        defaults: other defaults of controls by name.
+
+    Raises:
+        CheckpointError: if there is no such style; with --help the controls of any style stand for it.
+    """
+    from checkpoints import CheckpointError
+    from styles.registry import FIRST, controls_of, kind_named
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--style", default=default)
+    try:
+        parser.style = first.parse_known_args(words)[0].style
+    except argparse.ArgumentError:
+        parser.style = default  # --style without a name, of which the parser itself tells
+    try:
+        parser.controls = controls_of(parser.style)
+    except CheckpointError:
+        if not {"-h", "--help"} & set(words):
+            raise
+        parser.controls = kind_named(FIRST).controls_of({}, ("target_latent",))
+    parser.add_argument("--style", default=default, help="name of a style in checkpoints/, a file, or a mixture a:0.7,b:0.3")
+    group = parser.add_argument_group("controls of the style")
+    for control in parser.controls:
+        value = defaults.get(control.name, control.default_for(samples=samples))
+        names = dict.fromkeys((control.option, control.option.replace("_", "-")))
+        group.add_argument(*names, dest=control.name, type=control.parse, default=value, help=control.help,
+                           metavar=control.type.upper())
+    parser.set_defaults(controls=parser.controls)
+
+
+def look_of(args: argparse.Namespace) -> Look:
+    """Return the look that the options of ``add_controls`` ask for."""
+    from styles.controls import Look
+
+    return Look(**{control.name: getattr(args, control.name) for control in args.controls})
+
+
 def resolve_device(name: str) -> Any:
     """Return the torch.device of ``--device``; raises UserError when it is not there."""
     import torch
@@ -164,16 +235,14 @@ def run(work: Callable[[argparse.Namespace], int], parse: Callable[[], argparse.
     Returns:
         The exit code: what ``work`` returns, 2 for such an error, 130 when interrupted.
     """
-    try:
-        args = parse()
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
     from checkpoints import CheckpointError
     from data.images import ImageError
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        return work(args)
+        return work(parse())
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
     except (UserError, ImageError, CheckpointError) as error:
         report(error)
         return 2

@@ -18,6 +18,7 @@ from data.images import read_image, save_image
 from pipeline import batch
 from pipeline.batch import Drawn, Ledger, Photo, folder_photos, settings_digest
 from pipeline.cli import UserError
+from styles.controls import Look
 
 if TYPE_CHECKING:
     from pipeline.stylize import Stylizer
@@ -38,7 +39,7 @@ class DatasetSettings:
 
     style: str
     output: str
-    alpha: float = 0.8
+    look: Look = Look()
     inversion: str = "e4e"
     steps: int = 100
     align: bool = True
@@ -49,7 +50,7 @@ class DatasetSettings:
 
     def digest(self, fingerprint: str) -> str:
         """Return what a record must agree with to count: all that changes pictures, and the style's content."""
-        return settings_digest(**asdict(self) | {"style": fingerprint, "output": "", "device": ""})
+        return settings_digest(**vars(self) | {"style": fingerprint, "output": "", "device": "", "look": repr(self.look)})
 
 
 def read_paths(source: Path, *, column: str = "path") -> list[Photo]:
@@ -104,10 +105,8 @@ class DatasetWorker:
     def __init__(self, settings: DatasetSettings, digest: str, threads: int) -> None:
         import torch
 
-        from pipeline.stylize import Look
-
         torch.set_num_threads(threads)
-        self.look = Look(alpha=settings.alpha)
+        self.look = settings.look
         self.ledger = Ledger(Path(settings.output), digest)
         self.stylizer = build_stylizer(settings)
         self.name = f"{platform.node()}:{os.getpid()}"

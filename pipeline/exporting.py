@@ -10,9 +10,8 @@ import importlib
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from checkpoints import atomic_write
-from checkpoints.builders import Encoder, Style
-from models.spatial_transformer import INTERPOLATION, pixel_lattice
-from models.stylegan2 import layer_at
+from checkpoints.builders import Encoder
+from models.face import Face
 from pipeline.cli import UserError
+from styles.controls import Control, Look
+from styles.protocol import Style
 
 VERSION = "1.0"
 FORMATS = ("onnx", "torchscript")
@@ -32,7 +32,8 @@ PARTS = ("generator", "photo")
 # ONNX has grid_sample since 16; 18 is what PyTorch's exporter speaks natively.
 OPSET = 18
 TOLERANCE = 1e-3
-ALPHAS = (0.0, 0.5, 1.0)
+# Of the controls' ranges, where a file is compared with PyTorch.
+SHARES = (0.0, 0.5, 1.0)
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LICENCES = {
     "starter": "Derived from the bundled starter weights: CC BY-NC-SA 4.0, not for commercial use.",
@@ -74,61 +75,49 @@ class Exported:
     torch_seconds: float
 
 
-class GeneratorGraph(nn.Module):
-    """``DeformableGenerator.synthesis`` with the stored noise and without the checks a fixed graph cannot hold."""
-
-    def __init__(self, style: Style) -> None:
-        super().__init__()
-        self.deformable = style.deformable
-        for size in self.deformable.config.resolutions:
-            self.register_buffer(f"lattice_{size}", pixel_lattice(size, mode="exact"), persistent=False)
-
-    def forward(self, w_plus: Tensor, alpha: Tensor) -> Tensor:
-        """w_plus [N, L, D], alpha [N] -> image [N, 3, S, S]."""
-        generator = self.deformable.generator
-        transforms = {layer_at(size): partial(self._deform, index=index, size=size, alpha=alpha)
-                      for index, size in enumerate(self.deformable.config.resolutions)}
-        return generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms)
-
-    def _deform(self, x: Tensor, *, index: int, size: int, alpha: Tensor) -> Tensor:
-        sample = partial(F.grid_sample, mode=INTERPOLATION[self.deformable.config.mode], padding_mode="reflection",
-                         align_corners=False)
-        if self.deformable.affine is not None:
-            theta = self.deformable.affine.stns[index].theta(x, alpha=alpha)
-            # affine_grid written out: ONNX has it only from opset 20 on.
-            lattice = getattr(self, f"lattice_{size}")
-            grid = lattice @ theta[:, :, :2].transpose(1, 2) + theta[:, None, :, 2]  # [N, size^2, 2]
-            x = sample(x, grid.reshape(-1, size, size, 2))
-        if self.deformable.tps is not None:
-            x = sample(x, self.deformable.tps.stns[index].grid(x, alpha=alpha))
-        return x.contiguous(memory_format=torch.channels_last)
-
-
 class PhotoGraph(nn.Module):
-    """Encoder and generator in one: an aligned face to its restyled image.
+    """Encoder and style in one: an aligned face to its restyled image.
 
     Args:
-        style: the fine-tuned generator.
+        graph: of the style, see ``Style.graph``.
         encoder: makes its latents.
         size: side of the photo in px, a multiple of the encoder's.
     """
 
-    def __init__(self, style: Style, encoder: Encoder, *, size: int) -> None:
+    def __init__(self, graph: nn.Module, encoder: Encoder, *, size: int) -> None:
         super().__init__()
-        self.generator, self.encoder = GeneratorGraph(style), encoder.module
+        self.inner, self.encoder = graph, encoder.module
         self.shrink = size // encoder.input_size
         self.register_buffer("latent_avg", encoder.latent_avg, persistent=False)
 
-    def forward(self, photo: Tensor, alpha: Tensor) -> Tensor:
-        """photo [N, 3, size, size] in [-1, 1], alpha [N] -> image [N, 3, S, S]."""
+    def forward(self, photo: Tensor, *values: Tensor) -> Tensor:
+        """photo [N, 3, size, size] in [-1, 1], one [N] per control -> image [N, 3, S, S]."""
         photo = F.avg_pool2d(photo, self.shrink) if self.shrink > 1 else photo
-        return self.generator(self.encoder(photo) + self.latent_avg, alpha)
+        return self.inner(self.encoder(photo) + self.latent_avg, None, *values)
 
 
-def base_name(style: Style) -> str:
-    """Return the name of the generator that a style was trained from, by its size where the file does not say."""
-    named = style.config.get("base", {}).get("name")
-    return named or ("starter" if style.deformable.generator.config.size <= 256 else "official")
+class LatentGraph(nn.Module):
+    """A style's graph for latents alone."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.inner = graph
+
+    def forward(self, w_plus: Tensor, *values: Tensor) -> Tensor:
+        """w_plus [N, L, D], one [N] per control -> image [N, 3, S, S]."""
+        return self.inner(w_plus, None, *values)
+
+
+class ListedGraph(nn.Module):
+    """A graph that takes the controls' values as a list, for the ONNX exporter knows no variable number of arguments."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.inner = graph
+
+    def forward(self, first: Tensor, values: list[Tensor]) -> Tensor:
+        """first: photo or w_plus; values: one [N] per control -> image [N, 3, S, S]."""
+        return self.inner(first, *values)
 
 
 def require(*packages: str) -> None:
@@ -147,46 +136,44 @@ def photo_size(encoder: Encoder, size: int | None) -> int:
     return size or encoder.input_size
 
 
-@torch.no_grad()
 def random_latents(style: Style, batch: int, *, seed: int) -> Tensor:
     """Return w_plus [batch, L, D] whose rows are mapped from z of their own, seeded."""
-    generator = style.deformable.generator
-    config = generator.config
-    rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(batch * config.n_latent, config.style_dim, generator=rng)
-    return generator.mapping(z).reshape(batch, config.n_latent, config.style_dim)  # [N L, D] -> [N, L, D]
+    rows, width = style.latent_shape
+    z = torch.randn(batch * rows, width, generator=torch.Generator().manual_seed(seed))
+    w = style.random(z, truncation_psi=1.0).w_plus[:, 0]
+    return w.reshape(batch, rows, width)  # [N L, D] -> [N, L, D]
 
 
-@torch.no_grad()
-def samples(style: Style, config: ExportConfig, size: int | None) -> list[dict[str, Tensor]]:
-    """Return inputs of the graph, one set per alpha of ``ALPHAS``: random latents, or faces made from such."""
+def samples(style: Style, inputs: Sequence[Control], config: ExportConfig, size: int | None) -> list[dict[str, Tensor]]:
+    """Return inputs of the graph, one set per share of the controls' ranges: random latents, or faces made from such."""
     sets = []
-    for seed, alpha in enumerate(ALPHAS):
+    for seed, share in enumerate(SHARES):
         first = {"w_plus": random_latents(style, config.batch, seed=seed)}
         if size is not None:
-            image = style.deformable.synthesis(
-                first["w_plus"], alpha=0.0, noise=style.deformable.generator.fixed_noise()).image.clamp(-1.0, 1.0)
+            image = style.draw(Face(first["w_plus"]), style.default_look()).clamp(-1.0, 1.0)
             first = {"photo": F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)}
-        sets.append(first | {"alpha": torch.full((config.batch,), alpha)})
+        values = {control.name: low + share * (high - low) for control in inputs for low, high in [control.range]}
+        sets.append(first | {name: torch.full((config.batch,), value) for name, value in values.items()})
     return sets
 
 
-def metadata(style: Style, config: ExportConfig, inputs: dict[str, Tensor]) -> dict[str, str]:
+def metadata(style: Style, config: ExportConfig, inputs: dict[str, Tensor], *, side: int) -> dict[str, str]:
     """Return what a user of the file has to know, as strings."""
-    ranges = {"w_plus": "latents, one row per layer", "photo": "aligned RGB face, [-1, 1]",
-              "alpha": "degree of deformation, 0 undeformed, 1 as learned"}
+    ranges = {"w_plus": "latents, one row per layer", "photo": "aligned RGB face, [-1, 1]"}
+    ranges |= {control.name: f"{control.help}; {control.low:g} to {control.high:g}" for control in style.controls}
     shapes = {name: f"float32 {list(value.shape)}: {ranges[name]}" for name, value in inputs.items()}
-    side = style.deformable.generator.config.size
-    return {"style": style.name, "fingerprint": style.fingerprint, "part": config.part, "version": VERSION,
-            "inputs": json.dumps(shapes), "output": f"float32 [{config.batch}, 3, {side}, {side}]: RGB, about [-1, 1]",
-            "licence": LICENCES.get(base_name(style), OTHER_LICENCE)}
+    return {name: str(value) for name, value in style.facts().items()} | {
+        "part": config.part, "version": VERSION, "inputs": json.dumps(shapes),
+        "output": f"float32 [{config.batch}, 3, {side}, {side}]: RGB, about [-1, 1]",
+        "licence": LICENCES.get(style.base_name, OTHER_LICENCE)}
 
 
 def write_onnx(graph: nn.Module, inputs: dict[str, Tensor], path: Path, facts: dict[str, str]) -> None:
     """Write the graph as ONNX with ``facts`` as its metadata, all weights inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(graph, tuple(inputs.values()), input_names=list(inputs), output_names=["image"],
+        first, *values = inputs.values()
+        program = torch.onnx.export(ListedGraph(graph), (first, values), input_names=list(inputs), output_names=["image"],
                                     opset_version=OPSET, dynamo=True, external_data=False, verbose=False)
     # The exporter notes the source lines of this machine at every node.
     for node in program.model.graph:
@@ -243,11 +230,11 @@ def compare(run: Runner, reference: Callable[[dict[str, Tensor]], Tensor], sets:
 def reference_of(style: Style, encoder: Encoder | None, *, shrink: int) -> Callable[[dict[str, Tensor]], Tensor]:
     """Return the project's own way from the inputs of a graph to the image, which the graph must equal."""
     def run(inputs: dict[str, Tensor]) -> Tensor:
-        w_plus = inputs.get("w_plus")
+        values = dict(inputs)
+        w_plus, photo = values.pop("w_plus", None), values.pop("photo", None)
         if w_plus is None:
-            w_plus = encoder.module(F.avg_pool2d(inputs["photo"], shrink)) + encoder.latent_avg
-        noise = style.deformable.generator.fixed_noise()
-        return style.deformable.synthesis(w_plus, alpha=inputs["alpha"], noise=noise).image
+            w_plus = encoder.module(F.avg_pool2d(photo, shrink)) + encoder.latent_avg
+        return style.draw(Face(w_plus), Look(**{name: float(value[0]) for name, value in values.items()}))
 
     return run
 
@@ -270,18 +257,21 @@ def export_style(path: Path, style: Style, encoder: Encoder | None, *, config: E
     """
     if config.format == "onnx":
         require(*ONNX_PACKAGES)
+    inner, size, shrink = style.graph().eval(), None, 1
     if config.part == "photo":
         if encoder is None:
             raise ValueError("the part 'photo' needs an encoder")
         size = photo_size(encoder, config.size)
-        graph, shrink = PhotoGraph(style, encoder, size=size).eval(), size // encoder.input_size
+        graph, shrink = PhotoGraph(inner, encoder, size=size).eval(), size // encoder.input_size
     else:
-        size, graph, shrink = None, GeneratorGraph(style).eval(), 1
-    sets = samples(style, config, size)
+        graph = LatentGraph(inner).eval()
+    sets = samples(style, inner.inputs, config, size)
+    reference = reference_of(style, encoder, shrink=shrink)
+    side = reference(sets[-1]).shape[3]
     write, load = (write_onnx, open_onnx) if config.format == "onnx" else (write_torchscript, open_torchscript)
     with atomic_write(path) as temporary:
-        write(graph, sets[-1], temporary, metadata(style, config, sets[-1]))
-        error, seconds, torch_seconds = compare(load(temporary), reference_of(style, encoder, shrink=shrink), sets)
+        write(graph, sets[-1], temporary, metadata(style, config, sets[-1], side=side))
+        error, seconds, torch_seconds = compare(load(temporary), reference, sets)
         if not error <= TOLERANCE:
             raise UserError(f"{path}: not written, it differs from PyTorch by {error:.1e} (at most {TOLERANCE:g}); "
                             "upgrade torch and onnxruntime, or choose the other --format")

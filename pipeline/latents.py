@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from checkpoints import CheckpointError, load_model, save_model
 from data.images import WriteError
+from models.face import Face
 
 
 class LatentCache:
-    """Folder of ``w_plus`` files named by a digest of pixels, encoder, generator and settings.
+    """Folder of inverted faces in files named by a digest of pixels, encoder, generator and settings.
 
     Two photos of one name in different folders never meet, and a changed encoder or generator never finds old codes.
 
@@ -33,26 +33,30 @@ class LatentCache:
         digest.update(json.dumps([image.size, sorted(settings.items())]).encode())
         return digest.hexdigest()[:32]
 
-    def get(self, key: str) -> Tensor | None:
-        """Return the stored w_plus [1, L, 512], or None; an unreadable file counts as absent."""
+    def get(self, key: str) -> Face | None:
+        """Return the stored face, or None; an unreadable file counts as absent."""
         path = self.folder / f"{key}.safetensors" if self.folder else None
         if path is not None and path.is_file():
             try:
                 tensors, _ = load_model(path, kind="latent")
+                face = Face(tensors["w_plus"], tensors.get("residual"))
                 self.hits += 1
-                return tensors["w_plus"]
-            except CheckpointError:
+                return face
+            except (CheckpointError, KeyError, ValueError):
                 path.unlink()
         self.misses += 1
         return None
 
-    def put(self, key: str, w_plus: Tensor) -> None:
-        """Store w_plus [1, L, 512] atomically; raises WriteError where the folder cannot be written."""
+    def put(self, key: str, face: Face) -> None:
+        """Store one face atomically, its residual in half precision; raises WriteError where the folder cannot be written."""
         if self.folder is None:
             return
+        tensors = {"w_plus": face.w_plus.cpu()}
+        if face.residual is not None:
+            tensors["residual"] = face.residual.cpu().half()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_model(self.folder / f"{key}.safetensors", {"w_plus": w_plus.cpu()}, {"kind": "latent"})
+            save_model(self.folder / f"{key}.safetensors", tensors, {"kind": "latent"})
         except OSError as error:
             raise WriteError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from error
         except CheckpointError as error:

@@ -39,7 +39,7 @@ class PhotoSettings:
         return settings_digest(
             style=stylizer.style.fingerprint, base=stylizer.base.fingerprint, encoder=encoder and encoder.fingerprint,
             landmarks=align and content_digest(landmarks_path()), faces=self.networks["faces"],
-            inversion=self.networks["inversion"], look=self.look, dtype=self.dtype, paste_back=self.paste_back,
+            inversion=self.networks["inversion"], look=repr(self.look), dtype=self.dtype, paste_back=self.paste_back,
             colour=self.paste_back and self.colour)
 
 

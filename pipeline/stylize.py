@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +13,21 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from checkpoints.builders import Base, Encoder, Style, load_encoder
-from checkpoints.mixing import load_look
+from checkpoints.builders import Base, Encoder, load_encoder
 from data.images import to_pil, to_tensor
 from losses.perceptual import InversionLoss
+from models.face import Face
 from pipeline.align import align_face, photo_corners
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
 from pipeline.latents import LatentCache
 from pipeline.paste import crop_map, paste_back
 from pipeline.perceptual import inversion_objective
-from pipeline.sampling import Look, base_of, styled_images
-from training.inversion import invert
+from pipeline.sampling import base_of, undeformed
+from styles.controls import Look
+from styles.protocol import Style
+from styles.registry import load_style
+from training.inversion import ResidualSettings, invert
 
 __all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer", "output_stems", "side_by_side",
            "whole_photo"]
@@ -35,18 +38,36 @@ MAX_SHIFT = 0.15
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """How photos become latents: ``mode`` of ``INVERSIONS``, optimisation ``steps``, learning rate ``lr``, the share
-    ``decay`` of the steps over which it falls to zero, and Adam's ``beta2``."""
+    """How photos become faces: ``mode`` of ``INVERSIONS``, optimisation ``steps``, learning rate ``lr``, the share
+    ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features that are
+    optimised beside the rows of latents, 0 for rows alone."""
 
     mode: str = "e4e"
     steps: int = 100
     lr: float = 4.5e-2
     decay: float = 0.4
     beta2: float = 0.99
+    residual: int = 32
+
+    def __post_init__(self) -> None:
+        if self.mode not in INVERSIONS:
+            raise ValueError(f"inversion must be one of {INVERSIONS}, got {self.mode!r}")
 
     def schedule(self) -> dict[str, Any]:
-        """Return the keywords of ``training.inversion.invert``."""
-        return {name: value for name, value in asdict(self).items() if name != "mode"}
+        """Return the keywords of ``training.inversion.invert`` for the rows."""
+        return {name: value for name, value in asdict(self).items() if name not in ("mode", "residual")}
+
+    def features(self) -> ResidualSettings | None:
+        """Return how features are optimised, or None."""
+        return ResidualSettings(self.residual) if self.residual and self.mode != "e4e" else None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what of this decides a face, as plain values; those of rows alone are named as they always were."""
+        facts: dict[str, Any] = {"mode": self.mode}
+        if self.mode != "e4e":
+            facts |= self.schedule()
+        features = self.features()
+        return facts if features is None else facts | {f"residual_{name}": v for name, v in asdict(features).items()}
 
 
 class Crop(NamedTuple):
@@ -69,7 +90,7 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class Stylized:
-    """One face: the aligned photo and tensors [1, 3, S, S] of its inversion and of the result, and its latent.
+    """One face: the aligned photo and tensors [1, 3, S, S] of its inversion and of the result, and the face itself.
 
     ``outlines`` are the landmarks [68, 2] of the photo's face and of the drawn one as fractions of the crop's side, and
     nothing for photos that came aligned.
@@ -78,7 +99,7 @@ class Stylized:
     aligned: Image.Image
     inverted: Tensor
     result: Tensor
-    w_plus: Tensor
+    face: Face
     outlines: tuple[np.ndarray, ...] = ()
 
 
@@ -86,7 +107,7 @@ class Stylizer:
     """Restyle photos with one style.
 
     Args:
-        style: the fine-tuned generator.
+        style: any kind of style.
         base: the generator that inversions are made for.
         encoder: needed by every mode but ``optimize``.
         objective: maker of the inversion objective, called only when latents are optimised.
@@ -100,8 +121,6 @@ class Stylizer:
         self, style: Style, base: Base, *, encoder: Encoder | None, objective: Callable[[], InversionLoss],
         settings: InversionSettings, cache: LatentCache, finder: FaceFinder | None, faces: str | int = "largest",
     ) -> None:
-        if settings.mode not in INVERSIONS:
-            raise ValueError(f"inversion must be one of {INVERSIONS}, got {settings.mode!r}")
         if settings.mode != "optimize" and encoder is None:
             raise ValueError(f"inversion {settings.mode!r} needs an encoder")
         self.style, self.base, self.encoder = style, base, encoder
@@ -145,51 +164,51 @@ class Stylizer:
         image = to_tensor(aligned, self.encoder.input_size).to(self.device)
         return self.encoder.module(image) + self.encoder.latent_avg
 
-    def invert(self, aligned: Image.Image) -> Tensor:
-        """Return w_plus [1, L, 512] of an aligned face, from the cache where it is there."""
+    def invert(self, aligned: Image.Image) -> Face:
+        """Return the one face of an aligned photo, from the cache where it is there."""
         settings = self.settings
-        facts = {"mode": settings.mode, "generator": self.base.fingerprint}
+        facts = settings.facts() | {"generator": self.base.fingerprint}
         if settings.mode != "optimize":
             facts["encoder"] = self.encoder.fingerprint
-        if settings.mode != "e4e":
-            facts |= settings.schedule()
         key = self.cache.key(aligned, **facts)
         found = self.cache.get(key)
         if found is not None:
             return found.to(self.device)
         if settings.mode == "optimize":
-            w_plus = self.base.generator.broadcast(self.base.w_avg[None]).clone()
+            face = Face(self.base.generator.broadcast(self.base.w_avg[None]).clone())
         else:
-            w_plus = self.encode(aligned)
+            face = Face(self.encode(aligned))
         if settings.mode != "e4e":
             self._objective = self._objective or self._make_objective()
             target = to_tensor(aligned, self.size).to(self.device)
-            w_plus = invert(target, self.base.generator, w_init=w_plus, objective=self._objective,
-                            **settings.schedule()).w_plus
-        self.cache.put(key, w_plus)
-        return w_plus
+            face = invert(target, self.base.generator, w_init=face.w_plus, objective=self._objective,
+                          residual=settings.features(), **settings.schedule())
+        if face.residual is not None:
+            # As the cache keeps it, so that the first run draws what later ones draw.
+            face = replace(face, residual=face.residual.half().float())
+        self.cache.put(key, face)
+        return face
 
-    @torch.no_grad()
-    def render(self, w_plus: Tensor) -> Tensor:
-        """Return the base generator's image [1, 3, S, S] of a latent."""
-        return self.base.generator.synthesis(w_plus, noise=self.base.generator.fixed_noise())
+    def render(self, face: Face) -> Tensor:
+        """Return the base generator's image [1, 3, S, S] of a face."""
+        return undeformed(self.base, face)
 
-    def restyle(self, w_plus: Tensor, *, look: Look, landmarks: np.ndarray | None = None) -> Tensor:
-        """Return the styled image [1, 3, S, S] of a latent [1, L, 512].
+    def restyle(self, face: Face, *, look: Look, landmarks: np.ndarray | None = None) -> Tensor:
+        """Return the styled image [1, 3, S, S] of one face.
 
         Args:
-            w_plus: the latent.
+            face: its inversion.
             look: how to draw it.
-            landmarks: [68, 2] as fractions of the aligned face's side, for degrees by region; the mean face if None.
+            landmarks: [68, 2] as fractions of the aligned face's side, for values by region; the mean face if None.
         """
-        return styled_images(self.style, w_plus, look=look, landmarks=None if landmarks is None else landmarks[None])
+        return self.style.draw(face, look, landmarks=None if landmarks is None else landmarks[None])
 
     def stylize(self, crop: Crop | Image.Image, *, look: Look) -> Stylized:
         """Invert and restyle one aligned face."""
         crop = crop if isinstance(crop, Crop) else Crop(crop, None, None)
-        w_plus = self.invert(crop.image)
-        result = self.restyle(w_plus, look=look, landmarks=crop.places())
-        return Stylized(crop.image, self.render(w_plus), result, w_plus, self.outlines(crop, result))
+        face = self.invert(crop.image)
+        result = self.restyle(face, look=look, landmarks=crop.places())
+        return Stylized(crop.image, self.render(face), result, face, self.outlines(crop, result))
 
     def outlines(self, crop: Crop, result: Tensor) -> tuple[np.ndarray, ...]:
         """Return the landmarks [68, 2] of a crop and of its restyled face as fractions of its side, or nothing."""
@@ -222,8 +241,8 @@ def build_stylizer(
     """
     inversion = inversion or InversionSettings()
     device = torch.device(device)
-    loaded = load_look(style, device=device)
-    ground = base_of(loaded, device=device, name=base)
+    loaded = load_style(style, device=device)
+    ground = base_of(loaded, name=base)
     made = load_encoder(encoder or ground.name, device=device) if inversion.mode != "optimize" else None
     return Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
                     cache=LatentCache(cache), finder=FaceFinder() if align else None, faces=faces)

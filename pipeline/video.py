@@ -24,9 +24,9 @@ from pipeline.align import align_face, photo_corners
 from pipeline.batch import file_state, settings_digest
 from pipeline.cli import UserError
 from pipeline.paste import paste_back
-from pipeline.sampling import Look
 from pipeline.stylize import Crop, Stylizer
-from pipeline.tracking import FaceTracker, Track, relative_frame
+from pipeline.tracking import FaceTracker, Track
+from styles.controls import Look
 
 Progress = Callable[[int], None]
 
@@ -120,9 +120,9 @@ class ClipDrawer:
         side = self.stylizer.size
         crop = Crop(align_face(image, track.landmarks, output_size=side),
                     photo_corners(track.landmarks, image.size, output_size=side), track.landmarks)
-        w_plus = self.stylizer.invert(crop.image)
-        smooth = torch.from_numpy(track.latent(w_plus.cpu().numpy(), seconds=seconds)).to(w_plus)
-        return self.stylizer.restyle(smooth, look=self.look, landmarks=crop.places()), crop
+        found = self.stylizer.invert(crop.image)
+        rows = torch.from_numpy(track.latent(found.w_plus.cpu().numpy(), seconds=seconds)).to(found.w_plus)
+        return self.stylizer.restyle(found.with_rows(rows), look=self.look, landmarks=crop.places()), crop
 
     def _measure(self, image: Image.Image, result: Image.Image, track: Track) -> None:
         unit = float(eye_distance(track.landmarks))
@@ -235,7 +235,7 @@ def stylize_video(
     info = video_io.clip_info(path)
     side = stylizer.size
     shape = replace(info, width=side, height=side) if settings.aligned else info
-    digest = settings_digest(file=file_state(str(path)), look=look, settings=asdict(settings), **(facts or {}))
+    digest = settings_digest(file=file_state(str(path)), look=repr(look), settings=asdict(settings), **(facts or {}))
     start = time.monotonic()
     with _work_folder(output, digest) as folder:
         drawer = ClipDrawer(stylizer, look, settings)

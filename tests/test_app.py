@@ -40,8 +40,9 @@ class Code:
 @pytest.fixture(scope="module")
 def styles(tmp_path_factory):
     """A folder of weights with a visible style, and a file that wants to run code."""
-    from checkpoints.builders import load_base, save_style
+    from checkpoints.builders import load_base
     from models.deformable import DeformableGenerator
+    from styles.deformable import save_style
 
     path, base = tmp_path_factory.mktemp("weights"), load_base("starter")
     deformable = DeformableGenerator.for_generator(base.generator)

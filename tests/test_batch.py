@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folder_worker import Inverter
 from PIL import Image
 from skimage.data import astronaut
 
 import inference
 from data.images import ImageError, read_image, save_image
-from folder_worker import Inverter
 from pipeline.batch import Ledger, Photo, Report, folder_photos, run_all, settings_digest
 from pipeline.paste import paste_back
 from pipeline.photos import PhotoSettings, drawer
@@ -41,8 +41,9 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def styles(tmp_path_factory):
     """A folder of weights with one style, the undeformed starter."""
-    from checkpoints.builders import load_base, save_style
+    from checkpoints.builders import load_base
     from models.deformable import DeformableGenerator
+    from styles.deformable import save_style
 
     path, base = tmp_path_factory.mktemp("styles"), load_base("starter")
     save_style(path / "toy.safetensors", DeformableGenerator.for_generator(base.generator), w_avg=base.w_avg,
@@ -244,7 +245,7 @@ def test_two_processes_do_every_photo_once(photos, tmp_path):
     assert sorted(row["status"] for row in rows) == ["done"] * 6 + ["failed"]
     assert len(list((tmp_path / "out").rglob("*.png"))) == 12
     networks = {"style": "toy", "inversion": InversionSettings("e4e"), "cache": tmp_path}
-    settings = PhotoSettings(networks, tmp_path, Look(0.5))
+    settings = PhotoSettings(networks, tmp_path, Look(alpha=0.5))
     assert pickle.loads(pickle.dumps(settings)) == settings and pickle.loads(pickle.dumps(drawer)) is drawer
 
 

@@ -13,13 +13,24 @@ import pytest
 import torch
 
 from checkpoints import (
-    CheckpointError, atomic_write, builders, features, find, load_model, load_strict, read_torch, save_model, starter_dir,
+    CheckpointError,
+    atomic_write,
+    builders,
+    features,
+    find,
+    load_model,
+    load_strict,
+    read_torch,
+    save_model,
+    starter_dir,
 )
 from checkpoints import __main__ as zoo
-from checkpoints.builders import export_published, load_base, load_encoder, load_style, load_vit, save_style
+from checkpoints.builders import load_base, load_encoder, load_vit
 from checkpoints.manifest import entries, import_file
 from models.deformable import DeformableGenerator
 from models.stylegan2 import Generator, GeneratorConfig
+from styles.deformable import export_published, save_style
+from styles.registry import load_style
 
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 4})
 

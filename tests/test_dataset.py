@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 import stylize_dataset
-from checkpoints.builders import load_base, save_style
+from checkpoints.builders import load_base
 from models.deformable import DeformableGenerator
 from pipeline import dataset
 from pipeline.cli import UserError
+from styles.deformable import save_style
 
 FACE = Path(__file__).resolve().parent.parent / "data" / "style_images_aligned" / "source_sample.png"
 

@@ -13,12 +13,16 @@ import torch
 from PIL import Image
 
 import export
-from checkpoints.builders import load_base, load_encoder, load_style, save_style
+from checkpoints.builders import load_base, load_encoder
 from data.images import read_image, to_pil, to_tensor
 from models.deformable import DeformableGenerator
+from models.face import Face
 from models.stylegan2 import Generator, GeneratorConfig
 from pipeline import exporting
-from pipeline.sampling import stylized_images
+from styles.controls import Look
+from styles.deformable import save_style
+from styles.deformable_graph import DeformableGraph
+from styles.registry import load_style
 
 ROOT = Path(__file__).resolve().parent.parent
 FACE = ROOT / "data" / "style_images_aligned" / "source_sample.png"
@@ -63,12 +67,17 @@ def weights(folder, monkeypatch):
     monkeypatch.setenv("CHECKPOINTS_DIR", str(folder))
 
 
+def drawn(style, w_plus, alpha) -> torch.Tensor:
+    """Return what the project draws, [N, 3, S, S]."""
+    return style.draw(Face(w_plus), Look(alpha=alpha))
+
+
 def expected_picture(alpha: float) -> np.ndarray:
     """Return what the project makes of the bundled face with the encoder alone, [S, S, 3]."""
     style, encoder = load_style("toy"), load_encoder("starter")
     with torch.no_grad():
         w_plus = encoder.module(to_tensor(read_image(FACE), encoder.input_size)) + encoder.latent_avg
-    return np.asarray(to_pil(stylized_images(style, w_plus, alpha=alpha))).astype(int)
+    return np.asarray(to_pil(drawn(style, w_plus, alpha))).astype(int)
 
 
 def test_onnx_generator_equals_pytorch_at_latents_the_export_has_not_seen(tmp_path):
@@ -82,9 +91,9 @@ def test_onnx_generator_equals_pytorch_at_latents_the_export_has_not_seen(tmp_pa
     w_plus = exporting.random_latents(style, count, seed=99)
     alpha = torch.tensor([-0.5, 1.3])
     found, = session.run(["image"], {"w_plus": w_plus.numpy(), "alpha": alpha.numpy()})
-    expected = stylized_images(style, w_plus, alpha=alpha)
+    expected = drawn(style, w_plus, alpha)
     assert np.abs(found - expected.numpy()).max() < 1e-3
-    assert float((expected - stylized_images(style, w_plus, alpha=0.0)).abs().max()) > 0.1
+    assert float((expected - drawn(style, w_plus, 0.0)).abs().max()) > 0.1
     facts = session.get_modelmeta().custom_metadata_map
     assert facts["style"] == name and "NC" in facts["licence"] and facts["version"]
     assert f"[{count}, 8, 512]" in json.loads(facts["inputs"])["w_plus"]
@@ -115,7 +124,7 @@ def test_torchscript_of_both_parts_equals_pytorch(tmp_path, capsys):
     graph = torch.jit.load(tmp_path / "generator", _extra_files=facts)
     w_plus = exporting.random_latents(style, 1, seed=5)
     for alpha in (0.3, -0.7):
-        expected = stylized_images(style, w_plus, alpha=alpha)
+        expected = drawn(style, w_plus, alpha)
         assert torch.allclose(graph(w_plus, torch.tensor([alpha])), expected, atol=1e-3)
     assert json.loads(facts["metadata.json"])["style"] == "published"
     photo = to_tensor(read_image(FACE), 128)
@@ -127,8 +136,8 @@ def test_torchscript_of_both_parts_equals_pytorch(tmp_path, capsys):
 def test_a_wrong_file_is_not_left_behind(tmp_path, monkeypatch, capsys):
     path = tmp_path / "toy.ts"
     path.write_bytes(b"what was there before")
-    deform = exporting.GeneratorGraph._deform
-    monkeypatch.setattr(exporting.GeneratorGraph, "_deform",
+    deform = DeformableGraph._transform
+    monkeypatch.setattr(DeformableGraph, "_transform",
                         lambda self, x, **given: deform(self, x, **(given | {"alpha": given["alpha"] * 0.9})))
     argv = ["--style", "exact", "--format", "torchscript", "--what", "generator", "--output", str(path)]
     assert export.main(argv) == 2

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from checkpoints import CheckpointError, load_model, read_torch, save_model
-from checkpoints.builders import load_style, save_style
 from data.images import ImageError, read_image
 from models.deformable import DeformableGenerator
 from models.stylegan2 import Generator, GeneratorConfig
+from styles.deformable import save_style
+from styles.registry import load_style
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5000" if os.environ.get("NIGHTLY") else "250"))
 CONFIG = GeneratorConfig(size=64, style_dim=8, n_mlp=1, channels={4: 4, 8: 4, 16: 4, 32: 4, 64: 4})

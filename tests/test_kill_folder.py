@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from folder_worker import Inverter
 from PIL import Image
 from skimage.data import astronaut
 
-from folder_worker import Inverter
 from pipeline.batch import Ledger, Report, folder_photos, run_all
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,8 +57,9 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Five photos with a face, one of them in a sub-folder, and the process that restyles them."""
-    from checkpoints.builders import load_base, save_style
+    from checkpoints.builders import load_base
     from models.deformable import DeformableGenerator
+    from styles.deformable import save_style
 
     folder, base = tmp_path_factory.mktemp("kill"), load_base("starter")
     save_style(folder / "styles" / "toy.safetensors", DeformableGenerator.for_generator(base.generator),

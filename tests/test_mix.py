@@ -7,12 +7,10 @@ import torch
 
 import generate_samples
 from checkpoints import CheckpointError
-from checkpoints.builders import load_style, save_style
-from checkpoints.mixing import load_look, mix_styles, parse_recipe
 from models.deformable import DeformableGenerator
 from models.stylegan2 import Generator, GeneratorConfig
-from pipeline.cli import UserError
-from pipeline.sampling import colored
+from styles.deformable import save_style
+from styles.registry import load_style, mix_styles, parse_recipe
 
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=1, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 8})
 BASE = {"name": "toy", "fingerprint": "0"}
@@ -60,21 +58,21 @@ def same(one, other):
 
 def test_a_whole_part_is_the_style_itself():
     a, b = load_style("a"), load_style("b")
-    assert same(picture(load_look("a:1,b:0")), picture(a)) and same(picture(load_look("a:0,b:3")), picture(b))
-    assert same(picture(load_look("a:0.5,a:0.5")), picture(a))
-    assert not same(picture(load_look("a:0.5,b:0.5")), picture(a))
+    assert same(picture(load_style("a:1,b:0")), picture(a)) and same(picture(load_style("a:0,b:3")), picture(b))
+    assert same(picture(load_style("a:0.5,a:0.5")), picture(a))
+    assert not same(picture(load_style("a:0.5,b:0.5")), picture(a))
 
 
 def test_weights_are_scaled_and_latents_mixed():
-    a, b, mixed = load_style("a"), load_style("b"), load_look("a:3,b:1")
+    a, b, mixed = load_style("a"), load_style("b"), load_style("a:3,b:1")
     assert torch.allclose(mixed.w_avg, 0.75 * a.w_avg + 0.25 * b.w_avg, atol=1e-6)
     assert torch.allclose(mixed.target_latent, 0.75 * a.target_latent + 0.25 * b.target_latent, atol=1e-6)
-    assert mixed.name == "a75-b25" and mixed.fingerprint != load_look("a:1,b:1").fingerprint
-    assert load_look("a:1,bare:1").target_latent is None
+    assert mixed.name == "a75-b25" and mixed.fingerprint != load_style("a:1,b:1").fingerprint
+    assert load_style("a:1,bare:1").target_latent is None
 
 
 def test_halfway_warp_lies_halfway_for_the_same_features():
-    a, b, mixed = (load_look(name).deformable for name in ("a", "b", "a:0.5,b:0.5"))
+    a, b, mixed = (load_style(name).deformable for name in ("a", "b", "a:0.5,b:0.5"))
     features = torch.randn(1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     grids = [part.tps.stns[0].grid(features) for part in (a, b, mixed)]
     thetas = [part.affine.stns[0].theta(features) for part in (a, b, mixed)]
@@ -88,14 +86,14 @@ def test_halfway_warp_lies_halfway_for_the_same_features():
                                              ("a:1,none:1", "no such style 'none'")])
 def test_wrong_mixtures_are_one_line(text, words):
     with pytest.raises(CheckpointError) as error:
-        load_look(text)
+        load_style(text)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_names_and_paths_are_no_recipes(folder):
     assert parse_recipe("a") is None and parse_recipe(r"C:\styles\a.pt") is None and parse_recipe("a,b") is None
     assert parse_recipe("a:0.7, b:0.3") == [("a", 0.7), ("b", 0.3)]
-    assert load_look(folder / "a.safetensors").name == "a"
+    assert load_style(folder / "a.safetensors").name == "a"
 
 
 def test_mix_grid_is_written_and_needs_two_styles(tmp_path, capsys, monkeypatch):
@@ -115,13 +113,16 @@ def test_colours_move_from_the_face_to_the_drawing():
     style = load_style("a")
     style.config["training"] = {"settings": {"swap_layer": 4}}
     w_plus = torch.randn(3, CONFIG.n_latent, 16, generator=torch.Generator().manual_seed(0))
-    assert colored(style, w_plus, None) is w_plus
-    assert torch.equal(colored(style, w_plus, 0.0), w_plus)
-    full, half = colored(style, w_plus, 1.0), colored(style, w_plus, 0.5)
+    assert style.colored(w_plus, None) is w_plus
+    assert torch.equal(style.colored(w_plus, 0.0), w_plus)
+    full, half = style.colored(w_plus, 1.0), style.colored(w_plus, 0.5)
     assert torch.equal(full[:, :4], w_plus[:, :4]) and torch.allclose(full[:, 4:], style.target_latent[4:].expand(3, -1, -1))
     assert torch.allclose(half, (full + w_plus) / 2, atol=1e-6)
-    with pytest.raises(UserError, match="does not hold its drawing's latent"):
-        colored(load_style("bare"), w_plus, 0.5)
+    assert [control.name for control in style.controls] == ["alpha", "color_strength"]
+    bare = load_style("bare")
+    assert [control.name for control in bare.controls] == ["alpha"]
+    with pytest.raises(CheckpointError, match="does not hold its drawing's latent"):
+        bare.colored(w_plus, 0.5)
 
 
 def test_same_style_mixed_in_memory_keeps_alpha():

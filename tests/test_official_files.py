@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from checkpoints import CheckpointError, features, save_model
-from checkpoints.builders import load_base, load_encoder, load_style, load_vit
+from checkpoints.builders import load_base, load_encoder, load_vit
 from checkpoints.manifest import entries, import_file, status
 from checkpoints.official import official_keys
 from models.dino import ViTConfig, build_vit
 from models.e4e import E4EConfig, E4EEncoder
 from models.stylegan2 import Generator, GeneratorConfig
+from styles.registry import load_style
 
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 4})
 TINY_VIT = ViTConfig(img_size=16, patch_size=8, embed_dim=64, depth=2, num_heads=1)

@@ -13,7 +13,8 @@ from data.landmarks68 import REGIONS as LANDMARKS
 from models.deformable import DeformableGenerator
 from models.spatial_transformer import pixel_lattice, resting_points, strength_field
 from models.stylegan2 import Generator, GeneratorConfig
-from pipeline.regions import REGIONS, RegionAlpha, parse_alpha, point_strengths, region_weights
+from styles.controls import REGIONS, ByRegion, parse_regions
+from styles.regions import point_strengths, region_weights
 
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=1, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 8})
 
@@ -31,17 +32,17 @@ def deformable():
 
 
 def test_numbers_and_regions_are_parsed():
-    assert parse_alpha("0.8") == 0.8 and parse_alpha("-1") == -1.0
-    mixed = parse_alpha("0.5, eyes=1.2,jaw=-0.3")
+    assert parse_regions("0.8") == 0.8 and parse_regions("-1") == -1.0
+    mixed = parse_regions("0.5, eyes=1.2,jaw=-0.3")
     assert (mixed.degree("eyes"), mixed.degree("jaw"), mixed.degree("mouth")) == (1.2, -0.3, 0.5)
-    assert parse_alpha("mouth=0").degree("eyes") == 1.0
-    assert parse_alpha(str(mixed)) == mixed
+    assert parse_regions("mouth=0").degree("eyes") == 1.0
+    assert parse_regions(str(mixed)) == mixed
 
 
 @pytest.mark.parametrize("text", ["", "strong", "ears=1", "eyes=", "eyes=nan", "1,2", "eyes=1,eyes=2", "inf", "eyes=1,"])
 def test_wrong_degrees_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError) as error:
-        parse_alpha(text)
+        parse_regions(text)
     assert "\n" not in str(error.value)
 
 
@@ -73,7 +74,7 @@ def test_equal_degrees_everywhere_are_one_degree(deformable, alpha):
     rng = torch.Generator().manual_seed(0)
     w_plus = torch.randn(2, CONFIG.n_latent, 16, generator=rng)
     noise = deformable.generator.zero_noise()
-    field = point_strengths(RegionAlpha(alpha), np.stack([MEAN_FACE] * 2), deformable.config)
+    field = point_strengths(ByRegion(alpha), np.stack([MEAN_FACE] * 2), deformable.config)
     assert field.shape == (2, 100)
     one = deformable.synthesis(w_plus, alpha=alpha, noise=noise)
     other = deformable.synthesis(w_plus, alpha=field, noise=noise)
@@ -95,7 +96,7 @@ def displacement(deformable, alpha, part):
 @pytest.mark.parametrize(("name", "still"), [("eyes", "mouth"), ("mouth", "eyes"), ("jaw", "eyes")])
 def test_one_region_moves_and_another_stays(deformable, name, still):
     full = {part: displacement(deformable, 1.0, LANDMARKS[part]) for part in (name, still)}
-    only = RegionAlpha(0.0, ((name, 1.0),))
+    only = ByRegion(0.0, ((name, 1.0),))
     assert displacement(deformable, only, LANDMARKS[name]) > 0.7 * full[name]
     assert displacement(deformable, only, LANDMARKS[still]) < 0.2 * full[still]
 
@@ -116,4 +117,4 @@ def test_wrong_shapes_are_named(deformable):
     with pytest.raises(ValueError, match="alpha must be"):
         deformable.synthesis(w_plus, alpha=torch.zeros(2, 9), noise=deformable.generator.zero_noise())
     with pytest.raises(ValueError, match="different ones"):
-        RegionAlpha(1.0, (("ears", 1.0),))
+        ByRegion(1.0, (("ears", 1.0),))

@@ -14,9 +14,11 @@ from skimage.data import astronaut
 import deformation_control
 import generate_samples
 import inference
-from checkpoints.builders import export_published, load_base, load_style, save_style
+from checkpoints.builders import load_base
 from models.deformable import DeformableGenerator
 from pipeline.latents import LatentCache
+from styles.deformable import export_published, save_style
+from styles.registry import load_style
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tuner_worker import tiny_networks, tiny_pair
 
 import train
-from checkpoints import builders, load_model, save_model
+from checkpoints import load_model, save_model
 from data.images import save_image
 from models.dino import ViTConfig
+from styles.registry import load_style
 from training.state import read_state
-from tuner_worker import tiny_networks, tiny_pair
 
 VIT = ViTConfig(32, 8, 24, 12, 3)
 
@@ -57,11 +58,11 @@ def test_writes_a_style_a_published_file_and_reports(command, tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out.split() == [str(tmp_path / "styles" / "tiny.safetensors"), "old/tiny.pt"]
     assert "adv" in printed.err and "ViTTokenDistance" in printed.err
-    style = builders.load_style("tiny")
+    style = load_style("tiny")
     assert style.config["training"]["steps"] == 2 and style.config["training"]["settings"]["g_lr"] == 1e-3
     folder = tmp_path / "outputs" / "train" / "tiny"
     assert {"state.pt", "losses.csv", "losses.png", "sheet_00002.png"} <= {path.name for path in folder.iterdir()}
-    published = builders.load_style("old/tiny.pt")
+    published = load_style("old/tiny.pt")
     w_plus, noise = style.deformable.broadcast(style.w_avg[None]), style.deformable.generator.fixed_noise()
     images = [s.deformable.synthesis(w_plus, noise=noise).image for s in (style, published)]
     assert (images[0] - images[1]).abs().max() < 1e-5

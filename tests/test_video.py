@@ -24,13 +24,14 @@ from skimage.data import astronaut
 import inference
 from data.images import WriteError
 from data.landmarks68 import MEAN_FACE
+from models.face import Face as InvertedFace
 from pipeline.cli import UserError
 from pipeline.faces import Face
-from pipeline.sampling import Look
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.tracking import FaceTracker, overlap
 from pipeline.video import VideoSettings, stylize_video
 from pipeline.video_io import clip_info, is_clip, read_frames
+from styles.controls import Look
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = 20 if os.environ.get("NIGHTLY") else 4
@@ -100,18 +101,18 @@ class FakeStylizer:
 
     def invert(self, aligned):
         time.sleep(self.pause)
-        return torch.from_numpy(np.asarray(aligned.resize((4, 4)), np.float32)).reshape(1, 6, 8)
+        return InvertedFace(torch.from_numpy(np.asarray(aligned.resize((4, 4)), np.float32)).reshape(1, 6, 8))
 
     def outlines(self, crop, result):
         return crop.places(), crop.places() * 1.01
 
-    def restyle(self, w_plus, *, look, landmarks=None):
+    def restyle(self, face, *, look, landmarks=None):
         assert landmarks.shape == (68, 2)
-        return torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(w_plus.mean() / 255))], 1)
+        return torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(face.w_plus.mean() / 255))], 1)
 
 
 def restyle(path, output, *, stylizer=None, look=None, progress=None, **settings):
-    return stylize_video(path, stylizer or FakeStylizer(), output=output, look=look or Look(1.0), progress=progress,
+    return stylize_video(path, stylizer or FakeStylizer(), output=output, look=look or Look(alpha=1.0), progress=progress,
                          settings=VideoSettings(**{"segment": 5, **settings}))
 
 
@@ -258,7 +259,7 @@ def test_other_settings_start_afresh_and_second_run_waits(tmp_path):
         with pytest.raises(UserError, match="another run is making this clip"):
             restyle(path, output)
     counted = []
-    restyle(path, output, progress=counted.append, look=Look(0.5))
+    restyle(path, output, progress=counted.append, look=Look(alpha=0.5))
     assert counted[0] == 1, "segments of another look were taken"
 
 
@@ -332,8 +333,9 @@ def test_read_from_the_middle(tmp_path):
 
 def test_script_restyles_a_clip(tmp_path):
     """End to end with the starter, in a process of its own."""
-    from checkpoints.builders import load_base, save_style
+    from checkpoints.builders import load_base
     from models.deformable import DeformableGenerator
+    from styles.deformable import save_style
 
     base = load_base("starter")
     save_style(tmp_path / "toy.safetensors", DeformableGenerator.for_generator(base.generator), w_avg=base.w_avg,

@@ -1,0 +1,246 @@
+"""Fine-tuned generators with spatial transformers (DoesFS), trained from one pair by ``train.py``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from checkpoints.builders import compute_w_avg
+from checkpoints.io import (
+    CheckpointError,
+    atomic_write,
+    build_strict,
+    check_finite,
+    check_state,
+    fingerprint,
+    load_strict,
+    read_config,
+    save_model,
+    take_vector,
+)
+from checkpoints.official import check_official
+from data.landmarks68 import MEAN_FACE
+from models.deformable import DeformableGenerator, configs_from_published
+from models.face import Face
+from models.mixing import mix_deformables
+from models.spatial_transformer import SpatialTransformerConfig
+from models.stylegan2 import Generator, GeneratorConfig
+from styles.controls import Control, Look
+from styles.protocol import Style
+from styles.regions import point_strengths
+
+ALPHA = Control("alpha", "deformation degree, 0 undeformed, 1 as learned, or degrees by region: eyes=1.2,mouth=0.4",
+                default=0.8, samples=0.6, low=-0.5, high=1.5, sweep=(-0.5, 1.0), per="region", label="Strength")
+COLOR = Control("color_strength", "0 keeps the face's colours, 1 takes the drawing's; left to the generator where not given",
+                low=0.0, high=1.5, label="Colours: 0 the face's, 1 the drawing's")
+
+
+class DeformableStyle(Style):
+    """A fine-tuned generator with its transformers.
+
+    Args:
+        deformable: the network, frozen.
+        w_avg: [D] for truncation.
+        config: of the file.
+        name: what its results are called.
+        digest: of the weights.
+        target_latent: w_plus [L, D] of the drawing under the base; None in released files, which do not hold it.
+    """
+
+    kind = "deformable"
+
+    def __init__(
+        self, deformable: DeformableGenerator, w_avg: Tensor, config: Mapping[str, Any], name: str, digest: str,
+        target_latent: Tensor | None = None,
+    ) -> None:
+        super().__init__(name, config, digest, device=w_avg.device)
+        self.deformable, self.w_avg, self.target_latent = deformable, w_avg, target_latent
+
+    @classmethod
+    def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DeformableStyle:
+        latent = tensors.pop("target_latent", None)
+        deformable, w_avg = _own_style(path, tensors, config)
+        shape = deformable.generator.config
+        if latent is not None and list(latent.shape) != [shape.n_latent, shape.style_dim]:
+            raise CheckpointError(f"{path}: target_latent is {list(latent.shape)}, expected "
+                                  f"{[shape.n_latent, shape.style_dim]}; train the style anew")
+        return cls._frozen(deformable, w_avg, config, path.stem, latent, device)
+
+    @classmethod
+    def load_released(cls, path: Path, state: Any, *, device: torch.device) -> DeformableStyle:
+        deformable = _published_style(path, state)
+        config = {"kind": "style", "generator": deformable.generator.config.to_dict(),
+                  "transformers": asdict(deformable.config), "base": {}, "training": {}}
+        return cls._frozen(deformable, compute_w_avg(deformable.generator), config, path.stem, None, device)
+
+    @classmethod
+    def _frozen(cls, deformable: DeformableGenerator, w_avg: Tensor, config: dict[str, Any], name: str,
+                latent: Tensor | None, device: torch.device) -> DeformableStyle:
+        deformable.requires_grad_(False).eval().to(device)
+        latent = None if latent is None else latent.float().to(device)
+        return cls(deformable, w_avg.to(device), config, name, fingerprint(deformable.state_dict()), latent)
+
+    @classmethod
+    def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
+        return (ALPHA, COLOR) if "target_latent" in names else (ALPHA,)
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        return (ALPHA,) if self.target_latent is None else (ALPHA, COLOR)
+
+    @property
+    def base_name(self) -> str:
+        named = (self.config.get("base") or {}).get("name")
+        return named or ("starter" if self.deformable.generator.config.size <= 256 else "official")
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        config = self.deformable.generator.config
+        return config.n_latent, config.style_dim
+
+    def random(self, z: Tensor, *, truncation_psi: float) -> Face:
+        """Return random faces by the style's own mapping, which training may have moved."""
+        generator = self.deformable.generator
+        with torch.no_grad():
+            w = generator.mapping(z.to(self.device), truncation_psi=truncation_psi, w_avg=self.w_avg)
+            return Face(generator.broadcast(w))
+
+    @torch.no_grad()
+    def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
+        places = np.repeat(MEAN_FACE[None], len(face), axis=0) if landmarks is None else landmarks
+        alpha = point_strengths(look.get("alpha", ALPHA.default), places, self.deformable.config)
+        w_plus = self.colored(face.w_plus, look.get("color_strength"))
+        noise = self.deformable.generator.fixed_noise()
+        return self.deformable.synthesis(w_plus, alpha=alpha, noise=noise, residual=face.residual).image
+
+    def colored(self, w_plus: Tensor, strength: float | None) -> Tensor:
+        """Move the colours of latents [N, L, D] towards those of the style's drawing.
+
+        The fine rows, from the layer that training mixed at, become own + strength (drawing - own): 0 keeps the face's own
+        colours, 1 takes the drawing's. None leaves the latents alone, as 0 does.
+
+        Raises:
+            CheckpointError: if the style's file does not hold the drawing's latent.
+        """
+        if strength is None:
+            return w_plus
+        if self.target_latent is None:
+            raise CheckpointError(f"--color-strength: the style {self.name} does not hold its drawing's latent (released "
+                                  "styles and those of older versions lack it); train it again, or leave the option out")
+        layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
+        rows = w_plus[:, layer:]
+        fine = torch.lerp(rows, self.target_latent[layer:].to(rows).expand_as(rows), strength)
+        return torch.cat([w_plus[:, :layer], fine], dim=1)
+
+    @classmethod
+    def mix(cls, styles: Sequence[DeformableStyle], weights: Sequence[float]) -> DeformableStyle:
+        """Return a mixture: weights of the generators and the warps that the transformers predict are interpolated."""
+        names = ", ".join(style.name for style in styles)
+        try:
+            deformable = mix_deformables([style.deformable for style in styles], weights)
+        except ValueError as error:
+            raise CheckpointError(f"{names}: {error}") from error
+        latents = [style.target_latent for style in styles]
+        known = all(latent is not None for latent in latents)
+        parts = list(zip(styles, weights, strict=True))
+        digest = hashlib.sha256("\n".join(f"{style.fingerprint} {weight:.9f}" for style, weight in parts).encode())
+        return cls(
+            deformable, sum(weight * style.w_avg for style, weight in parts), styles[0].config,
+            "-".join(f"{style.name}{round(100 * weight)}" for style, weight in parts), digest.hexdigest()[:16],
+            sum(weight * style.target_latent for style, weight in parts) if known else None)
+
+    def graph(self) -> nn.Module:
+        from styles.deformable_graph import DeformableGraph
+
+        return DeformableGraph(self.deformable, inputs=(ALPHA,))
+
+
+def save_style(
+    path: str | Path, deformable: DeformableGenerator, *, w_avg: Tensor, base: Mapping[str, str],
+    training: Mapping[str, Any], target_latent: Tensor | None = None,
+) -> None:
+    """Write a style as one safetensors file with its config inside.
+
+    Args:
+        path: the file.
+        deformable: fine-tuned generator and transformers.
+        w_avg: [D] for truncation.
+        base: {"name", "fingerprint"} of the generator it was trained from.
+        training: JSON-ready facts of the training.
+        target_latent: w_plus [L, D] of the drawing, from which colours can be taken.
+    """
+    tensors = {"w_avg": w_avg, **_prefixed("g.", deformable.generator)}
+    if target_latent is not None:
+        tensors["target_latent"] = target_latent
+    for prefix, part in (("stns.", deformable.tps), ("rtstn.", deformable.affine)):
+        if part is not None:
+            tensors |= _prefixed(prefix, part)
+    config = {"kind": "style", "style_kind": DeformableStyle.kind, "generator": deformable.generator.config.to_dict(),
+              "transformers": asdict(deformable.config), "base": dict(base), "training": dict(training)}
+    save_model(path, tensors, config)
+
+
+def _prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in module.state_dict().items()}
+
+
+def export_published(path: str | Path, deformable: DeformableGenerator) -> None:
+    """Write the published ``{g, stns, rtstn}`` file of a style, atomically."""
+    try:
+        state = deformable.published_state()
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; keep the style's own file") from error
+    for part, tensors in state.items():
+        check_finite(f"{path}: part {part}", tensors)
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _own_style(
+    path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any]
+) -> tuple[DeformableGenerator, Tensor]:
+    generator_config = read_config(path, config, "generator", GeneratorConfig.from_dict)
+    transformers = read_config(path, config, "transformers", lambda values: SpatialTransformerConfig(**values))
+    w_avg = take_vector(path, tensors, "w_avg", generator_config.style_dim)
+    own = {name.removeprefix("g."): tensor for name, tensor in tensors.items() if name.startswith("g.")}
+    generator = build_strict(lambda: Generator(generator_config), own, what=f"{path}: part g")
+    deformable = _deform(path, generator, transformers)
+    parts = {"stns.": deformable.tps, "rtstn.": deformable.affine}
+    known = tuple(prefix for prefix, module in parts.items() if module is not None)
+    strange = [name for name in tensors if not name.startswith(("g.", *known))]
+    if strange:
+        raise CheckpointError(f"{path}: does not fit: unexpected {', '.join(strange[:3])}; train the style anew")
+    for prefix in known:
+        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        load_strict(parts[prefix], own, what=f"{path}: part {prefix[:-1]}")
+    return deformable, w_avg
+
+
+def _deform(path: Path, generator: Generator, transformers: SpatialTransformerConfig) -> DeformableGenerator:
+    try:
+        return DeformableGenerator(generator, transformers)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; get the file again or train the style anew") from error
+
+
+def _published_style(path: Path, state: Mapping[str, Mapping[str, Tensor]]) -> DeformableGenerator:
+    check_official(path, "styleN.pt", state, exact=False)
+    for part, tensors in state.items():
+        check_state(f"{path}: part {part}", tensors)
+        check_finite(f"{path}: part {part}", tensors)
+    try:
+        generator_config, transformer_config = configs_from_published(state)
+    except (ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}; get the file again") from error
+    generator = build_strict(lambda: Generator(generator_config), state["g"], what=f"{path}: part g")
+    deformable = _deform(path, generator, transformer_config)
+    for part, module in (("stns", deformable.tps), ("rtstn", deformable.affine)):
+        load_strict(module, state[part], what=f"{path}: part {part}")
+    return deformable
