@@ -4,6 +4,10 @@ PY := $(VENV)/bin/python
 export MPLBACKEND := Agg
 # Restylers and tests must not reach for a network at run time.
 export HF_HUB_OFFLINE := 1
+# Waiting threads that spin make everything several times as long beside another busy process.
+ifndef OMP_WAIT_POLICY
+export GOMP_SPINCOUNT ?= 0
+endif
 
 .PHONY: demo test nightly clean
 

@@ -30,24 +30,22 @@ def run(args: Namespace) -> int:
         from web import layout
     except ImportError as error:
         raise cli.UserError(f"the page needs gradio ({error}); pip install -r requirements-app.txt") from error
-    from web.jobs import Trainer
+    from web.jobs import Trainer, ends_with_the_page
     from web.studio import Studio
 
     cli.ensure_dir(args.outdir)
     device = cli.resolve_device(args.device)
     trainer = Trainer(args.outdir.resolve(), str(device.type))
-    page = layout.build(Studio(device=device, faces=args.faces), trainer)
-    try:
-        page.launch(server_name=args.host, server_port=args.port, share=False, quiet=True, prevent_thread_lock=True,
-                    max_file_size=args.max_upload_mb * 2**20, blocked_paths=layout.blocked(), theme=layout.theme(),
-                    css=layout.CSS, ssr_mode=False, footer_links=[], show_error=False)
-    except OSError as error:
-        raise cli.UserError(f"--port {args.port}: {error}; choose another one") from error
-    print(f"http://{args.host}:{args.port}", flush=True)
-    try:
+    with ends_with_the_page(trainer):
+        page = layout.build(Studio(device=device, faces=args.faces), trainer)
+        try:
+            page.launch(server_name=args.host, server_port=args.port, share=False, quiet=True, prevent_thread_lock=True,
+                        max_file_size=args.max_upload_mb * 2**20, blocked_paths=layout.blocked(), theme=layout.theme(),
+                        css=layout.CSS, ssr_mode=False, footer_links=[], show_error=False)
+        except OSError as error:
+            raise cli.UserError(f"--port {args.port}: {error}; choose another one") from error
+        print(f"http://{args.host}:{args.port}", flush=True)
         page.block_thread()
-    finally:
-        trainer.cancel()
     return 0
 
 

@@ -157,7 +157,7 @@ def ray_session(address: str | None, *, workers: int) -> Iterator[None]:
     folders = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        given = {name: os.environ[name] for name in ("CHECKPOINTS_DIR", "HF_HUB_OFFLINE") if name in os.environ}
+        given = {name: os.environ[name] for name in ("CHECKPOINTS_DIR", "GOMP_SPINCOUNT", "HF_HUB_OFFLINE") if name in os.environ}
         where: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": folders, **given}}}
     else:
         # Processes on this machine inherit the environment, which starts them sooner than a runtime_env.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import shutil
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 30.0
+# Sent by service managers and containers, and by a terminal that closes.
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def check_name(name: str, *, overwrite: bool) -> str:
@@ -137,3 +140,31 @@ class Trainer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def ends_with_the_page(trainer: Trainer) -> Iterator[None]:
+    """End the training with the block, however that ends: by itself, by Ctrl-C, or by SIGTERM or SIGHUP.
+
+    The signals leave the block as SystemExit with the code of a process that they end, 128 + number; they wait while the
+    training saves its state. One that is ignored, as under nohup, stays ignored. For the main thread.
+    """
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (*ENDINGS, signal.SIGINT)}
+    for number in ENDINGS:
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, leave)
+    if before[signal.SIGINT] == signal.SIG_IGN:
+        # As for commands that a script starts in the background. A training would inherit that, and could not be interrupted;
+        # handlers it does not inherit.
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        for number in ENDINGS:
+            signal.signal(number, signal.SIG_IGN)
+        trainer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
