@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import cli
 from training.config import PROFILES, FineTuneConfig
 
-GENERATOR, NET = "generator.safetensors", "landmarks_net.safetensors"
+GENERATOR, NET, FACE_ID = "generator.safetensors", "landmarks_net.safetensors", "face_id.safetensors"
 # figure -> starter files that it depends on
 FIGURES = {
     "fd": (GENERATOR,),
@@ -21,6 +21,7 @@ FIGURES = {
     "inversion": (GENERATOR, "encoder.safetensors", "vit.safetensors", NET),
     "correspondence": ("vit.safetensors",),
     "landmarks": ("landmarks.dat", NET),
+    "identity": (GENERATOR, "encoder.safetensors", "vit.safetensors", FACE_ID),
     "deformation": (GENERATOR, "discriminator.safetensors", "encoder.safetensors", "vit.safetensors", NET),
 }
 
@@ -44,6 +45,14 @@ def variant_names(text: str) -> tuple[str, ...]:
     return tuple(name for name in VARIANTS if name in names)
 
 
+def style_list(text: str) -> tuple[str, ...]:
+    """Parse names or files of styles separated by commas."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise ArgumentTypeError("expected names of styles separated by commas, got none")
+    return names
+
+
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--only", type=figure_names, default=tuple(FIGURES), help="figures, separated by commas")
@@ -56,6 +65,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--variants", type=variant_names, default=None,
                         help="ways to fine-tune for the deformation, separated by commas: full, no_transformers, "
                              "no_directional, no_landmarks [all]")
+    parser.add_argument("--styles", type=style_list, default=(cli.DEFAULT_STYLE,),
+                        help="styles whose results are measured for the identity, separated by commas")
+    parser.add_argument("--photos", type=cli.positive_int, default=200, help="held-out photos for the identity")
+    parser.add_argument("--inversion_steps", type=cli.non_negative_int, default=100,
+                        help="optimisation steps for the identity; 0 leaves the optimisation out")
     parser.add_argument("--seed", type=cli.non_negative_int, default=0, help="seed of all samples")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--quick", action="store_true",
@@ -65,14 +79,25 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def measure(name: str, bench: Any, results: Any) -> dict[str, Any]:
     """Make one figure."""
-    from benchmarks import quality_deformation, quality_features, quality_images
+    from benchmarks import quality_deformation, quality_features, quality_identity, quality_images
 
     makers = {"fd": quality_images.measure_fd, "faces": quality_images.measure_faces,
               "inversion": quality_images.measure_inversion,
+              "identity": quality_identity.measure_identity,
               "correspondence": quality_features.measure_correspondence,
               "landmarks": quality_features.measure_landmarks,
               "deformation": quality_deformation.measure_deformation}
     return makers[name](bench, results)
+
+
+def identity_facts(args: Namespace) -> dict[str, Any]:
+    """Return what the identity of one photo depends on besides the starter's weights; CheckpointError for no such style."""
+    from checkpoints.paths import find_style
+    from checkpoints.starter_manifest import sha256_of
+    from pipeline.stylize import InversionSettings
+
+    settings = InversionSettings(mode="e4e+optimize", steps=args.inversion_steps)
+    return {"settings": settings.facts(), "styles": {name: sha256_of(find_style(name)) for name in args.styles}}
 
 
 def run(args: Namespace) -> int:
@@ -85,7 +110,7 @@ def run(args: Namespace) -> int:
     from pipeline.stylize import InversionSettings
 
     settings = Settings(args.data, args.teacher, args.outdir, args.base, args.seed, args.steps, args.quick,
-                        args.variants or ())
+                        args.variants or (), args.styles, args.photos, args.inversion_steps)
     bench = Bench(settings, cli.resolve_device(args.device))
     figures: dict[str, Any] = {"quick": args.quick} if args.quick else {}
     for name in args.only:
@@ -95,8 +120,10 @@ def run(args: Namespace) -> int:
             facts["settings"] = FineTuneConfig.profile("starter", iterations=args.steps).to_dict()
         if name == "inversion":
             facts["settings"] = InversionSettings().schedule()
+        if name == "identity":
+            facts |= identity_facts(args)
         results = Results(args.outdir, facts)
-        stored = "_".join((name, *settings.variants)) if name == "deformation" else name
+        stored = {"deformation": "_".join((name, *settings.variants)), "identity": f"{name}_{args.photos}"}.get(name, name)
         figures[name] = results.get(stored, lambda name=name, results=results: measure(name, bench, results))
         print(f"{name}: {json.dumps(figures[name])}", file=sys.stderr, flush=True)
     print(json.dumps(figures))

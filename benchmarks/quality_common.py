@@ -46,6 +46,9 @@ class Settings:
         steps: fine-tuning steps of the deformation figure.
         quick: few samples, to see that everything runs; its figures mean nothing.
         variants: ways to fine-tune for the deformation; none means all.
+        styles: names or files of the styles whose results the identity figure measures.
+        photos: how many photos the identity figure takes.
+        inversion_steps: of that figure; 0 leaves the optimisation out.
     """
 
     data: Path
@@ -56,6 +59,9 @@ class Settings:
     steps: int = PROFILES["starter"]["iterations"]
     quick: bool = False
     variants: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
+    photos: int = 200
+    inversion_steps: int = 100
 
     def count(self, full: int, quick: int) -> int:
         """Return the number of samples to take."""
