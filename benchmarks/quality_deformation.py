@@ -28,7 +28,7 @@ from training.config import FineTuneConfig
 from training.finetune import FineTuner, Pair
 from training.mixed import training_dtype
 from training.options import run_digest
-from training.prepare import encoded_start, inversion_loss, new_tuner
+from training.prepare import encoded_start, inversion_loss, new_tuner, run_parts
 from training.session import Session
 from training.state import STATE_FILE, read_state, restore
 
@@ -107,8 +107,9 @@ def train_style(bench: Bench, folder: Path, pair: Pair, changes: dict[str, Any])
     digest = run_digest(config, pair, base.fingerprint)
     state = read_state(path) if path.exists() else None
     if state is not None and state["run"].get("run") == digest:
-        tuner = FineTuner(base.generator, base.discriminator, dino=bench.vit, config=config, pair=state["pair"],
-                          latents=state["latents"], landmark_net=bench.landmark_net.module)
+        _, pair, latents = run_parts(state)
+        tuner = FineTuner(base.generator, base.discriminator, dino=bench.vit, config=config, pair=pair, latents=latents,
+                          landmark_net=bench.landmark_net.module)
         restore(tuner, state)
     else:
         start = encoded_start(bench.encoder.module, bench.encoder.latent_avg, pair, input_size=bench.encoder.input_size)

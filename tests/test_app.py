@@ -21,9 +21,12 @@ from skimage.data import astronaut
 
 pytest.importorskip("gradio", reason="gradio is not installed (requirements-app.txt)")
 
+from models.face import Face  # noqa: E402
 from pipeline.cli import UserError  # noqa: E402
+from styles.controls import REGIONS, Control, Look  # noqa: E402
 from web.jobs import Trainer, check_name  # noqa: E402
-from web.studio import REGIONS, Cache, Studio, Wish  # noqa: E402
+from web.controls import first_values, look_of, step_of, value_of  # noqa: E402
+from web.studio import Cache, Studio, Wish, truncated  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -68,24 +71,60 @@ def studio(styles, monkeypatch):
     return Studio()
 
 
-def test_wishes_become_looks():
-    assert Wish(0.5).look().alpha == 0.5
-    factors = tuple(2.0 if name == "eyes" else 1.0 for name in REGIONS)
-    look = Wish(0.5, factors, color=0.3).look()
-    assert look.alpha.degree("eyes") == 1.0 and look.alpha.degree("jaw") == 0.5 and look.color_strength == 0.3
+ALPHA = Control("alpha", "degree", default=0.8, samples=0.6, low=-0.5, high=1.5, per="region")
+
+
+def test_widgets_say_what_a_control_takes(tmp_path):
+    assert first_values(ALPHA, samples=True) == [0.6] + [1.0] * len(REGIONS)
+    assert value_of(ALPHA, [0.5] + [1.0] * len(REGIONS)) == 0.5
+    alpha = value_of(ALPHA, [0.5, *(2.0 if name == "eyes" else 1.0 for name in REGIONS)])
+    assert alpha.degree("eyes") == 1.0 and alpha.degree("jaw") == 0.5
+    colour = Control("colour", "left out", high=1.5)
+    assert first_values(colour, samples=False) == [False, 1.0] and value_of(colour, [False, 1.0]) is None
+    assert value_of(colour, [True, 0.3]) == 0.3
+    rows = Control("weights", "by row", default=1.0, per="row")
+    assert value_of(rows, [0.5, " "]) == 0.5 and value_of(rows, [0.5, "0,1,0.5"]) == (0.0, 1.0, 0.5)
+    with pytest.raises(UserError, match="Weights: expected a number"):
+        value_of(rows, [0.5, "0,one"])
+    choice = Control("model", "one", type="choice", choices=("a", "b"), default="b")
+    assert value_of(choice, first_values(choice, samples=False)) == "b" and value_of(choice, [None]) is None
+    file = Control("image", "one", type="file")
+    (tmp_path / "image").write_bytes(b"1")
+    assert value_of(file, [None]) is None and value_of(file, [str(tmp_path / "image")]).digest
+    with pytest.raises(UserError, match="cannot be read"):
+        value_of(file, [str(tmp_path / "gone")])
+
+
+def test_values_are_kept_where_the_next_style_has_the_same_control():
+    kept = {"alpha": (ALPHA, [0.2] + [1.0] * len(REGIONS))}
+    other = Control("alpha", "degree", default=1.0, low=0.0, high=2.0)
+    assert look_of((ALPHA,), kept, samples=False) == Look(alpha=0.2)
+    assert look_of((other,), kept, samples=False) == Look(alpha=1.0)
+
+
+@pytest.mark.parametrize("ends", [(-0.5, 1.5), (0.0, 1.0), (0.0, 1.5), (0.0, 200.0), (-0.001, 0.001)])
+def test_sliders_have_30_to_75_steps(ends):
+    assert 29.9 <= (ends[1] - ends[0]) / step_of(*ends) <= 75.1
+
+
+def test_truncation_moves_rows_and_residual():
+    face = Face(torch.ones(1, 2, 4), torch.full((1, 3, 8, 8), 2.0))
+    moved = truncated(face, torch.zeros(4), 0.25)
+    assert torch.equal(moved.w_plus, torch.full((1, 2, 4), 0.25)) and torch.equal(moved.residual, torch.full((1, 3, 8, 8), 0.5))
+    assert truncated(Face(face.w_plus), torch.zeros(4), 0.25).residual is None
 
 
 def test_studio_inverts_once_and_draws_every_view(studio, photo):
-    first = studio.draw(photo, "alpha_style", Wish(1.0))
+    first = studio.draw(photo, "alpha_style", Wish(Look(alpha=1.0)))
     prepared = studio.prepare(photo, "alpha_style")
     assert first.size == (384, 128) and studio.prepare(photo, "alpha_style") is prepared
-    assert studio.draw(photo, "alpha_style", Wish(1.0, view="face")).size == (128, 128)
-    whole = np.asarray(studio.draw(photo, "alpha_style", Wish(1.0, view="whole photo")), int)
+    assert studio.draw(photo, "alpha_style", Wish(Look(alpha=1.0), view="face")).size == (128, 128)
+    whole = np.asarray(studio.draw(photo, "alpha_style", Wish(Look(alpha=1.0), view="whole photo")), int)
     assert whole.shape == (512, 512, 3) and (whole[300:] == astronaut()[300:]).all()
-    assert np.abs(np.asarray(first, int) - np.asarray(studio.draw(photo, "alpha_style", Wish(0.0)), int)).mean() > 0.5
-    average = [np.asarray(studio.draw(photo, "alpha_style", Wish(0.0, truncation=0.0, view="face")), int)]
+    assert np.abs(np.asarray(first, int) - np.asarray(studio.draw(photo, "alpha_style", Wish(Look(alpha=0.0))), int)).mean() > 0.5
+    average = [np.asarray(studio.draw(photo, "alpha_style", Wish(Look(alpha=0.0), truncation=0.0, view="face")), int)]
     assert np.abs(average[0] - np.asarray(first, int)[:, 256:]).mean() > 1
-    assert studio.random_faces("alpha_style", Wish(0.5, truncation=0.7), seed=1, count=2).size[0] >= 256
+    assert studio.random_faces("alpha_style", Wish(Look(alpha=0.5), truncation=0.7), seed=1, count=2).size[0] >= 256
 
 
 def test_bad_styles_and_photos_are_one_line(studio, tmp_path):
@@ -261,7 +300,7 @@ def test_browser_restyles_a_photo_and_moves_a_slider(page, browser, photo):
     find(browser, "#photo input[type=file]").send_keys(str(photo))
     first, before = picture(browser, "#restyled")
     assert before.shape == (128, 384, 3) and before.std() > 10
-    slider = find(browser, "#alpha_1 input[type=number]")
+    slider = find(browser, "#photo_alpha input[type=number]")
     browser.execute_script("arguments[0].value = '-0.5'; arguments[0].dispatchEvent(new Event('input', {bubbles: true}));"
                            "arguments[0].dispatchEvent(new Event('change', {bubbles: true}));"
                            "arguments[0].dispatchEvent(new Event('blur', {bubbles: true}));", slider)

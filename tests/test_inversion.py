@@ -11,7 +11,7 @@ from training import inversion
 from training.config import FineTuneConfig
 from training.inversion import ResidualSettings, feature_deviation
 from training.prepare import encoded_start, inversion_loss
-from training.session import invert_pair
+from training.prepare import invert_pair
 from tuner_worker import tiny_networks, tiny_pair
 
 

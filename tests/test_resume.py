@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from checkpoints import CheckpointError
+from training.prepare import run_parts
 from training.report import LossTable
 from training.session import Interrupted, Session
 from training.state import read_state, refuse_existing, restore, save_state
@@ -135,3 +136,56 @@ def test_new_run_never_replaces_an_old_one(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="--overwrite"):
         refuse_existing(tmp_path / "a.safetensors", tmp_path)
+
+
+class Counter:
+    """A trainer that knows nothing of faces: one weight that grows by noise of its own."""
+
+    terms, total = ("value", "every_other"), 5
+
+    def __init__(self) -> None:
+        self.step_count, self.history, self.weight = 0, [], torch.zeros(1)
+        self.rng = torch.Generator().manual_seed(1)
+
+    def step(self) -> dict[str, float]:
+        self.weight = self.weight + torch.randn(1, generator=self.rng)
+        row = {"value": float(self.weight), "every_other": 1.0 if self.step_count % 2 else float("nan")}
+        self.step_count += 1
+        self.history.append(row)
+        return row
+
+    def preview(self) -> dict[str, torch.Tensor]:
+        return {"weight": self.weight.clamp(-1, 1).expand(1, 3, 8, 8)}
+
+    def state_dict(self) -> dict:
+        return {"step": self.step_count, "weight": self.weight, "rng": self.rng.get_state(), "history": self.history}
+
+    def load_state_dict(self, state) -> None:  # noqa: ANN001
+        self.step_count, self.weight, self.history = state["step"], state["weight"], state["history"]
+        self.rng.set_state(state["rng"])
+
+
+def test_a_session_knows_nothing_of_what_it_trains(tmp_path):
+    whole, cut = Counter(), Counter()
+    Session(tmp_path / "a", FACTS, save_every=0, sheet_every=2, quiet=True).train(whole)
+
+    def interrupt(current: Counter) -> None:
+        if current.step_count == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    session = Session(tmp_path / "b", FACTS, save_every=2, sheet_every=2, quiet=True)
+    with pytest.raises(Interrupted, match="after step 3 of 5"):
+        session.train(cut, on_step=interrupt)
+    again = Counter()
+    restore(again, read_state(session.state_path))
+    session.train(again)
+    assert again.weight == whole.weight and again.step_count == 5
+    tables = [(tmp_path / name / "losses.csv").read_text() for name in "ab"]
+    assert tables[0] == tables[1] and tables[0].startswith("step,value,every_other")
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {path.name for path in (tmp_path / "a").iterdir()}
+
+
+def test_fine_tuning_refuses_the_state_of_another_trainer(tmp_path):
+    save_state(tmp_path / "state.pt", Counter(), run=FACTS)
+    with pytest.raises(CheckpointError, match="no complete state of fine-tuning"):
+        run_parts(read_state(tmp_path / "state.pt"))

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from checkpoints.io import CheckpointError
 from losses import InversionLoss, LPIPSDistance, ViTTokenDistance
 from losses.perceptual import ALEXNET_FILE, LPIPS_FILE
 from models.dino import DinoFeatures
@@ -18,9 +20,33 @@ from models.discriminator import Discriminator
 from models.stylegan2 import Generator
 from training.config import FineTuneConfig
 from training.finetune import FineTuner, Pair
+from training.inversion import invert
 from training.options import resumed_config
-from training.session import invert_pair
 from training.state import restore
+
+
+def invert_pair(
+    pair: Pair, generator: Generator, *, config: FineTuneConfig, w_init: Tensor, objective: nn.Module,
+    quiet: bool = False,
+) -> Tensor:
+    """Return w_plus [2, L, D] of source and target under the base, both optimised in one pass.
+
+    Args:
+        pair: the references.
+        generator: the base.
+        config: ``inversion_steps``, ``inversion_lr`` and ``seed`` are used.
+        w_init: start [1 or 2, L, D], the mean latent in the published schedule.
+        objective: see ``losses.InversionLoss``.
+        quiet: show no progress bar.
+    """
+    with tqdm(total=config.inversion_steps, desc="inverting the pair", disable=quiet) as bar:
+        def progress(step: int, loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update(1)
+
+        return invert(torch.cat([pair.source, pair.target]), generator, w_init=w_init, objective=objective,
+                      steps=config.inversion_steps, lr=config.inversion_lr,
+                      noise=torch.Generator().manual_seed(config.seed), progress=progress).w_plus
 
 
 def new_tuner(
@@ -56,6 +82,20 @@ def inversion_loss(dino: DinoFeatures, folder: Path, *, needs_lpips: bool = Fals
     return InversionLoss(ViTTokenDistance(dino, layers=layers))
 
 
+def run_parts(state: Mapping[str, Any]) -> tuple[FineTuneConfig, Pair, Tensor]:
+    """Return config, pair and latents [2, L, D] of a fine-tuning run from what ``read_state`` gave.
+
+    Raises:
+        CheckpointError: if it is the state of another kind of training.
+    """
+    saved = state["tuner"]
+    try:
+        return FineTuneConfig.from_dict(saved["config"]), Pair(**saved["pair"]), saved["latents"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{state['path']}: is no complete state of fine-tuning ({error}); start again without "
+                              "--resume") from error
+
+
 def resumed_tuner(
     generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, args: Namespace,
     state: Mapping[str, Any], fingerprint: str, landmark_net: nn.Module | None = None,
@@ -73,8 +113,8 @@ def resumed_tuner(
     """
     if state["run"]["fingerprint"] != fingerprint:
         raise ValueError(f"{state['path']}: was started from another base, {state['run']['base']}; name that with --base")
-    config = resumed_config(args, state["config"])
-    tuner = FineTuner(generator, discriminator, dino=dino, config=config, pair=state["pair"], latents=state["latents"],
+    saved, pair, latents = run_parts(state)
+    tuner = FineTuner(generator, discriminator, dino=dino, config=resumed_config(args, saved), pair=pair, latents=latents,
                       landmark_net=landmark_net)
     restore(tuner, state)
     return tuner

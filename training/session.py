@@ -1,4 +1,4 @@
-"""A fine-tuning run from its first to its last step: progress, saved states, reports, and a clean stop."""
+"""A training run from its first to its last step: progress, saved states, reports, and a clean stop."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.stylegan2 import Generator
-from training.config import FineTuneConfig
-from training.finetune import TERMS, FineTuner, Pair
-from training.inversion import invert
 from training.report import LossTable, contact_sheet, plot_losses
 from training.state import STATE_FILE, save_state
+from training.trainer import Trainer
 
-SHORT = {"adversarial": "adv", "directional": "dir", "reference": "ref"}
+# Names of terms that are longer are cut to three letters in the line of progress.
+LONG = 9
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,30 +52,6 @@ def stop_on_sigint() -> Iterator[StopFlag]:
         signal.signal(signal.SIGINT, before)
 
 
-def invert_pair(
-    pair: Pair, generator: Generator, *, config: FineTuneConfig, w_init: Tensor, objective: nn.Module,
-    quiet: bool = False,
-) -> Tensor:
-    """Return w_plus [2, L, D] of source and target under the base, both optimised in one pass.
-
-    Args:
-        pair: the references.
-        generator: the base.
-        config: ``inversion_steps``, ``inversion_lr`` and ``seed`` are used.
-        w_init: start [1 or 2, L, D], the mean latent in the published schedule.
-        objective: see ``losses.InversionLoss``.
-        quiet: show no progress bar.
-    """
-    with tqdm(total=config.inversion_steps, desc="inverting the pair", disable=quiet) as bar:
-        def progress(step: int, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            bar.update(1)
-
-        return invert(torch.cat([pair.source, pair.target]), generator, w_init=w_init, objective=objective,
-                      steps=config.inversion_steps, lr=config.inversion_lr,
-                      noise=torch.Generator().manual_seed(config.seed), progress=progress).w_plus
-
-
 @dataclass(frozen=True)
 class Session:
     """Where and how often a run saves.
@@ -104,66 +76,63 @@ class Session:
         """The state file."""
         return self.folder / STATE_FILE
 
-    def save(self, tuner: FineTuner) -> None:
+    def save(self, trainer: Trainer) -> None:
         """Save the state."""
-        save_state(self.state_path, tuner, run=self.run)
+        save_state(self.state_path, trainer, run=self.run)
 
-    def sheet(self, tuner: FineTuner) -> None:
-        """Save a contact sheet of the current averages: the pair, undeformed samples, stylized ones by alpha."""
-        base, *stylized = tuner.preview()
-        rows = {"source, target, adversarial reference": torch.cat(tuple(tuner.pair)), "base": base}
-        rows |= {f"stylized, alpha {alpha}": images for alpha, images in zip((0.0, 0.5, 1.0), stylized, strict=True)}
-        contact_sheet(self.folder / f"sheet_{tuner.step_count:05d}.png", rows)
+    def sheet(self, trainer: Trainer) -> None:
+        """Save a contact sheet of what has been learned so far."""
+        contact_sheet(self.folder / f"sheet_{trainer.step_count:05d}.png", trainer.preview())
 
-    def train(self, tuner: FineTuner, *, on_step: Callable[[FineTuner], None] | None = None) -> None:
+    def train(self, trainer: Trainer, *, on_step: Callable[[Trainer], None] | None = None) -> None:
         """Run the steps that are left.
 
         Raises:
             Interrupted: after SIGINT, when the state is saved.
-            DivergedError: see ``FineTuner.step``; the last saved state stays.
+            ArithmeticError: see ``Trainer.step``; the last saved state stays.
         """
-        table = LossTable(self.folder / "losses.csv", TERMS)
-        table.rewrite(tuner.history)
-        if tuner.step_count == 0:
+        table = LossTable(self.folder / "losses.csv", trainer.terms)
+        table.rewrite(trainer.history)
+        if trainer.step_count == 0:
             for stale in self.folder.glob("sheet_*.png"):
                 stale.unlink()
-            self.save(tuner)
-            self.sheet(tuner)
-        total = tuner.config.iterations
-        with stop_on_sigint() as flag, tqdm(total=total, initial=tuner.step_count, desc="fine-tuning",
+            self.save(trainer)
+            self.sheet(trainer)
+        total = trainer.total
+        with stop_on_sigint() as flag, tqdm(total=total, initial=trainer.step_count, desc="training",
                                             disable=self.quiet) as bar:
-            while tuner.step_count < total:
-                values = tuner.step()
-                table.append(tuner.step_count - 1, values)
-                bar.set_postfix_str(describe(tuner), refresh=False)
+            while trainer.step_count < total:
+                values = trainer.step()
+                table.append(trainer.step_count - 1, values)
+                bar.set_postfix_str(describe(trainer), refresh=False)
                 bar.update(1)
                 if on_step is not None:
-                    on_step(tuner)
+                    on_step(trainer)
                 if flag.raised:
-                    self.save(tuner)
-                    raise Interrupted(f"stopped after step {tuner.step_count} of {total}; state saved in {self.folder}. "
+                    self.save(trainer)
+                    raise Interrupted(f"stopped after step {trainer.step_count} of {total}; state saved in {self.folder}. "
                                       f"Resume with: {self.resume_hint}")
-                self._regular(tuner)
-        self.save(tuner)
-        self.sheet(tuner)
-        plot_losses(self.folder / "losses.png", tuner.history)
+                self._regular(trainer)
+        self.save(trainer)
+        self.sheet(trainer)
+        plot_losses(self.folder / "losses.png", trainer.history)
 
-    def _regular(self, tuner: FineTuner) -> None:
+    def _regular(self, trainer: Trainer) -> None:
         """Do what is due after a step that is not the last."""
-        if tuner.step_count == tuner.config.iterations:
+        if trainer.step_count == trainer.total:
             return
-        if self.save_every and tuner.step_count % self.save_every == 0:
-            self.save(tuner)
-        if self.sheet_every and tuner.step_count % self.sheet_every == 0:
-            self.sheet(tuner)
-            plot_losses(self.folder / "losses.png", tuner.history)
+        if self.save_every and trainer.step_count % self.save_every == 0:
+            self.save(trainer)
+        if self.sheet_every and trainer.step_count % self.sheet_every == 0:
+            self.sheet(trainer)
+            plot_losses(self.folder / "losses.png", trainer.history)
 
 
-def describe(tuner: FineTuner) -> str:
+def describe(trainer: Trainer) -> str:
     """Return every loss term in one line; a term that is not computed in every step shows its last value."""
     parts = []
-    for name in TERMS:
-        known = [row[name] for row in tuner.history[-100:] if row[name] == row[name]]
+    for name in trainer.terms:
+        known = [row[name] for row in trainer.history[-100:] if row[name] == row[name]]
         if known:
-            parts.append(f"{SHORT.get(name, name)} {known[-1]:.3g}")
+            parts.append(f"{name[:3] if len(name) > LONG else name} {known[-1]:.3g}")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The saved state of a fine-tuning run: one file, replaced as a whole, that holds only tensors and plain values."""
+"""The saved state of a training run: one file, replaced as a whole, that holds only tensors and plain values."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import Any
 import torch
 
 from checkpoints.io import CheckpointError, atomic_write, load_model, read_torch
-from training.config import FineTuneConfig
-from training.finetune import FineTuner, Pair
+from training.trainer import Trainer
 
 KIND, FORMAT = "training-state", 1
 STATE_FILE = "state.pt"
 
 
-def save_state(path: Path, tuner: FineTuner, *, run: Mapping[str, Any]) -> None:
-    """Write the tuner's state atomically.
+def save_state(path: Path, trainer: Trainer, *, run: Mapping[str, Any]) -> None:
+    """Write the trainer's state atomically.
 
     Whenever the process is killed, the file is the previous state or this one, never part of one.
 
     Args:
         path: the file.
-        tuner: whose state is saved.
+        trainer: whose state is saved.
         run: facts of the run (names of style and base, digests) that a resumed run needs.
 
     Raises:
         CheckpointError: if the folder cannot be written to.
     """
-    payload = {"kind": KIND, "format": FORMAT, "run": dict(run), "tuner": tuner.state()}
+    payload = {"kind": KIND, "format": FORMAT, "run": dict(run), "tuner": trainer.state_dict()}
     with atomic_write(path) as temporary:
         torch.save(payload, temporary)
 
@@ -38,7 +37,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """Read a state file and remove what a killed save left beside it.
 
     Returns:
-        {"run": facts, "tuner": state, "config": FineTuneConfig, "pair": Pair, "latents": [2, L, D], "path": path}.
+        {"run": facts, "tuner": the trainer's state, "path": path}.
 
     Raises:
         CheckpointError: if the file is missing, damaged or of another kind.
@@ -49,9 +48,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: has format {payload.get('format')}, expected {FORMAT}; start again without --resume")
     try:
-        tuner = payload["tuner"]
-        found = {"run": payload["run"], "tuner": tuner, "config": FineTuneConfig.from_dict(tuner["config"]),
-                 "pair": Pair(**tuner["pair"]), "latents": tuner["latents"], "path": path}
+        found = {"run": dict(payload["run"]), "tuner": dict(payload["tuner"]), "path": path}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is no complete training state ({error}); start again without --resume") from error
     for leftover in path.parent.glob(f".{path.name}.*.part"):
@@ -59,14 +56,14 @@ def read_state(path: Path) -> dict[str, Any]:
     return found
 
 
-def restore(tuner: FineTuner, state: Mapping[str, Any]) -> None:
-    """Load the state of ``read_state`` into a tuner built for it.
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Load the state of ``read_state`` into a trainer built for it.
 
     Raises:
-        CheckpointError: if it does not fit the tuner's networks.
+        CheckpointError: if it does not fit the trainer's networks.
     """
     try:
-        tuner.load_state(state["tuner"])
+        trainer.load_state_dict(state["tuner"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{state['path']}: does not fit this run ({reason}); start again without --resume") from error

@@ -12,12 +12,15 @@ import gradio as gr
 from PIL import Image
 
 from checkpoints.paths import style_names
+from styles.controls import Look
 from training.config import PROFILES
+from web.controls import Kept, Panel, build_panel, look_of
 from web.jobs import Trainer
-from web.studio import MENDABLE, REGIONS, Studio, Wish
+from web.studio import MENDABLE, Studio, Wish
 
 TITLE = "One-shot face stylization"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "networks"}
+QUIETLY = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
 CSS = """
 .gradio-container {max-width: 1240px !important; margin: auto} footer {display: none !important}
 #restyled img, #random img, #sheet img {width: 100% !important; object-fit: contain !important; min-height: 240px}
@@ -62,27 +65,31 @@ def style_row() -> tuple[gr.Dropdown, gr.Button]:
     return style, refresh
 
 
-def sliders(*, truncation: float) -> list[gr.components.Component]:
-    """Return strength, truncation, colour switch, colour, and a factor per region."""
-    strength = gr.Slider(-0.5, 1.5, 0.8, step=0.05, label="Strength",
-                         elem_id=f"alpha_{truncation:g}".replace(".", ""))
-    psi = gr.Slider(0.0, 1.0, truncation, step=0.05, label="Truncation (0: average face)")
-    with gr.Accordion("Colours and regions", open=False):
-        with gr.Row():
-            colored = gr.Checkbox(False, label="Set the colours", scale=1)
-            color = gr.Slider(0.0, 1.5, 1.0, step=0.05, label="0 the face's, 1 the drawing's", scale=3)
-        regions = [gr.Slider(-1.0, 2.0, 1.0, step=0.1, label=f"{name}: times the strength") for name in REGIONS]
-    return [strength, psi, colored, color, *regions]
+def truncation(value: float) -> gr.Slider:
+    return gr.Slider(0.0, 1.0, value, step=0.05, label="Truncation (0: average face)")
 
 
-def wish_of(values: tuple, view: str = VIEWS[0]) -> Wish:
-    """Return the wish of the values of ``sliders``."""
-    strength, psi, colored, color, *regions = values
-    return Wish(float(strength), tuple(float(value) for value in regions), float(color) if colored else None, float(psi),
-                view)
+def build_controls(studio: Studio, style: str | None, kept: Kept, *, samples: bool, prefix: str) -> Panel:
+    """Make the widgets of a style's controls, or say in one line why there are none."""
+    try:
+        controls = studio.controls(style) if style else ()
+        pictures = studio.pictures(style) if style else {}
+        return build_panel(controls, kept, samples=samples, prefix=prefix, pictures=pictures)
+    except MENDABLE as error:
+        gr.Markdown(" ".join(str(error).split()))
+        return Panel((), ())
 
 
-def photo_tab(studio: Studio) -> gr.Dropdown:
+def look_for(studio: Studio, style: str | None, kept: Kept, *, samples: bool) -> Look:
+    """Return the look of values of the style's controls; raises gr.Error where no style is chosen."""
+    if not style:
+        raise gr.Error("There is no style yet; train one in the third tab.", print_exception=False)
+    return look_of(studio.controls(style), kept, samples=samples)
+
+
+def photo_tab(studio: Studio, page: gr.Blocks) -> gr.Dropdown:
+    # What the controls say, by name, so that the next style shows the same where it has the same control.
+    kept = gr.State({})
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             photo = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="Photo", height=260,
@@ -90,49 +97,69 @@ def photo_tab(studio: Studio) -> gr.Dropdown:
             style, _ = style_row()
             view = gr.Radio(VIEWS, value=VIEWS[0], label="View", elem_id="view")
             refine = gr.Checkbox(False, label="Closer likeness: refine the face by 100 steps, slower")
-            controls = sliders(truncation=1.0)
+            psi = truncation(1.0)
+            own = gr.Column()
         with gr.Column(scale=3, min_width=300):
             result = gr.Image(type="pil", label="Restyled", show_label=False, format="png", interactive=False,
                               elem_id="restyled", buttons=["fullscreen"])
             download = gr.DownloadButton("Download PNG", interactive=False)
 
     @told
-    def draw(path: str | None, style: str, view: str, refine: bool, *values: float) -> tuple:
+    def draw(path: str | None, style: str | None, view: str, refine: bool, psi: float, kept: Kept) -> tuple:
         if not path:
             return None, gr.DownloadButton(interactive=False)
-        if not style:
-            raise gr.Error("There is no style yet; train one in the third tab.", print_exception=False)
-        picture = studio.draw(path, style, wish_of(values, view), refine=refine)
+        wish = Wish(look_for(studio, style, kept, samples=False), float(psi), view)
+        picture = studio.draw(path, style, wish, refine=refine)
         return picture, gr.DownloadButton(value=saved(picture), interactive=True)
 
-    # Only the last of many slider moves is drawn.
-    changes = [photo.change, style.change, view.change, refine.change, *(control.change for control in controls)]
-    gr.on(changes, draw, [photo, style, view, refine, *controls], [result, download], trigger_mode="always_last",
-          show_progress="minimal", api_visibility="private", **ONE_AT_A_TIME)
+    # Only the last of many changes is drawn.
+    drawing = {"fn": draw, "inputs": [photo, style, view, refine, psi, kept], "outputs": [result, download],
+               "trigger_mode": "always_last", "show_progress": "minimal", "api_visibility": "private", **ONE_AT_A_TIME}
+    gr.on([photo.change, style.change, view.change, refine.change, psi.change], **drawing)
+
+    def show(chosen: str | None, known: Kept) -> None:
+        panel = build_controls(studio, chosen, known, samples=False, prefix="photo")
+        if panel.inputs:
+            moved = gr.on([widget.change for widget in panel.inputs], lambda *values: panel.rows(values), panel.inputs, kept,
+                          **QUIETLY)
+            moved.then(**drawing)
+
+    with own:
+        gr.render([style, kept], [page.load, style.change], show_progress="hidden")(show)
     return style
 
 
-def random_tab(studio: Studio) -> gr.Dropdown:
+def random_tab(studio: Studio, page: gr.Blocks) -> gr.Dropdown:
+    kept = gr.State({})
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             style, _ = style_row()
             with gr.Row():
                 seed = gr.Number(7, precision=0, minimum=0, maximum=2**31, label="Seed")
                 count = gr.Slider(1, 12, 6, step=1, label="Faces")
-            controls = sliders(truncation=0.7)
+            psi = truncation(0.7)
+            own = gr.Column()
             make = gr.Button("Draw", variant="primary", elem_id="draw_random")
         with gr.Column(scale=3, min_width=300):
             result = gr.Image(type="pil", label="Restyled", show_label=False, format="png", interactive=False,
                               elem_id="random", buttons=["download", "fullscreen"])
 
-    @told
-    def draw(style: str, seed: float, count: float, *values: float) -> Image.Image:
-        if not style:
-            raise gr.Error("There is no style yet; train one in the third tab.", print_exception=False)
-        return studio.random_faces(style, wish_of(values), seed=int(seed or 0), count=int(count))
+    def show(chosen: str | None, known: Kept) -> None:
+        panel = build_controls(studio, chosen, known, samples=True, prefix="random")
 
-    make.click(draw, [style, seed, count, *controls], result, trigger_mode="always_last", api_visibility="private",
-               **ONE_AT_A_TIME)
+        @told
+        def draw(seed: float, count: float, psi: float, *values: Any) -> Image.Image:
+            wish = Wish(look_for(studio, chosen, panel.rows(values), samples=True), float(psi))
+            return studio.random_faces(chosen, wish, seed=int(seed or 0), count=int(count))
+
+        make.click(draw, [seed, count, psi, *panel.inputs], result, trigger_mode="always_last",
+                   api_visibility="private", **ONE_AT_A_TIME)
+        if panel.inputs:
+            gr.on([widget.change for widget in panel.inputs], lambda *values: panel.rows(values), panel.inputs, kept,
+                  **QUIETLY)
+
+    with own:
+        gr.render([style, kept], [page.load, style.change], show_progress="hidden")(show)
     return style
 
 
@@ -181,9 +208,9 @@ def build(studio: Studio, trainer: Trainer) -> gr.Blocks:
         gr.Markdown(f"## {TITLE}")
         styles = []
         with gr.Tab("Photo"):
-            styles.append(photo_tab(studio))
+            styles.append(photo_tab(studio, page))
         with gr.Tab("Random faces"):
-            styles.append(random_tab(studio))
+            styles.append(random_tab(studio, page))
         with gr.Tab("Train"):
             train_tab(trainer, styles)
     return page.queue(max_size=32)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from checkpoints import CheckpointError
 from checkpoints.paths import find_style, style_names
 from data.grids import grid
 from data.images import ImageError, read_image, to_pil
-from data.landmarks68 import REGIONS as LANDMARKS
+from models.face import Face
 from pipeline import sampling
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
-from pipeline.regions import RegionAlpha
 from pipeline.stylize import (
-    Crop, InversionSettings, Look, Stylized, Stylizer, build_stylizer, side_by_side, whole_photo,
+    Crop, InversionSettings, Stylized, Stylizer, build_stylizer, side_by_side, whole_photo,
 )
+from styles.controls import Control, Look
+from styles.registry import controls_of
 
-REGIONS = (*LANDMARKS, "rest")
 KEPT_PHOTOS = 16
 KEPT_STYLES = 3
 MENDABLE = (UserError, ImageError, CheckpointError)
@@ -32,28 +31,25 @@ MENDABLE = (UserError, ImageError, CheckpointError)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photo with its aligned faces and their latents, ready to be drawn."""
+    """A photo with its aligned faces and their inversions, ready to be drawn."""
 
     photo: Image.Image
     crops: list[Crop]
-    latents: list[Tensor]
+    faces: list[Face]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the sliders say: strength everywhere, by region as offsets from it, colour, truncation, and the view."""
+    """What the page asks for: values of the style's controls, truncation (0 the average face), and the view."""
 
-    alpha: float = 0.8
-    regions: tuple[float, ...] = ()
-    color: float | None = None
+    look: Look = field(default_factory=Look)
     truncation: float = 1.0
     view: str = "side by side"
 
-    def look(self) -> Look:
-        """Return the look; regions whose factor is 1 follow the strength."""
-        factors = dict(zip(REGIONS, self.regions))
-        changed = tuple((name, self.alpha * factor) for name, factor in factors.items() if factor != 1.0)
-        return Look(RegionAlpha(self.alpha, changed) if changed else self.alpha, self.color)
+
+def truncated(face: Face, w_avg: torch.Tensor, psi: float) -> Face:
+    """Return faces moved towards the average one: w_avg + psi (w_plus - w_avg), and psi times what rows cannot say."""
+    return Face(w_avg + psi * (face.w_plus - w_avg), None if face.residual is None else psi * face.residual)
 
 
 class Cache(OrderedDict):
@@ -86,10 +82,24 @@ class Studio:
         self.stylizers: Cache = Cache(KEPT_STYLES)
         self.photos: Cache = Cache(KEPT_PHOTOS)
 
-    def stylizer(self, style: str, *, refine: bool = False) -> Stylizer:
-        """Return the networks of a style, loaded once; a file that has changed is loaded again."""
+    def controls(self, style: str) -> tuple[Control, ...]:
+        """Return the controls of a style; raises UserError and CheckpointError in one line."""
+        self._check(style)
+        return controls_of(style)
+
+    def pictures(self, style: str) -> dict[str, dict[str, Image.Image]]:
+        """Return, by control, the small pictures of its choices; the style is loaded where it has such a control."""
+        choices = [control.name for control in self.controls(style) if control.type == "choice"]
+        return {name: self.stylizer(style).style.pictures(name) for name in choices}
+
+    @staticmethod
+    def _check(style: str) -> None:
         if style not in style_names():
             raise UserError(f"no such style {style!r}; choose one of the list, or train one")
+
+    def stylizer(self, style: str, *, refine: bool = False) -> Stylizer:
+        """Return the networks of a style, loaded once; a file that has changed is loaded again."""
+        self._check(style)
         path = find_style(style)
         mode = "e4e+optimize" if refine else "e4e"
         return self.stylizers.take((style, path.stat().st_mtime_ns, mode), lambda: build_stylizer(
@@ -114,11 +124,11 @@ class Studio:
     def draw(self, path: str | Path, style: str, wish: Wish, *, refine: bool = False) -> Image.Image:
         """Return the restyled photo in the view that is asked for: side by side, face, or whole photo."""
         prepared, stylizer = self.prepare(path, style, refine=refine), self.stylizer(style, refine=refine)
-        w_avg, items = stylizer.base.w_avg, []
-        for crop, latent in zip(prepared.crops, prepared.latents, strict=True):
-            w_plus = w_avg + wish.truncation * (latent - w_avg)
-            drawn = stylizer.restyle(w_plus, look=wish.look(), landmarks=crop.places())
-            items.append(Stylized(crop.image, stylizer.render(w_plus), drawn, w_plus, stylizer.outlines(crop, drawn)))
+        items = []
+        for crop, face in zip(prepared.crops, prepared.faces, strict=True):
+            face = truncated(face, stylizer.base.w_avg, wish.truncation)
+            drawn = stylizer.restyle(face, look=wish.look, landmarks=crop.places())
+            items.append(Stylized(crop.image, stylizer.render(face), drawn, face, stylizer.outlines(crop, drawn)))
         if wish.view == "whole photo":
             return whole_photo(prepared.photo, prepared.crops, items)
         rows = [side_by_side(item) if wish.view == "side by side" else item.result for item in items]
@@ -129,9 +139,8 @@ class Studio:
         """Return ``count`` random faces above their restyled selves."""
         loaded, base = self.stylizer(style).style, self.stylizer(style).base
         indices = list(range(count))
-        w_plus = sampling.sample_w_plus(loaded, seed, indices, truncation_psi=wish.truncation)
+        faces = sampling.random_faces(loaded, seed, indices, truncation_psi=wish.truncation)
         originals = sampling.base_images(base, seed, indices, truncation_psi=wish.truncation)
-        look = wish.look()
-        marks = sampling.face_landmarks(originals, FaceFinder()) if isinstance(look.alpha, RegionAlpha) else None
-        faces = sampling.styled_images(loaded, w_plus, look=look, landmarks=marks)
-        return grid([list(originals.cpu()), list(faces.float().cpu())], cell=min(256, originals.shape[3]))
+        marks = sampling.face_landmarks(originals, FaceFinder()) if wish.look.has_regions else None
+        drawn = loaded.draw(faces, wish.look, landmarks=marks)
+        return grid([list(originals.cpu()), list(drawn.float().cpu())], cell=min(256, originals.shape[3]))
