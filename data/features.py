@@ -87,7 +87,7 @@ def head_mask(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return how much each pixel belongs to the head and shoulders and not to the background, [S, S] in 0..1.
 
     A random walk (Grady 2006) in Lab from pixels that are surely head (the face, the hair above it, the chest) and
-    surely background (the upper corners and sides).
+    surely background (outside a dome over it, the sides and the uppermost row).
     """
     small = Image.fromarray((picture * 255).round().astype(np.uint8)).resize((WALK_SIDE, WALK_SIDE), Image.Resampling.BOX)
     lab = rgb2lab(np.asarray(small)) / 100.0
@@ -100,15 +100,14 @@ def head_mask(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     head |= ((x - centre_x) / (0.85 * half)) ** 2 + ((y - eyes_y) / (eyes_y - top)) ** 2 < 0.8
     head |= (y > chin) & (np.abs(x - centre_x) < 0.5 * half + 1.2 * (y - chin))
     away = np.abs(x - centre_x) / half
-    back = ((away > 1.75) & (y < 0.75)) | ((away > 1.3) & (y < 0.1)) | ((away > 0.9) & (y < 0.035)) | ((x < 0.03) | (x > 0.97)) & (y < 0.8)
+    dome = (away / 1.65) ** 3 + (np.abs(y - eyes_y) / (1.06 * eyes_y)) ** 3 > 1.0
+    back = ((away > 1.75) & (y < 0.75)) | (dome & (y < eyes_y)) | (((x < 0.03) | (x > 0.97)) & (y < 0.8)) | (y < 1.0 / WALK_SIDE)
     seeds = np.where(head, 1, np.where(back, 2, 0))
     share = random_walker(lab, seeds, beta=1500, mode="cg_j", channel_axis=-1, return_full_prob=True, prob_tol=1.0)[0]
     share = Image.fromarray(share.astype(np.float32)).resize(picture.shape[:2], Image.Resampling.BICUBIC)
-    share = gaussian_filter(np.asarray(share, dtype=np.float64), 0.010 * len(picture))
-    # A border of about 2 px at 512 px wherever the walk leaves it, steep or not.
-    slope = np.maximum(np.hypot(*np.gradient(share)), 1e-3)
-    return gaussian_filter((share > 0.5).astype(np.float64), 1.2) if slope.max() == 1e-3 else np.clip(
-        (share - 0.5) / (slope * 3.0) + 0.5, 0.0, 1.0)
+    share = gaussian_filter(np.asarray(share, dtype=np.float64), 0.014 * len(picture))
+    # The walk's border is steep here and soft there; a drawing's is everywhere alike.
+    return gaussian_filter((share > 0.5).astype(np.float64), 0.002 * len(picture))
 
 
 @dataclass(frozen=True)
