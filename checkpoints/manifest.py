@@ -24,7 +24,7 @@ from checkpoints.io import (
     take_vector,
 )
 from checkpoints.official import check_official, describe_parts, official_keys, recognise
-from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_names, starter_dir
+from checkpoints.paths import OFFICIAL_VITS, bundled_styles_dir, checkpoints_dir, official_names, starter_dir
 from checkpoints.starter_manifest import LICENCE, ORIGINS, PURPOSES, sha256_of
 from models.dino import ViTConfig, build_vit, clean_vit_state
 from models.e4e import E4EEncoder
@@ -50,14 +50,14 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        folder = starter_dir() if self.folder == "starter" else checkpoints_dir()
+        folder = {"starter": starter_dir, "styles": bundled_styles_dir}.get(self.folder, checkpoints_dir)()
         if self.kind == "vit":  # the one file that goes by several names
             return next((folder / name for name in OFFICIAL_VITS if (folder / name).exists()), folder / self.file)
         return folder / self.file
 
 
 def entries() -> list[Entry]:
-    """Return the official files, the eight released styles, the bundled starter and the user's own styles."""
+    """Return the official files, the eight released styles, the bundled starter and styles, and the user's own styles."""
     listed: list[Entry] = []
     for values in json.loads((HERE / "manifest.json").read_text()):
         entry = Entry(**values)
@@ -65,7 +65,7 @@ def entries() -> list[Entry]:
             listed += [replace(entry, name=f"style{i}", file=f"style{i}.pt") for i in range(1, RELEASED_STYLES + 1)]
         else:
             listed.append(entry)
-    return listed + _starter_entries() + _own_styles({entry.file for entry in listed} | official_names())
+    return listed + _starter_entries() + _bundled_styles() + _own_styles({entry.file for entry in listed} | official_names())
 
 
 def _starter_entries() -> list[Entry]:
@@ -76,6 +76,11 @@ def _starter_entries() -> list[Entry]:
     return [Entry(f"starter/{Path(file).stem}", file, "starter", values.get("licence", licence), "this repository",
                   values["purpose"], values.get("bytes"), values.get("sha256"), "starter")
             for file, values in facts.items()]
+
+
+def _bundled_styles() -> list[Entry]:
+    return [Entry(f"styles/{path.stem}", path.name, "own", LICENCE, "this repository", "bundled style", folder="styles")
+            for path in sorted(bundled_styles_dir().glob("*.safetensors"))]
 
 
 def _own_styles(known: set[str]) -> list[Entry]:

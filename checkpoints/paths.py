@@ -1,4 +1,4 @@
-"""Where weights lie: the folder of downloads and trained styles, the bundled starter, and styles by name."""
+"""Where weights lie: the folder of downloads and trained styles, the bundled starter and styles, and styles by name."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def starter_dir() -> Path:
     return Path(__file__).parent / "starter"
 
 
+def bundled_styles_dir() -> Path:
+    """Return the folder of the styles that come with the project."""
+    return Path(__file__).parent / "styles"
+
+
 def official_path(text: str, name: str) -> Path:
     """Return the path that ``text`` gives, or the one of the released file ``name`` for the word "official"."""
     return checkpoints_dir() / name if text == "official" else Path(text)
@@ -37,7 +42,8 @@ def style_files() -> dict[str, Path]:
     """Return the style files by name, the one that ``find_style`` prefers where a name has several."""
     folder, others = checkpoints_dir(), official_names()
     found: dict[str, Path] = {}
-    for paths in (folder.glob("*.safetensors"), folder.glob("*.pt"), EXPORTS.glob("*.pt")):
+    for paths in (folder.glob("*.safetensors"), folder.glob("*.pt"), EXPORTS.glob("*.pt"),
+                  bundled_styles_dir().glob("*.safetensors")):
         for path in sorted(paths):
             if path.is_file() and path.name not in others and not path.name.startswith("."):
                 found.setdefault(path.stem, path)
@@ -50,7 +56,7 @@ def style_names() -> list[str]:
 
 
 def find_style(name_or_path: str | Path) -> Path:
-    """Return the file of a style: of a plain name in the folders of styles, else of an existing path.
+    """Return the file of a style: of a plain name in the folders of styles, the bundled last, else of an existing path.
 
     Raises:
         CheckpointError: if there is none, or the name tries to leave the folder.
@@ -60,7 +66,7 @@ def find_style(name_or_path: str | Path) -> Path:
     try:
         if plain:
             for candidate in (checkpoints_dir() / f"{text}.safetensors", checkpoints_dir() / f"{text}.pt",
-                              EXPORTS / f"{text}.pt"):
+                              EXPORTS / f"{text}.pt", bundled_styles_dir() / f"{text}.safetensors"):
                 if candidate.is_file():
                     return candidate
         if text and Path(text).is_file():

@@ -25,6 +25,7 @@ class Caricature:
         mouth: width of the mouth.
         nose: width of the nose.
         length: height of the face below the eyes.
+        lift: share of what the face gains in length that goes upwards, so that a long chin stays in the picture.
     """
 
     eyes: float = 1.0
@@ -32,6 +33,12 @@ class Caricature:
     mouth: float = 1.0
     nose: float = 1.0
     length: float = 1.0
+    lift: float = 0.0
+
+    def scaled(self, strength: float) -> Caricature:
+        """Return the exaggeration with every factor f as f ** strength: 0 leaves the face, 2 is twice as strong."""
+        factors = {name: getattr(self, name) ** strength for name in ("eyes", "jaw", "mouth", "nose", "length")}
+        return Caricature(**factors, lift=self.lift)
 
     def displace(self, points: np.ndarray) -> np.ndarray:
         """Return the exaggerated positions of 68 landmarks [68, 2] (x, y)."""
@@ -51,6 +58,7 @@ class Caricature:
             moved[part, 0] = middle_x + (points[part, 0] - middle_x) * factor
         below = moved[:, 1] > eyes[1]
         moved[below, 1] = eyes[1] + (moved[below, 1] - eyes[1]) * self.length
+        moved[:, 1] -= self.lift * (self.length - 1.0) * (points[8, 1] - eyes[1])
         return moved
 
 
@@ -78,6 +86,13 @@ def backward_grid(source: np.ndarray, target: np.ndarray, size: int, *, smoothin
     lattice = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)  # [S, S, 2] -> [S*S, 2], (x, y)
     where = (lattice + spline(lattice)).reshape(1, size, size, 2)
     return torch.from_numpy(where * 2.0 - 1.0).float()
+
+
+def least_area(grid: Tensor) -> float:
+    """Return the least Jacobian determinant of a sampling grid [1, S, S, 2]; at 0 or less the picture folds."""
+    grid, size = grid.double(), grid.shape[1]
+    across, down = (grid[:, :-1].diff(dim=2) * size / 2.0, grid[:, :, :-1].diff(dim=1) * size / 2.0)  # both [1, S-1, S-1, 2]
+    return float((across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]).min())
 
 
 def deform(image: Tensor, landmarks: np.ndarray, caricature: Caricature) -> Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from styles.controls import Control, Look
 
 MAX_SIDE = 8192
-DEFAULT_STYLE = "sample"
+DEFAULT_STYLE = "flat"  # a bundled one
 
 
 class UserError(ValueError):

@@ -33,6 +33,7 @@ from models.mixing import mix_deformables
 from models.spatial_transformer import SpatialTransformerConfig
 from models.stylegan2 import Generator, GeneratorConfig
 from styles.controls import Control, Look
+from styles.difference import full_tensors
 from styles.protocol import Style
 from styles.regions import point_strengths
 
@@ -65,6 +66,7 @@ class DeformableStyle(Style):
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DeformableStyle:
+        tensors = full_tensors(path, tensors, config)
         latent = tensors.pop("target_latent", None)
         deformable, w_avg = _own_style(path, tensors, config)
         shape = deformable.generator.config

@@ -1,0 +1,81 @@
+"""``python -m benchmarks.gallery --styles a,b,c --output docs/gallery.png``: faces in rows, the original and styles in columns."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import cli
+
+
+def names(text: str) -> list[str]:
+    """Parse names separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    parser = cli.ArgumentParser(prog="python -m benchmarks.gallery", description=__doc__)
+    parser.add_argument("--styles", type=names, default=None, help="names separated by commas; all bundled ones if not given")
+    parser.add_argument("--output", type=Path, default=Path("docs/gallery.png"), help="picture to write")
+    parser.add_argument("--faces", type=cli.int_list, default=(0, 1, 2), help="numbers of random faces within the seed")
+    parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi of random faces")
+    parser.add_argument("--photo", type=Path, default=None, help="photo below them; scikit-image's astronaut if not given")
+    parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e+optimize",
+                        help="how the photo is inverted")
+    parser.add_argument("--steps", type=cli.positive_int, default=100, help="steps of its inversion")
+    parser.add_argument("--alpha", type=cli.finite_float, default=1.0, help="deformation degree")
+    parser.add_argument("--size", type=cli.image_side, default=160, help="side of a picture in px")
+    cli.add_common(parser, outdir=False, seed=11)
+    return parser.parse_args(argv)
+
+
+def photo_face(args: Namespace, style: str, device: Any) -> tuple[Any, Any]:
+    """Return the aligned photo and its face in the generator of ``style``."""
+    from PIL import Image
+    from skimage.data import astronaut
+
+    from data.images import read_image
+    from pipeline.stylize import InversionSettings, build_stylizer
+
+    image = read_image(args.photo) if args.photo else Image.fromarray(astronaut())
+    stylizer = build_stylizer(style, device=device, inversion=InversionSettings(args.inversion, args.steps))
+    crop = stylizer.crops(image, name=str(args.photo or "the astronaut"))[0]
+    return crop.image, stylizer.invert(crop.image)
+
+
+def run(args: Namespace) -> int:
+    from checkpoints.paths import bundled_styles_dir
+    from data.grids import grid
+    from data.images import save_image
+    from pipeline.sampling import random_faces, undeformed
+    from styles.registry import load_style
+
+    chosen = args.styles or sorted(path.stem for path in bundled_styles_dir().glob("*.safetensors"))
+    if not chosen:
+        raise cli.UserError(f"--styles: no style is bundled in {bundled_styles_dir()}; name some, or make them by "
+                            "`python -m styles make`")
+    device = cli.resolve_device(args.device)
+    styles = [load_style(name, device=device) for name in chosen]
+    base = styles[0].base
+    if any(style.base_name != styles[0].base_name for style in styles):
+        raise cli.UserError("--styles: were trained from different bases; make a gallery of each")
+    faces = [random_faces(styles[0], args.seed, [number], truncation_psi=args.truncation) for number in args.faces]
+    originals: list[Any] = [undeformed(base, face)[0] for face in faces]
+    photo, face = photo_face(args, chosen[0], device)
+    faces.append(face), originals.append(photo)
+    looks = [style.default_look().changed(alpha=args.alpha) for style in styles]
+    rows = [[original, *(style.draw(face, look)[0] for style, look in zip(styles, looks, strict=True))]
+            for original, face in zip(originals, faces, strict=True)]
+    save_image(args.output, grid(rows, cell=args.size, column_labels=["original", *(style.name for style in styles)]))
+    print(args.output)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, lambda: parse(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

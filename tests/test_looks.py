@@ -1,0 +1,89 @@
+"""Drawn looks: deterministic, different from each other, and warps that do not fold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from data import make_look_pairs
+from data.drawing import edge_flow, flattened, paper_grain, smoothed
+from data.features import head_mask
+from data.landmarks68 import MEAN_FACE
+from data.looks import LOOKS, READY, draw_look
+from data.warps import SAMPLE, Caricature, backward_grid, least_area
+
+SIDE = 96
+
+
+@pytest.fixture(scope="module")
+def face() -> torch.Tensor:
+    """A schematic face: hair, skin with shading, and a grey ground."""
+    y, x = (np.indices((SIDE, SIDE)) + 0.5) / SIDE
+    picture = np.full((SIDE, SIDE, 3), 0.6) + 0.1 * y[..., None]
+    picture[((x - 0.5) / 0.34) ** 2 + ((y - 0.48) / 0.44) ** 2 < 1] = (0.25, 0.16, 0.10)
+    skin = ((x - 0.5) / 0.27) ** 2 + ((y - 0.58) / 0.33) ** 2 < 1
+    picture[skin] = (np.array([0.85, 0.62, 0.50]) * (1.1 - 0.5 * np.abs(x - 0.4))[..., None])[skin]
+    return torch.from_numpy(picture * 2.0 - 1.0).permute(2, 0, 1)[None].float()
+
+
+def test_every_look_is_a_deterministic_drawing_of_its_own(face):
+    drawings = {name: draw_look(name, face, MEAN_FACE, seed=3) for name in LOOKS}
+    for name, drawing in drawings.items():
+        assert drawing.shape == face.shape and drawing.min() >= -1.0 and drawing.max() <= 1.0, name
+        assert torch.isfinite(drawing).all(), name
+    assert torch.equal(drawings["ink"], draw_look("ink", face, MEAN_FACE, seed=3))
+    assert not torch.equal(drawings["pastel"], draw_look("pastel", face, MEAN_FACE, seed=4))
+    names = list(drawings)
+    for i, one in enumerate(names):
+        for other in names[i + 1:]:
+            assert (drawings[one] - drawings[other]).abs().mean() > 0.05, (one, other)
+
+
+def test_enough_looks_are_ready_and_two_are_held_out():
+    assert len(READY) >= 6 and sum(look.held_out for look in LOOKS.values()) == 2
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_warps_do_not_fold(name):
+    look = LOOKS[name]
+    moved = look.warp.scaled(look.strength).displace(MEAN_FACE)
+    assert least_area(backward_grid(MEAN_FACE, moved, 64)) > 0.1
+    assert moved.min() > 0.0 and moved.max() < 1.0
+
+
+def test_the_sample_warp_may_be_twice_as_strong_and_folding_is_seen():
+    twice = SAMPLE.scaled(2.0)
+    assert twice.eyes == pytest.approx(SAMPLE.eyes**2) and SAMPLE.scaled(0.0) == Caricature()
+    assert least_area(backward_grid(MEAN_FACE, twice.displace(MEAN_FACE), 64)) > 0.0
+    assert least_area(backward_grid(MEAN_FACE, MEAN_FACE, 32)) == pytest.approx(1.0)
+    assert least_area(backward_grid(MEAN_FACE, Caricature(eyes=4.0).displace(MEAN_FACE), 64)) < 0.0
+
+
+def test_lift_moves_the_whole_face_up_by_a_share_of_what_it_gains():
+    plain, lifted = (Caricature(length=1.2, lift=lift).displace(MEAN_FACE) for lift in (0.0, 0.5))
+    gain = 0.2 * (MEAN_FACE[8, 1] - MEAN_FACE[36:48, 1].mean())
+    assert np.allclose(plain - lifted, [0.0, 0.5 * gain], atol=1e-3)
+
+
+def test_primitives_do_what_they_say(face):
+    picture = face[0].permute(1, 2, 0).double().numpy() / 2.0 + 0.5
+    noisy = np.clip(picture + 0.03 * np.random.default_rng(0).standard_normal(picture.shape), 0.0, 1.0)
+    assert np.abs(smoothed(noisy, 0.02) - picture).mean() < 0.7 * np.abs(noisy - picture).mean()
+    flow = edge_flow(np.repeat(np.arange(SIDE)[:, None] % 16 < 8, SIDE, axis=1).astype(float), 0.02)
+    assert np.abs(flow.x[20:-20, 20:-20]).min() > 0.99  # horizontal stripes run along x
+    flat = flattened(picture, 3, width=0.01, rng=np.random.default_rng(0))
+    assert len(np.unique((flat * 20).round().reshape(-1, 3), axis=0)) < 60
+    tooth = paper_grain(SIDE, rng=np.random.default_rng(0))
+    assert tooth.shape == (SIDE, SIDE) and tooth.std() == pytest.approx(1.0, abs=1e-3)
+    head = head_mask(picture, MEAN_FACE)
+    assert head[SIDE // 2, SIDE // 2] == 1.0 and head[2, 2] == 0.0 and head[2, -3] == 0.0
+
+
+def test_unknown_looks_and_wrong_shapes_are_told(face, capsys):
+    with pytest.raises(ValueError, match="no look 'nothing'; there are flat"):
+        draw_look("nothing", face, MEAN_FACE)
+    with pytest.raises(ValueError, match=r"\[1, 3, S, S\]"):
+        draw_look("flat", face[0], MEAN_FACE)
+    assert make_look_pairs.main(["nothing"]) == 2
+    assert "no look 'nothing'" in capsys.readouterr().err
