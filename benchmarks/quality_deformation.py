@@ -107,7 +107,7 @@ def train_style(bench: Bench, folder: Path, pair: Pair, changes: dict[str, Any])
     digest = run_digest(config, pair, base.fingerprint)
     state = read_state(path) if path.exists() else None
     if state is not None and state["run"].get("run") == digest:
-        _, pair, latents = run_parts(state)
+        _, pair, latents, begun = run_parts(state)
         tuner = FineTuner(base.generator, base.discriminator, dino=bench.vit, config=config, pair=pair, latents=latents,
                           landmark_net=bench.landmark_net.module)
         restore(tuner, state)

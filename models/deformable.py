@@ -16,6 +16,7 @@ from models.spatial_transformer import (
     build_tps,
     config_from_published,
     enlarged,
+    halved,
     strength_field,
     warp,
 )
@@ -34,17 +35,21 @@ class Deformed(NamedTuple):
 
 @dataclass
 class _Run:
-    """What one synthesis passes from layer to layer: alpha, the residual that is still to be added, TPS grids so far."""
+    """What one synthesis passes from layer to layer: alpha, residuals by side that are still to be added, TPS grids so
+    far, and the grids of each resolution, by which the image is carried along."""
 
     alpha: float | Tensor
-    residual: Tensor | None
+    residuals: dict[int, Tensor]
     grids: dict[int, Tensor] = field(default_factory=dict)
+    passed: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def carry(self, grid: Tensor, *, mode: str) -> None:
-        """Move the residual, which is still to be added at a higher resolution, by a warp that comes before it."""
-        if self.residual is not None:
-            larger = enlarged(grid, self.residual.shape[3])
-            self.residual = warp(self.residual, larger, mode=mode, where="a residual")
+        """Move residuals, which are still to be added at a higher resolution, by a warp that comes before them."""
+        self.passed.setdefault(grid.shape[1], []).append(grid)
+        for side, residual in self.residuals.items():
+            larger = enlarged(grid, side)
+            residual = residual.expand(len(grid), -1, -1, -1)
+            self.residuals[side] = warp(residual, larger, mode=mode, where="a residual")
 
 
 class DeformableGenerator(nn.Module):
@@ -72,6 +77,11 @@ class DeformableGenerator(nn.Module):
         self.config = config
         self.affine = build_affine(config, generator=rng) if config.affine else None
         self.tps = build_tps(config, generator=rng) if config.tps else None
+        self.look: nn.Parameter | None = None
+        if config.look:
+            if config.look not in widths:
+                raise ValueError(f"the generator has no features of {config.look} px; choose one of {sorted(widths)}")
+            self.look = nn.Parameter(torch.zeros(1, widths[config.look], config.look, config.look))
 
     @classmethod
     def for_generator(
@@ -91,7 +101,8 @@ class DeformableGenerator(nn.Module):
         return self.generator.broadcast(w)
 
     def synthesis(
-        self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor], residual: Tensor | None = None
+        self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor], residual: Tensor | None = None,
+        look: float = 1.0,
     ) -> Deformed:
         """Turn latents into deformed images.
 
@@ -101,6 +112,7 @@ class DeformableGenerator(nn.Module):
                 control point, in the order of `resting_points`; 0 is rest, 1 as learned, values outside extrapolate.
             noise: one [1 or N, 1, H, W] per convolution, see `Generator.synthesis`.
             residual: [N, C, R, R] of the undeformed face, see `models.face.Face`; warps at lower resolutions move it too.
+            look: how much of the style's own residual is added, where it has one.
 
         Returns:
             Deformed(image, grids); grids is empty without TPS blocks.
@@ -109,19 +121,50 @@ class DeformableGenerator(nn.Module):
             ValueError: for wrong shapes.
             NonFiniteError: if a sampling grid holds NaN or infinity.
         """
-        run = _Run(alpha, residual)
-        sizes = {layer_at(size): size for size in self.config.resolutions}
-        if residual is not None:
-            sizes |= {layer_at(residual.shape[3]): residual.shape[3]}
-        transforms = {layer: partial(self._transform, size=size, run=run) for layer, size in sizes.items()}
-        image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms)
+        run = _Run(alpha, self.residuals(residual, look))
+        sizes = {*self.config.resolutions, *run.residuals}
+        transforms = {layer_at(size): partial(self._transform, size=size, run=run) for size in sizes}
+        on_image = {}
+        if self.config.carry_image:
+            on_image = {layer_at(size): partial(self._carry_image, size=size, run=run) for size in self.config.resolutions}
+        image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms, image_transforms=on_image)
         return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])
+
+    def features(self, w_plus: Tensor, *, noise: Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
+        """Return what the first warp gets to see, [N, C, R, R] at its side R, as the arguments of ``synthesis`` say."""
+        seen: list[Tensor] = []
+        first = min(self.config.resolutions)
+        run = _Run(0.0, self.residuals(residual, 1.0))
+
+        def add(features: Tensor, side: int) -> Tensor:
+            return features + run.residuals[side].to(features.dtype)
+
+        def note(features: Tensor) -> Tensor:
+            seen.append(add(features, first) if first in run.residuals else features)
+            return features
+
+        transforms = {layer_at(side): partial(add, side=side) for side in run.residuals if side < first}
+        self.generator.synthesis(w_plus, noise=noise, feature_transforms={**transforms, layer_at(first): note})
+        return seen[0]
+
+    def residuals(self, residual: Tensor | None, look: float) -> dict[int, Tensor]:
+        """Return what is added to the features, by side: the face's own [N, C, R, R] and the style's, times ``look``."""
+        found = {} if residual is None else {residual.shape[3]: residual}
+        if self.look is not None and look != 0.0:
+            own = look * self.look
+            found[self.config.look] = own + found[self.config.look] if self.config.look in found else own
+        return found
+
+    def _carry_image(self, image: Tensor, *, size: int, run: _Run) -> Tensor:
+        """Warp the image [N, 3, size/2, size/2] of the layers before a warp as that warped the features."""
+        for grid in run.passed.get(size, []):
+            image = warp(image, halved(grid), mode=self.config.mode, where=f"the image at {size // 2} px")
+        return image
 
     def _transform(self, features: Tensor, *, size: int, run: _Run) -> Tensor:
         """Add the residual where it belongs, and warp the features of one resolution."""
-        if run.residual is not None and run.residual.shape[3] == size:
-            features = features + run.residual.to(features.dtype)
-            run.residual = None
+        if size in run.residuals:
+            features = features + run.residuals.pop(size).to(features.dtype)
         if size not in self.config.resolutions:
             return features
         index, alpha = self.config.resolutions.index(size), run.alpha
@@ -145,6 +188,9 @@ class DeformableGenerator(nn.Module):
         Raises:
             ValueError: for a config that the format cannot say (no affine or TPS block, another extent).
         """
+        if self.config.look or self.config.carry_image or self.config.guarded:
+            raise ValueError("the published format cannot hold a style's own look, an image that is carried along or guarded "
+                             "warps; train with --profile published for it")
         if self.affine is None or self.tps is None or self.config.extent != PUBLISHED_EXTENT:
             raise ValueError("the published format holds affine and TPS blocks with extent "
                              f"{PUBLISHED_EXTENT}, got affine={self.config.affine}, tps={self.config.tps}, "

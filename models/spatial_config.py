@@ -13,7 +13,9 @@ class SpatialTransformerConfig:
     """Where features are warped and how.
 
     `resolutions` are the feature sizes in pixels, `channels` maps each to its width, `grid_size` is the number of control
-    points per side, `extent` their outermost coordinate, `mode` is "exact" or "published".
+    points per side, `extent` their outermost coordinate, `mode` is "exact" or "published". `guarded` warps cannot fold and
+    read nothing beyond the frame; `carry_image` moves the RGB image of the layers before a warp along with the features;
+    `look` is the side in px of a residual of features that the style itself adds to every face, 0 for none.
     """
 
     resolutions: tuple[int, ...] = (32, 64)
@@ -23,6 +25,9 @@ class SpatialTransformerConfig:
     channels: Mapping[int, int] = field(default_factory=lambda: {32: 512, 64: 512})
     affine: bool = True
     tps: bool = True
+    guarded: bool = False
+    carry_image: bool = False
+    look: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolutions", tuple(int(size) for size in self.resolutions))

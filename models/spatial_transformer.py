@@ -26,6 +26,8 @@ from models.spatial_config import SpatialTransformerConfig
 
 # Published styles were trained on bilinear sampling. Between two pixels that is a blur, of which eyes of a few feature
 # pixels keep little.
+# Guarded warps keep at least this share of every cell's area.
+LEAST_DETERMINANT = 0.1
 INTERPOLATION = {"exact": "bicubic", "published": "bilinear"}
 
 
@@ -105,6 +107,39 @@ def warp(features: Tensor, grid: Tensor, *, mode: str, where: str) -> Tensor:
         warped = sample(features.to(grid.dtype), grid, mode=mode)
     # grid_sample answers in NCHW; the layers after it are faster in the layout of the layers before it.
     return warped.to(features.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def unfolded(grid: Tensor, *, least: float = LEAST_DETERMINANT) -> Tensor:
+    """Return a sampling grid [N, S, S, 2] that folds nowhere: its displacement scaled down as far as that needs.
+
+    With g = rest + s d, the determinant of the Jacobian in a corner of a cell is 1 + s (a + d') + s^2 (a d' - b c), with
+    (a, b; c, d') the differences of d in units of the cell. s in (0, 1], one per sample, is the largest that keeps all of
+    them at ``least`` or above; where that is 1 the grid comes back as it is, to the bit.
+    """
+    size, cell = grid.shape[1], 2.0 / grid.shape[1]
+    rest = pixel_lattice(size, mode="exact", dtype=grid.dtype).to(grid.device).reshape(1, size, size, 2)
+    offsets = grid - rest
+    with torch.no_grad():
+        across = (offsets[:, :, 1:] - offsets[:, :, :-1]) / cell  # [N, S, S-1, 2]
+        down = (offsets[:, 1:] - offsets[:, :-1]) / cell  # [N, S-1, S, 2]
+        smallest = grid.new_ones(len(grid))
+        for x in (across[:, :-1], across[:, 1:]):
+            for y in (down[:, :, :-1], down[:, :, 1:]):
+                trace = x[..., 0] + y[..., 1]
+                determinant = x[..., 0] * y[..., 1] - x[..., 1] * y[..., 0]
+                # The smallest positive root of 1 - least + s trace + s^2 determinant.
+                inside = trace.square() - 4.0 * (1.0 - least) * determinant
+                divisor = inside.clamp_min(0.0).sqrt() - trace
+                is_root = (inside >= 0.0) & (divisor > 1e-12)
+                root = torch.where(is_root, 2.0 * (1.0 - least) / divisor.clamp_min(1e-12), 1.0)
+                smallest = torch.minimum(smallest, root.flatten(1).amin(dim=1))
+    scale = smallest[:, None, None, None]
+    return torch.where(scale < 1.0, rest + scale * offsets, grid)
+
+
+def halved(grid: Tensor) -> Tensor:
+    """Return a sampling grid [N, S, S, 2] at half its side: means of 2 x 2 places, which lie in the larger pixels' centres."""
+    return F.avg_pool2d(grid.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)  # [N, S, S, 2] -> [N, S/2, S/2, 2]
 
 
 def enlarged(grid: Tensor, size: int) -> Tensor:
@@ -239,9 +274,9 @@ class TPSTransformer(nn.Module):
     """Warps one feature map by a thin-plate spline (published as `stns.{i}`)."""
 
     def __init__(self, channels: int, size: int, *, grid_size: int = 10, extent: float = 0.95, mode: str = "exact",
-                 generator: torch.Generator | None = None) -> None:
+                 guarded: bool = False, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.channels, self.size = channels, size
+        self.channels, self.size, self.guarded, self.extent = channels, size, guarded, extent
         centres = resting_points(grid_size, extent)
         with construction_rng(generator):
             self.loc_net = LocalisationNet(channels, size, resting=centres)
@@ -255,7 +290,11 @@ class TPSTransformer(nn.Module):
         check_features(features, self.channels, self.size)
         amount = strength(alpha, features, places=tuple(self.tps_grid_gen.resting.shape[:1]))
         predicted = self.loc_net(features)
-        return self.tps_grid_gen(self.tps_grid_gen.resting.to(predicted) * (1 - amount) + predicted * amount)
+        control = self.tps_grid_gen.resting.to(predicted) * (1 - amount) + predicted * amount
+        if not self.guarded:
+            return self.tps_grid_gen(control)
+        # What is mirrored at the frame looks like hair that comes to a point.
+        return unfolded(self.tps_grid_gen(control.clamp(-self.extent, self.extent)))
 
     def forward(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return the warped features [N, C, S, S] and the grid [N, S, S, 2]; raises ValueError, NonFiniteError."""
@@ -266,9 +305,10 @@ class TPSTransformer(nn.Module):
 class AffineTransformer(nn.Module):
     """Warps one feature map by an affine map (published as `rtstn`'s `stns.{i}`)."""
 
-    def __init__(self, channels: int, size: int, *, mode: str = "exact", generator: torch.Generator | None = None) -> None:
+    def __init__(self, channels: int, size: int, *, mode: str = "exact", guarded: bool = False,
+                 generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.channels, self.size, self.mode = channels, size, mode
+        self.channels, self.size, self.mode, self.guarded = channels, size, mode, guarded
         left = ((size - 4) // 2 - 4) // 2
         with construction_rng(generator):
             self.loc_net = nn.Sequential(nn.Conv2d(channels, 16, 5), nn.MaxPool2d(2), nn.ReLU(),
@@ -302,7 +342,7 @@ class AffineTransformer(nn.Module):
                 resting = pixel_lattice(self.size, mode="exact", dtype=grid.dtype).to(grid.device)
                 resting = resting.reshape(1, self.size, self.size, 2)
                 grid = resting + strength(alpha, features, places=(self.size, self.size)) * (grid - resting)
-        return grid
+        return unfolded(grid) if self.guarded else grid
 
     def forward(self, features: Tensor, *, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return the warped features [N, C, S, S] and the grid [N, S, S, 2]; raises ValueError, NonFiniteError."""
@@ -322,13 +362,15 @@ def build_tps(config: SpatialTransformerConfig, *, generator: torch.Generator | 
     """Build the TPS block of every resolution, initialised from `generator` (a fixed seed where None)."""
     generator = generator or torch.Generator().manual_seed(0)
     return TransformerStack([TPSTransformer(config.channels[size], size, grid_size=config.grid_size, extent=config.extent,
-                                            mode=config.mode, generator=generator) for size in config.resolutions])
+                                            mode=config.mode, guarded=config.guarded, generator=generator)
+                             for size in config.resolutions])
 
 
 def build_affine(config: SpatialTransformerConfig, *, generator: torch.Generator | None = None) -> TransformerStack:
     """Build the affine block of every resolution, initialised from `generator` (a fixed seed where None)."""
     generator = generator or torch.Generator().manual_seed(0)
-    return TransformerStack([AffineTransformer(config.channels[size], size, mode=config.mode, generator=generator)
+    return TransformerStack([AffineTransformer(config.channels[size], size, mode=config.mode, guarded=config.guarded,
+                                               generator=generator)
                              for size in config.resolutions])
 
 

@@ -179,7 +179,8 @@ class Generator(nn.Module):
         return [torch.randn(n, 1, *noise.shape[2:], generator=generator).to(device) for noise in self.fixed_noise()]
 
     def synthesis(
-        self, w_plus: Tensor, *, noise: Sequence[Tensor], feature_transforms: FeatureTransforms | None = None
+        self, w_plus: Tensor, *, noise: Sequence[Tensor], feature_transforms: FeatureTransforms | None = None,
+        image_transforms: FeatureTransforms | None = None,
     ) -> Tensor:
         """Turn latents into images.
 
@@ -188,6 +189,8 @@ class Generator(nn.Module):
             noise: one [1 or N, 1, H, W] per convolution: ``fixed_noise()``, ``zero_noise()`` or ``random_noise()``.
             feature_transforms: functions [N, C, H, W] -> the same shape, applied after the convolution of that
                 index (0 is the 4 px layer; 2k - 1 and 2k are the two at 4 * 2^k px, see ``layer_at``).
+            image_transforms: functions of the RGB image [N, 3, H/2, W/2] so far, by the layer after which they apply,
+                which must be the second of its resolution above 4 px, and after the transform of its features.
 
         Returns:
             Images [N, 3, size, size], float32, about [-1, 1].
@@ -200,10 +203,11 @@ class Generator(nn.Module):
             raise ValueError(f"expected w_plus [N, {expected[0]}, {expected[1]}], got {list(w_plus.shape)}")
         if len(noise) != self.config.n_layers:
             raise ValueError(f"expected {self.config.n_layers} noise maps, got {len(noise)}")
-        transforms = dict(feature_transforms or {})
+        transforms, on_image = dict(feature_transforms or {}), dict(image_transforms or {})
         unknown = [index for index in transforms if not 0 <= index < self.config.n_layers]
+        unknown += [index for index in on_image if index not in range(2, self.config.n_layers, 2)]
         if unknown:
-            raise ValueError(f"feature_transforms index {unknown} outside 0..{self.config.n_layers - 1}")
+            raise ValueError(f"transforms index {unknown} outside 0..{self.config.n_layers - 1}, for the image even and not 0")
 
         def convolve(layer: StyledConv, x: Tensor, index: int) -> Tensor:
             arguments = (x, w_plus[:, index], noise[index])
@@ -216,5 +220,7 @@ class Generator(nn.Module):
             index = 2 * block + 1
             x = convolve(self.convs[index - 1], x, index)
             x = convolve(self.convs[index], x, index + 1)
+            if index + 1 in on_image:
+                image = on_image[index + 1](image)
             image = to_rgb(x, w_plus[:, index + 2], image)
         return image

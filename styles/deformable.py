@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ ALPHA = Control("alpha", "deformation degree, 0 undeformed, 1 as learned, or deg
                 default=0.8, samples=0.6, low=-0.5, high=1.5, sweep=(-0.5, 1.0), per="region", label="Strength")
 COLOR = Control("color_strength", "0 keeps the face's colours, 1 takes the drawing's; left to the generator where not given",
                 low=0.0, high=1.5, label="Colours: 0 the face's, 1 the drawing's")
+
+
+# Styles with a residual of their own are drawn in the drawing's rows, which that residual was made for.
+DRAWN_COLOR = replace(COLOR, default=1.0, help="0 keeps the face's colours, 1 takes the drawing's")
+LOOK = Control("look_strength", "how much of the drawing's own look is added, 0 none, 1 as in the pair", default=1.0, high=1.5,
+               label="Look of the drawing")
 
 
 class DeformableStyle(Style):
@@ -91,11 +97,13 @@ class DeformableStyle(Style):
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
+        if (config.get("transformers") or {}).get("look"):
+            return ALPHA, LOOK, DRAWN_COLOR
         return (ALPHA, COLOR) if "target_latent" in names else (ALPHA,)
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        return (ALPHA,) if self.target_latent is None else (ALPHA, COLOR)
+        return self.controls_of(self.config, () if self.target_latent is None else ("target_latent",))
 
     @property
     def base_name(self) -> str:
@@ -118,9 +126,11 @@ class DeformableStyle(Style):
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
         places = np.repeat(MEAN_FACE[None], len(face), axis=0) if landmarks is None else landmarks
         alpha = point_strengths(look.get("alpha", ALPHA.default), places, self.deformable.config)
-        w_plus = self.colored(face.w_plus, look.get("color_strength"))
+        has_look = self.deformable.look is not None
+        w_plus = self.colored(face.w_plus, look.get("color_strength", DRAWN_COLOR.default if has_look else None))
         noise = self.deformable.generator.fixed_noise()
-        return self.deformable.synthesis(w_plus, alpha=alpha, noise=noise, residual=face.residual).image
+        return self.deformable.synthesis(w_plus, alpha=alpha, noise=noise, residual=face.residual,
+                                         look=look.get("look_strength", LOOK.default)).image
 
     def colored(self, w_plus: Tensor, strength: float | None) -> Tensor:
         """Move the colours of latents [N, L, D] towards those of the style's drawing.
@@ -161,7 +171,11 @@ class DeformableStyle(Style):
     def graph(self) -> nn.Module:
         from styles.deformable_graph import DeformableGraph
 
-        return DeformableGraph(self.deformable, inputs=(ALPHA,))
+        rows = None
+        if self.deformable.look is not None:
+            layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
+            rows = self.target_latent[layer:]
+        return DeformableGraph(self.deformable, inputs=(ALPHA,), rows=rows)
 
 
 def save_style(
@@ -184,6 +198,8 @@ def save_style(
     for prefix, part in (("stns.", deformable.tps), ("rtstn.", deformable.affine)):
         if part is not None:
             tensors |= _prefixed(prefix, part)
+    if deformable.look is not None:
+        tensors["look"] = deformable.look
     config = {"kind": "style", "style_kind": DeformableStyle.kind, "generator": deformable.generator.config.to_dict(),
               "transformers": asdict(deformable.config), "base": dict(base), "training": dict(training)}
     save_model(path, tensors, config)
@@ -214,6 +230,11 @@ def _own_style(
     own = {name.removeprefix("g."): tensor for name, tensor in tensors.items() if name.startswith("g.")}
     generator = build_strict(lambda: Generator(generator_config), own, what=f"{path}: part g")
     deformable = _deform(path, generator, transformers)
+    if deformable.look is not None:
+        look = tensors.pop("look", None)
+        if look is None or look.shape != deformable.look.shape:
+            raise CheckpointError(f"{path}: holds no look {list(deformable.look.shape)}; train the style anew")
+        deformable.look.data.copy_(look)
     parts = {"stns.": deformable.tps, "rtstn.": deformable.affine}
     known = tuple(prefix for prefix, module in parts.items() if module is not None)
     strange = [name for name in tensors if not name.startswith(("g.", *known))]

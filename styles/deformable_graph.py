@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.deformable import DeformableGenerator
-from models.spatial_transformer import INTERPOLATION, enlarged, pixel_lattice
+from models.spatial_transformer import INTERPOLATION, enlarged, halved, pixel_lattice, unfolded
 from models.stylegan2 import layer_at
 from styles.controls import Control
 
@@ -20,24 +20,41 @@ class DeformableGraph(nn.Module):
     Args:
         deformable: the network.
         inputs: the control that is its input beside latents and residual.
+        rows: fine rows [K, D] of the drawing in which a style with a residual of its own draws; the face's where None.
     """
 
-    def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...]) -> None:
+    def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...], rows: Tensor | None = None) -> None:
         super().__init__()
         self.deformable, self.inputs = deformable, inputs
+        self.register_buffer("rows", rows, persistent=False)
         for size in deformable.config.resolutions:
             self.register_buffer(f"lattice_{size}", pixel_lattice(size, mode="exact"), persistent=False)
 
     def forward(self, w_plus: Tensor, residual: Tensor | None, alpha: Tensor) -> Tensor:
         """w_plus [N, L, D], residual [N, C, R, R] or None, alpha [N] -> image [N, 3, S, S]."""
-        generator, carried = self.deformable.generator, {"residual": residual}
-        sizes = set(self.deformable.config.resolutions) | ({residual.shape[3]} if residual is not None else set())
-        transforms = {layer_at(size): partial(self._transform, size=size, alpha=alpha, carried=carried) for size in sizes}
-        return generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms)
+        generator, config = self.deformable.generator, self.deformable.config
+        if self.rows is not None:
+            kept = w_plus[:, :w_plus.shape[1] - len(self.rows)]
+            w_plus = torch.cat([kept, self.rows.expand(len(w_plus), -1, -1)], dim=1)
+        carried: dict[int, Tensor] = self.deformable.residuals(residual, 1.0)
+        passed: dict[int, list[Tensor]] = {size: [] for size in config.resolutions}
+        transforms = {layer_at(size): partial(self._transform, size=size, alpha=alpha, carried=carried, passed=passed)
+                      for size in {*config.resolutions, *carried}}
+        on_image = {}
+        if config.carry_image:
+            on_image = {layer_at(size): partial(self._carry_image, grids=passed[size]) for size in config.resolutions}
+        return generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms,
+                                   image_transforms=on_image)
 
-    def _transform(self, x: Tensor, *, size: int, alpha: Tensor, carried: dict[str, Tensor | None]) -> Tensor:
-        if carried["residual"] is not None and carried["residual"].shape[3] == size:
-            x, carried["residual"] = x + carried["residual"], None
+    def _carry_image(self, image: Tensor, *, grids: list[Tensor]) -> Tensor:
+        for grid in grids:
+            image = self._read(image, halved(grid))
+        return image
+
+    def _transform(self, x: Tensor, *, size: int, alpha: Tensor, carried: dict[int, Tensor],
+                   passed: dict[int, list[Tensor]]) -> Tensor:
+        if size in carried:
+            x = x + carried.pop(size)
         if size not in self.deformable.config.resolutions:
             return x
         index = self.deformable.config.resolutions.index(size)
@@ -46,14 +63,18 @@ class DeformableGraph(nn.Module):
             # affine_grid written out: ONNX has it only from opset 20 on.
             lattice = getattr(self, f"lattice_{size}")
             grid = lattice @ theta[:, :, :2].transpose(1, 2) + theta[:, None, :, 2]  # [N, size^2, 2]
-            x = self._sample(x, grid.reshape(-1, size, size, 2), carried)
+            grid = grid.reshape(-1, size, size, 2)
+            x = self._sample(x, unfolded(grid) if self.deformable.config.guarded else grid, carried, passed[size])
         if self.deformable.tps is not None:
-            x = self._sample(x, self.deformable.tps.stns[index].grid(x, alpha=alpha), carried)
+            x = self._sample(x, self.deformable.tps.stns[index].grid(x, alpha=alpha), carried, passed[size])
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _sample(self, x: Tensor, grid: Tensor, carried: dict[str, Tensor | None]) -> Tensor:
-        sample = partial(F.grid_sample, mode=INTERPOLATION[self.deformable.config.mode], padding_mode="reflection",
-                         align_corners=False)
-        if carried["residual"] is not None:
-            carried["residual"] = sample(carried["residual"], enlarged(grid, carried["residual"].shape[3]))
-        return sample(x, grid)
+    def _read(self, x: Tensor, grid: Tensor) -> Tensor:
+        return F.grid_sample(x, grid, mode=INTERPOLATION[self.deformable.config.mode], padding_mode="reflection",
+                             align_corners=False)
+
+    def _sample(self, x: Tensor, grid: Tensor, carried: dict[int, Tensor], passed: list[Tensor]) -> Tensor:
+        passed.append(grid)
+        for side, residual in carried.items():
+            carried[side] = self._read(residual.expand(len(x), -1, -1, -1), enlarged(grid, side))
+        return self._read(x, grid)

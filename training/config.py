@@ -34,6 +34,11 @@ class FineTuneConfig:
     pair_weight: float = 5e4
     reference_weight: float = 5e4
     landmark_weight: float = 0.0  # of a term for the transformers alone
+    control_weight: float = 0.0  # of the control points' distance from those of the pair's landmarks, likewise
+    look: int = 0  # side in px of a residual of features that starts as what the drawing adds to the real face; 0 for none
+    look_lr: float = 0.0
+    look_weight: float = 0.0  # of the distance of the real face's own stylization from the drawing
+    look_steps: int = 0  # of inverting the drawing for it
     warp_weight: float = 1e-6
     warp_form: str = "published"
     r1_gamma: float = 10.0
@@ -57,6 +62,9 @@ class FineTuneConfig:
     mode: str = "exact"
     warp_resolutions: tuple[int, ...] = (32, 64)
     warp_grid: int = 10
+    guarded: bool = False
+    carry_image: bool = False
+    adversarial_mixed: bool = False  # the adversarial term sees the samples of the other terms, in the drawing's colours
     inversion_steps: int = 300
     inversion_lr: float = 2e-3
     seed: int = 0
@@ -84,6 +92,10 @@ class FineTuneConfig:
         for name, allowed in (("dtype", DTYPES), ("warp_form", WARP_FORMS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.control_weight and self.mode != "exact":
+            raise ValueError("control_weight needs the mode 'exact'")
+        if self.look and min(self.warp_resolutions) < self.look:
+            raise ValueError(f"look must not be above the first warp, got {self.look} and {self.warp_resolutions}")
         if not (self.tune_generator or self.use_tps or self.use_affine):
             raise ValueError("nothing to train: tune_generator, use_tps and use_affine are all off")
 
@@ -107,6 +119,11 @@ class FineTuneConfig:
         return cls(**{**PROFILES[name], **changes})
 
     @property
+    def kept(self) -> int:
+        """Side in px up to which layers count as coarse: that of the style's own residual, else of the first warp."""
+        return self.look or min(self.warp_resolutions)
+
+    @property
     def n_adversarial(self) -> int:
         """Number of unmixed samples per generator step."""
         return self.adversarial_batch or self.batch
@@ -120,9 +137,11 @@ class FineTuneConfig:
 PROFILES: dict[str, dict[str, Any]] = {
     "published": {},
     "starter": {
-        "iterations": 100, "g_lr": 1.5e-4, "coarse_rate": 0.0, "tune_mapping": False, "d_lr": 1e-3, "tps_lr": 5e-4,
-        "affine_lr": 1.5e-3, "adversarial_batch": 2, "adversarial_weight": 10.0, "swap_layer": 6, "transformer_ema": 0.97,
-        "g_ema": 0.97, "inversion_steps": 80, "inversion_lr": 2e-2, "landmark_weight": 100.0, "warp_form": "smoothness",
-        "warp_weight": 1.0,
+        "iterations": 30, "batch": 3, "g_lr": 1e-4, "coarse_rate": 0.0, "tune_mapping": False, "d_lr": 1e-3, "tps_lr": 5e-4,
+        "affine_lr": 2e-4, "adversarial_weight": 1.0, "adversarial_mixed": True, "swap_layer": 7, "transformer_ema": 0.9,
+        "g_ema": 0.9, "inversion_steps": 80, "inversion_lr": 2e-2, "look": 32, "look_lr": 1e-3, "look_weight": 4.0,
+        "look_steps": 60, "control_weight": 10.0, "warp_form": "smoothness", "warp_weight": 1.0, "warp_resolutions": (64,),
+        "warp_grid": 16, "guarded": True, "carry_image": True, "path_every": 0, "pair_weight": 5e3, "reference_weight": 5e3,
+        "directional_weight": 1.0,
     },
 }

@@ -10,9 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from losses import PathLengthPenalty, logistic_loss, nonsaturating_loss, r1_penalty
+from data.landmarks68 import MEAN_FACE
+from losses import (
+    InversionLoss,
+    PathLengthPenalty,
+    ViTTokenDistance,
+    logistic_loss,
+    nonsaturating_loss,
+    r1_penalty,
+)
 from models.deformable import DeformableGenerator
 from models.dino import DinoFeatures
+from models.face import Face
 from models.discriminator import Discriminator, PatchDiscriminator
 from models.spatial_transformer import NonFiniteError, construction_rng
 from models.stylegan2 import Generator
@@ -20,11 +29,14 @@ from training.config import FineTuneConfig
 from training.ema import update_ema
 from training.guide import LandmarkGuide
 from training.mixed import precision, recompute
+from training.pair_start import PairStart, control_goals, source_face
 from training.objective import DivergedError, StructureObjective, check_gradients, check_terms, warp_term
 
+LIKENESS_LAYERS = (2, 5)
 __all__ = ["DivergedError", "FineTuneConfig", "FineTuner", "Pair", "TERMS"]
 
-TERMS = ("d", "r1", "adversarial", "directional", "pairs", "reference", "landmarks", "warp", "total", "path")
+TERMS = ("d", "r1", "adversarial", "directional", "pairs", "reference", "look", "control", "landmarks", "warp", "total",
+         "path")
 
 
 class Pair(NamedTuple):
@@ -45,7 +57,8 @@ class FineTuner:
         config: the schedule.
         pair: images of the generator's size.
         latents: w_plus [2, L, D] of source and target under the base, whose rows from ``swap_layer`` give colours.
-        landmark_net: frozen landmark network; needed where ``config.landmark_weight`` is not 0.
+        landmark_net: frozen landmark network; needed where ``config.landmark_weight`` or ``control_weight`` is not 0.
+        start: the pair in the generator; needed where ``config.look`` is not 0.
 
     Raises:
         ValueError: for shapes or settings that do not fit the networks.
@@ -55,7 +68,7 @@ class FineTuner:
 
     def __init__(
         self, generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, config: FineTuneConfig,
-        pair: Pair, latents: Tensor, landmark_net: nn.Module | None = None,
+        pair: Pair, latents: Tensor, landmark_net: nn.Module | None = None, start: PairStart | None = None,
     ) -> None:
         self.config, self.base = config, generator.eval().requires_grad_(False)
         self.device, self.dtype = generator.input.input.device, getattr(torch, config.dtype)
@@ -66,21 +79,42 @@ class FineTuner:
         self.rng = torch.Generator().manual_seed(config.seed)
         self.deformable = DeformableGenerator.for_generator(
             deepcopy(generator), rng=self.rng, resolutions=config.warp_resolutions, grid_size=config.warp_grid,
-            mode=config.mode, tps=config.use_tps, affine=config.use_affine,
+            mode=config.mode, tps=config.use_tps, affine=config.use_affine, guarded=config.guarded,
+            carry_image=config.carry_image, look=config.look,
         ).to(self.device)
+        self.guide = self._new_guide(landmark_net)
+        self.start = None if start is None else PairStart(*(part.to(self.device) for part in start))
+        self._start_at_the_pair()
         self.ema = deepcopy(self.deformable).requires_grad_(False)
         with construction_rng(self.rng):
             self.patch = PatchDiscriminator(deepcopy(discriminator)).to(self.device)
         self.path_penalty = PathLengthPenalty().to(self.device)
         self._choose_parameters()
         self.objective = StructureObjective(dino, config, source=self.pair.source, target=self.pair.target)
-        self.guide: LandmarkGuide | None = None
-        if config.landmark_weight:
-            if landmark_net is None:
-                raise ValueError("landmark_weight needs a landmark network")
-            self.guide = LandmarkGuide(landmark_net, source=self.pair.source, target=self.pair.target)
+        self.likeness = InversionLoss(ViTTokenDistance(dino, layers=LIKENESS_LAYERS), weight_detail=1.0)
         self.step_count = 0
         self.history: list[dict[str, float]] = []
+
+    def _new_guide(self, landmark_net: nn.Module | None) -> LandmarkGuide | None:
+        if not (self.config.landmark_weight or self.config.control_weight):
+            return None
+        if landmark_net is None:
+            raise ValueError("landmark_weight and control_weight need a landmark network")
+        return LandmarkGuide(landmark_net, source=self.pair.source, target=self.pair.target)
+
+    @torch.no_grad()
+    def _start_at_the_pair(self) -> None:
+        """Set the style's own residual to what the drawing adds, and resting control points to where it moves a mean face."""
+        config = self.config
+        if config.look:
+            if self.start is None:
+                raise ValueError("look needs the pair's start, see training.pair_start")
+            self.deformable.look.copy_(self.start.look)
+        if config.control_weight and self.guide.is_sure and self.deformable.tps is not None:
+            mean = torch.from_numpy(MEAN_FACE)[None].to(self.guide.points)
+            goal = control_goals(mean, self.guide.goal(mean), grid_size=config.warp_grid)
+            # The first block starts with the whole warp; those after it rest.
+            self.deformable.tps.stns[0].loc_net.fc[2].bias.copy_(goal.reshape(-1))
 
     def save_memory(self) -> None:
         """Keep no activations inside of layers; the weights that training reaches stay the same, a step takes longer."""
@@ -101,13 +135,15 @@ class FineTuner:
         config, deformable = self.config, self.deformable
         deformable.generator.requires_grad_(config.tune_generator)
         deformable.generator.style.requires_grad_(config.tune_generator and config.tune_mapping)
-        coarse, fine = deformable.generator.layers_at(min(config.warp_resolutions))
+        coarse, fine = deformable.generator.layers_at(config.kept)
         if config.coarse_rate == 0.0:
             coarse.requires_grad_(False)
         parts = ((coarse, config.g_lr * config.coarse_rate), (fine, config.g_lr), (deformable.tps, config.tps_lr),
                  (deformable.affine, config.affine_lr))
         groups = [{"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
                   for part, lr in parts if part is not None]
+        if deformable.look is not None:
+            groups.append({"params": [deformable.look], "lr": config.look_lr})
         groups = [group for group in groups if group["params"]]
         self.g_optimizer = torch.optim.Adam(groups, betas=(config.g_beta1, config.beta2))
         self.d_optimizer = torch.optim.Adam(self.patch.parameters(), lr=config.d_lr,
@@ -140,6 +176,8 @@ class FineTuner:
         for name in ("tps", "affine"):
             if getattr(self.ema, name) is not None:
                 update_ema(getattr(self.ema, name), getattr(self.deformable, name), config.transformer_ema)
+        if self.ema.look is not None:
+            self.ema.look.lerp_(self.deformable.look.detach(), 1.0 - config.g_ema)
         self.step_count += 1
         values = {name: float(terms[name].detach()) if name in terms else math.nan for name in TERMS}
         self.history.append(values)
@@ -185,7 +223,9 @@ class FineTuner:
         batch = self.config.batch
         with precision(self.device, self.dtype):
             with torch.no_grad():
-                fake = self.deformable.synthesis(self._draw_w(batch), noise=self._noise(batch)).image
+                w_plus = self._draw_w(batch)
+                w_plus = self.mixed(w_plus, 1) if self.config.adversarial_mixed else w_plus
+                fake = self.deformable.synthesis(w_plus, noise=self._noise(batch)).image
             fake_head, real_head = self._head(self.config.heads), self._head(self.config.heads)
             if fake_head == real_head:  # no layer up to the taps mixes samples, so one pass serves both
                 logits = self.patch(torch.cat([fake, self.pair.style_ref]), head=fake_head)
@@ -208,7 +248,8 @@ class FineTuner:
 
     def _generator_phase(self) -> dict[str, Tensor]:
         """Adversarial, structure and warp terms of generator and transformers."""
-        config, batch, extra = self.config, self.config.batch, self.config.n_adversarial
+        config, batch = self.config, self.config.batch
+        extra = 0 if config.adversarial_mixed else config.n_adversarial
         self.patch.requires_grad_(False)
         with precision(self.device, self.dtype):
             with torch.no_grad():
@@ -218,7 +259,8 @@ class FineTuner:
             # Samples do not touch each other in the generator, so mixed and unmixed latents share one pass.
             both = torch.cat([self.mixed(w_plus, 1), w_plus[:extra]])
             images, grids = self.deformable.synthesis(both, noise=self._noise(batch + extra))
-            logits = self.patch(images[batch:], head=self._head(config.heads))
+            judged = images if config.adversarial_mixed else images[batch:]
+            logits = self.patch(judged, head=self._head(config.heads))
             stylized = self.objective.tokens(images[:batch])
         structure = self.objective.terms(base, stylized)
         terms = {
@@ -229,13 +271,52 @@ class FineTuner:
         }
         if grids:
             terms["warp"] = config.warp_weight * warp_term(grids, config.warp_form)
-        warping: dict[str, Tensor] = {}
-        if self.guide is not None and self.guide.is_sure and self.warps:
-            # The layers after the transformers would paint the shape, where alpha does not reach, and blur it.
-            warping["landmarks"] = config.landmark_weight * self.guide.term(image, images[:batch])
+        if config.look_weight:
+            terms["look"] = config.look_weight * self._look_term()
+        warping = self._warping_terms(image, images[:batch], w_plus)
         self._optimise(self.g_optimizer, terms, "generator", warping=warping)
         terms |= warping
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
+
+    def _look_term(self) -> Tensor:
+        """Distance of the real face's own stylization from the drawing: undeformed in the face's shape, deformed in its own."""
+        face = source_face(self.latents, self.start)
+        alpha = torch.tensor([0.0, 1.0], device=self.device)
+        with precision(self.device, self.dtype):
+            images = self.deformable.synthesis(
+                face.w_plus.expand(2, -1, -1), alpha=alpha, residual=face.residual.expand(2, -1, -1, -1),
+                noise=self.base.fixed_noise()).image
+        return self.likeness(images, torch.cat([self.start.unwarped, self.pair.target]))
+
+    def _warping_terms(self, image: Tensor, stylized: Tensor, w_plus: Tensor) -> dict[str, Tensor]:
+        """Return the terms of landmarks and control points, which only the transformers follow.
+
+        The layers after the transformers would paint the shape, where alpha does not reach, and blur it.
+        """
+        config, terms = self.config, {}
+        if self.guide is None or not self.guide.is_sure or not self.warps:
+            return terms
+        if config.landmark_weight:
+            terms["landmarks"] = config.landmark_weight * self.guide.term(image, stylized)
+        if config.control_weight and self.deformable.tps is not None:
+            terms["control"] = config.control_weight * self._control_term(image, w_plus)
+        return terms
+
+    def _control_term(self, image: Tensor, w_plus: Tensor) -> Tensor:
+        """Mean square of the first TPS block's distance from the spline through each face's landmarks, in control spacings."""
+        block = self.deformable.tps.stns[0]
+        with torch.no_grad():
+            points = torch.cat([self.guide.net(image).points, self.guide.points[:1].float()])
+            moved = torch.cat([self.guide.goal(points[:-1]), self.guide.points[1:].float()])
+            goal = control_goals(points, moved, grid_size=self.config.warp_grid).to(self.device)
+            face = source_face(self.latents, self.start) if self.start is not None else Face(self.latents[1:])
+            faces = torch.cat([self.mixed(w_plus, 1), face.w_plus])
+            residual = None
+            if face.residual is not None:
+                residual = torch.cat([face.residual.new_zeros(len(w_plus), *face.residual.shape[1:]), face.residual])
+            features = self.deformable.features(faces, noise=self.base.fixed_noise(), residual=residual)
+        spacing = 2.0 / (self.config.warp_grid - 1)
+        return ((block.loc_net(features) - goal) / spacing).square().sum(dim=2).mean()
 
     def _path_phase(self) -> dict[str, Tensor]:
         """Path length of the generator without transformers, times the interval, in float32.
@@ -275,6 +356,7 @@ class FineTuner:
         noise = self.base.fixed_noise()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             rows = [self.base.synthesis(w_plus, noise=noise)]
+            w_plus = self.mixed(w_plus, 1) if self.config.look else w_plus
             return rows + [self.ema.synthesis(w_plus, alpha=alpha, noise=noise).image for alpha in alphas]
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -284,6 +366,7 @@ class FineTuner:
         """Return everything that the next step depends on, as tensors and plain values."""
         return {
             "step": self.step_count, "config": self.config.to_dict(), "rng": self.rng.get_state(),
+            "start": None if self.start is None else {name: part.cpu() for name, part in self.start._asdict().items()},
             "latents": self.latents.cpu(), "pair": {name: image.cpu() for name, image in self.pair._asdict().items()},
             "networks": {name: module.state_dict() for name, module in self._modules().items()},
             "g_optimizer": self.g_optimizer.state_dict(), "d_optimizer": self.d_optimizer.state_dict(),

@@ -32,6 +32,7 @@ class LandmarkGuide:
         target: style reference [1, 3, S, S].
 
     Attributes:
+        points: landmarks [2, 68, 2] of source and target as fractions of the side.
         doubt: how far the landmarks of the pair are from those of its mirrored images, as a share of the eye distance.
     """
 
@@ -44,6 +45,7 @@ class LandmarkGuide:
             eyes = eye_vector(points)
             self.doubt = float(((points - turned).norm(dim=2).mean(dim=1) / eyes.abs()[:, 0]).max())
             points = (points + turned) / 2.0
+            self.points = points  # [2, 68, 2], fractions
             moved = torch.view_as_complex((points[1:] - points[:1]).contiguous())
             moved = moved / eyes[:1]
             self.displacement = (moved - moved[:, mirror].conj()) / 2.0  # [1, 68], complex

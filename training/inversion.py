@@ -73,7 +73,8 @@ def check_inputs(image: Tensor, generator: Generator, w_init: Tensor, steps: int
 def invert(
     image: Tensor, generator: Generator, *, w_init: Tensor, objective: nn.Module, steps: int = 300, lr: float = 2e-3,
     decay: float = 0.0, beta2: float = 0.999, noise: Sequence[Tensor] | torch.Generator | None = None,
-    residual: ResidualSettings | None = None, residual_init: Tensor | None = None, progress: Progress | None = None,
+    residual: ResidualSettings | None = None, residual_init: Tensor | None = None, first_row: int = 0,
+    progress: Progress | None = None,
 ) -> Face:
     """Optimise latents, and with ``residual`` features too, so that the generator shows the images.
 
@@ -94,6 +95,7 @@ def invert(
             the generator's stored noise where None.
         residual: how features are optimised; None leaves them to the latents.
         residual_init: start [N, C, R, R] in units of the features themselves; zero where None.
+        first_row: rows of the latents before it stay as they start.
         progress: called with the number of steps done and the loss.
 
     Returns:
@@ -104,7 +106,7 @@ def invert(
         ArithmeticError: naming the step where the loss is not finite.
     """
     check_inputs(image, generator, w_init, steps)
-    face = _Start(image, generator, w_init, residual, residual_init)
+    face = _Start(image, generator, w_init, residual, residual_init, first_row)
     optimizer = torch.optim.Adam(face.groups(lr), betas=(0.9, beta2))
     rates = [group["lr"] for group in optimizer.param_groups]
     stored = generator.fixed_noise() if noise is None else noise
@@ -132,8 +134,10 @@ class _Start:
     """The numbers that are optimised: latents, and a residual in units of the features' deviation."""
 
     def __init__(self, image: Tensor, generator: Generator, w_init: Tensor, settings: ResidualSettings | None,
-                 residual_init: Tensor | None) -> None:
-        self.latent = w_init.detach().expand(len(image), -1, -1).clone().requires_grad_(True)
+                 residual_init: Tensor | None, first_row: int) -> None:
+        whole = w_init.detach().expand(len(image), -1, -1)
+        self.kept = whole[:, :first_row]
+        self.latent = whole[:, first_row:].clone().requires_grad_(True)
         self.settings, self.residual = settings, None
         if settings is None:
             return
@@ -154,7 +158,8 @@ class _Start:
 
     def face(self) -> Face:
         """Return the faces as they are now."""
-        return Face(self.latent if torch.is_grad_enabled() else self.latent.detach().clone(),
+        latent = self.latent if torch.is_grad_enabled() else self.latent.detach().clone()
+        return Face(torch.cat([self.kept, latent], dim=1) if self.kept.shape[1] else latent,
                     None if self.residual is None else self.residual * self.deviation)
 
     def penalty(self) -> Tensor | float:
