@@ -19,6 +19,7 @@ from pipeline import batch
 from pipeline.batch import Drawn, Ledger, Photo, folder_photos, settings_digest
 from pipeline.cli import UserError
 from styles.controls import Look
+from styles.registry import PLUGINS
 
 if TYPE_CHECKING:
     from pipeline.stylize import Stylizer
@@ -157,7 +158,8 @@ def ray_session(address: str | None, *, workers: int) -> Iterator[None]:
     folders = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        given = {name: os.environ[name] for name in ("CHECKPOINTS_DIR", "GOMP_SPINCOUNT", "HF_HUB_OFFLINE") if name in os.environ}
+        passed = ("CHECKPOINTS_DIR", "GOMP_SPINCOUNT", "HF_HUB_OFFLINE", PLUGINS)
+        given = {name: os.environ[name] for name in passed if name in os.environ}
         where: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": folders, **given}}}
     else:
         # Processes on this machine inherit the environment, which starts them sooner than a runtime_env.

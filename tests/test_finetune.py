@@ -237,7 +237,7 @@ def test_wrong_shapes_are_named():
 
 
 def test_preview_rows():
-    rows = tiny_tuner().samples(count=2)
+    rows = tiny_tuner().preview(count=2)
     assert [list(row.shape) for row in rows] == [[2, 3, 64, 64]] * 4
     torch.testing.assert_close(rows[0], rows[1], rtol=1e-3, atol=1e-4)  # untrained: alpha 0 is the base
 

@@ -154,13 +154,13 @@ class Counter:
         self.history.append(row)
         return row
 
-    def preview(self) -> dict[str, torch.Tensor]:
+    def sheet(self) -> dict[str, torch.Tensor]:
         return {"weight": self.weight.clamp(-1, 1).expand(1, 3, 8, 8)}
 
-    def state_dict(self) -> dict:
+    def state(self) -> dict:
         return {"step": self.step_count, "weight": self.weight, "rng": self.rng.get_state(), "history": self.history}
 
-    def load_state_dict(self, state) -> None:  # noqa: ANN001
+    def load_state(self, state) -> None:  # noqa: ANN001
         self.step_count, self.weight, self.history = state["step"], state["weight"], state["history"]
         self.rng.set_state(state["rng"])
 

@@ -339,15 +339,15 @@ class FineTuner:
         """Steps of the whole run."""
         return self.config.iterations
 
-    def preview(self) -> dict[str, Tensor]:
+    def sheet(self) -> dict[str, Tensor]:
         """Return the rows of a contact sheet: the references, undeformed samples, stylized ones by alpha."""
         alphas = (0.0, 0.5, 1.0)
-        base, *stylized = self.samples(alphas=alphas)
+        base, *stylized = self.preview(alphas=alphas)
         rows = {"source, target, adversarial reference": torch.cat(tuple(self.pair)), "base": base}
         return rows | {f"stylized, alpha {alpha}": images for alpha, images in zip(alphas, stylized, strict=True)}
 
     @torch.no_grad()
-    def samples(self, *, count: int = 4, alphas: tuple[float, ...] = (0.0, 0.5, 1.0), psi: float = 0.7) -> list[Tensor]:
+    def preview(self, *, count: int = 4, alphas: tuple[float, ...] = (0.0, 0.5, 1.0), psi: float = 0.7) -> list[Tensor]:
         """Return rows [count, 3, S, S] of fixed samples: undeformed by the base, then the averaged style at each alpha."""
         z = torch.randn(count, self.base.config.style_dim,
                         generator=torch.Generator().manual_seed(self.config.seed + 1)).to(self.device)
@@ -362,7 +362,7 @@ class FineTuner:
     def _modules(self) -> dict[str, nn.Module]:
         return {"deformable": self.deformable, "ema": self.ema, "patch": self.patch, "path_penalty": self.path_penalty}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on, as tensors and plain values."""
         return {
             "step": self.step_count, "config": self.config.to_dict(), "rng": self.rng.get_state(),
@@ -373,8 +373,8 @@ class FineTuner:
             "history": torch.tensor([[row[name] for name in TERMS] for row in self.history], dtype=torch.float64),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict()`` of a tuner with the same config and pair.
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state()`` of a tuner with the same config and pair.
 
         Raises:
             RuntimeError, KeyError, ValueError: if the state does not fit these networks.

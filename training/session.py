@@ -62,6 +62,7 @@ class Session:
         save_every, sheet_every: intervals in steps; 0 means only at the end.
         resume_hint: the command that continues the run.
         quiet: show no progress bar.
+        label: what the progress bar calls the run.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class Session:
     sheet_every: int = 50
     resume_hint: str = "the same command with --resume"
     quiet: bool = False
+    label: str = "fine-tuning"
 
     @property
     def state_path(self) -> Path:
@@ -82,7 +84,7 @@ class Session:
 
     def sheet(self, trainer: Trainer) -> None:
         """Save a contact sheet of what has been learned so far."""
-        contact_sheet(self.folder / f"sheet_{trainer.step_count:05d}.png", trainer.preview())
+        contact_sheet(self.folder / f"sheet_{trainer.step_count:05d}.png", trainer.sheet())
 
     def train(self, trainer: Trainer, *, on_step: Callable[[Trainer], None] | None = None) -> None:
         """Run the steps that are left.
@@ -99,7 +101,7 @@ class Session:
             self.save(trainer)
             self.sheet(trainer)
         total = trainer.total
-        with stop_on_sigint() as flag, tqdm(total=total, initial=trainer.step_count, desc="training",
+        with stop_on_sigint() as flag, tqdm(total=total, initial=trainer.step_count, desc=self.label,
                                             disable=self.quiet) as bar:
             while trainer.step_count < total:
                 values = trainer.step()

@@ -28,7 +28,7 @@ def save_state(path: Path, trainer: Trainer, *, run: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: if the folder cannot be written to.
     """
-    payload = {"kind": KIND, "format": FORMAT, "run": dict(run), "tuner": trainer.state_dict()}
+    payload = {"kind": KIND, "format": FORMAT, "run": dict(run), "tuner": trainer.state()}
     with atomic_write(path) as temporary:
         torch.save(payload, temporary)
 
@@ -63,7 +63,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         CheckpointError: if it does not fit the trainer's networks.
     """
     try:
-        trainer.load_state_dict(state["tuner"])
+        trainer.load_state(state["tuner"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{state['path']}: does not fit this run ({reason}); start again without --resume") from error

@@ -30,14 +30,14 @@ class Trainer(Protocol):
             ArithmeticError: if something is not finite; the last saved state stays good.
         """
 
-    def preview(self) -> Mapping[str, Tensor]:
+    def sheet(self) -> Mapping[str, Tensor]:
         """Return labelled rows [N, 3, S, S] in [-1, 1] of a contact sheet, the same samples every time."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on, as tensors and plain values."""
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict()`` of a trainer with the same settings and data.
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state()`` of a trainer with the same settings and data.
 
         Raises:
             RuntimeError, KeyError, ValueError, TypeError: if the state does not fit.
