@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gallery --styles a,b,c --output docs/gallery.png``: faces in rows, the original and styles in columns."""
+"""``python -m benchmarks.gallery --styles a,b,c --output docs/gallery.png``: a row per face, a column per style."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def flattened(picture: np.ndarray, count: int, *, width: float, rng: np.random.G
 
 
 def recoloured(picture: np.ndarray, *, saturation: float = 1.0, contrast: float = 1.0, light: float = 0.0) -> np.ndarray:
-    """Return a picture with chroma and lightness about the middle scaled, and lightness shifted by ``light`` (0..1), in Lab."""
+    """Return a picture with chroma and lightness (about the middle) scaled, and lightness shifted by ``light`` (0..1)."""
     lab = rgb2lab(np.clip(picture, 0.0, 1.0))
     lab[..., 0] = np.clip(50.0 + contrast * (lab[..., 0] - 50.0) + 100.0 * light, 0.0, 100.0)
     lab[..., 1:] *= saturation

@@ -87,7 +87,7 @@ def head_mask(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return how much each pixel belongs to the head and shoulders and not to the background, [S, S] in 0..1.
 
     A random walk (Grady 2006) in Lab from pixels that are surely head (the face, the hair above it, the chest) and
-    surely background (outside a dome over it, the sides and the uppermost row).
+    surely background (outside a dome over it, the sides, and the uppermost row where it is not of the colour of hair).
     """
     small = Image.fromarray((picture * 255).round().astype(np.uint8)).resize((WALK_SIDE, WALK_SIDE), Image.Resampling.BOX)
     lab = rgb2lab(np.asarray(small)) / 100.0
@@ -101,7 +101,10 @@ def head_mask(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     head |= (y > chin) & (np.abs(x - centre_x) < 0.5 * half + 1.2 * (y - chin))
     away = np.abs(x - centre_x) / half
     dome = (away / 1.65) ** 3 + (np.abs(y - eyes_y) / (1.06 * eyes_y)) ** 3 > 1.0
-    back = ((away > 1.75) & (y < 0.75)) | (dome & (y < eyes_y)) | (((x < 0.03) | (x > 0.97)) & (y < 0.8)) | (y < 1.0 / WALK_SIDE)
+    back = ((away > 1.75) & (y < 0.75)) | (dome & (y < eyes_y)) | (((x < 0.03) | (x > 0.97)) & (y < 0.8))
+    # Above hair that ends within the picture there is background, which the dome leaves open.
+    hair, ground = (np.median(lab[part], axis=0) for part in (head & (y < top + 0.12), back & (y < eyes_y)))
+    back |= (y < 1.0 / WALK_SIDE) & (np.linalg.norm(lab - ground, axis=2) < np.linalg.norm(lab - hair, axis=2))
     seeds = np.where(head, 1, np.where(back, 2, 0))
     share = random_walker(lab, seeds, beta=1500, mode="cg_j", channel_axis=-1, return_full_prob=True, prob_tol=1.0)[0]
     share = Image.fromarray(share.astype(np.float32)).resize(picture.shape[:2], Image.Resampling.BICUBIC)
@@ -147,7 +150,8 @@ def draw_eyes(pen: Pen, points: np.ndarray, eyes: Eyes) -> None:
         centre = middle + np.array([0.0, -0.10 * radius])
         pen.lay(np.array(eyes.iris) * 0.45, pen.disc(centre, radius * 1.08) * ball)
         pen.lay(eyes.iris, pen.disc(centre, radius * 0.92) * ball)
-        pen.lay(np.array(eyes.iris) * 0.5 + 0.35, pen.disc(centre + [0.0, 0.42 * radius], radius * 0.4, squash=1.3) * ball * 0.55)
+        glow = pen.disc(centre + [0.0, 0.42 * radius], radius * 0.4, squash=1.3)
+        pen.lay(np.array(eyes.iris) * 0.5 + 0.35, glow * ball * 0.55)
         pen.lay(eyes.line, pen.disc(centre, radius * 0.48) * ball)
         shade = pen.stroke(upper[::4] + [0.0, 0.06 * wide], 0.12 * wide) * ball
         pen.lay(eyes.line, shade * 0.35)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from skimage.color import rgb2lab
 
 from data.drawing import (
     along,
@@ -57,6 +58,19 @@ def skin_mask(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the face's inside [S, S] with a soft border."""
     cover = Pen(picture).shape(face_hull(points, brow_lift=0.12))
     return gaussian_filter(cover, 0.012 * len(picture))
+
+
+def hair_mask(picture: np.ndarray, points: np.ndarray, head: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """Return where a head is more of the colour above its forehead than of its skin, [S, S] with round borders."""
+    side, eyes_y, chin = len(picture), points[36:48, 1].mean(), points[8, 1]
+    y = (np.indices((side, side))[0] + 0.5) / side
+    lab = rgb2lab(picture)
+    above = (head > 0.9) & (y < max(eyes_y - 0.7 * (chin - eyes_y), 0.08))
+    if not above.any():
+        return np.zeros((side, side))
+    own, other = (np.linalg.norm(lab - np.median(lab[part], axis=0), axis=2) for part in (above, skin > 0.9))
+    member = ((own < other) & (y < chin)).astype(np.float64) * (1.0 - skin)
+    return np.clip((gaussian_filter(member, 0.008 * side) - 0.5) * 8.0 + 0.5, 0.0, 1.0)
 
 
 def flat(picture: np.ndarray, points: np.ndarray, *, seed: int = 0, colours: int = 8, saturation: float = 1.5,
@@ -205,7 +219,7 @@ def cartoon(picture: np.ndarray, points: np.ndarray, *, seed: int = 0, saturatio
     base = smoothed(picture, 0.010, epsilon=0.004, passes=2)
     result = recoloured(base, saturation=saturation, contrast=1.2, light=0.12)
     # Hair and clothes in few tones; skin stays smooth.
-    tones = flattened(result, 7, width=0.007, rng=np.random.default_rng(seed))
+    tones = flattened(result, 6, width=0.012, rng=np.random.default_rng(seed))
     result = lay(result, tones, 0.8 * (1.0 - skin))
     y = (np.indices((side, side))[0] + 0.5) / side
     ground = np.array([0.45, 0.78, 0.92]) + (np.array([0.80, 0.94, 0.96]) - [0.45, 0.78, 0.92]) * y[..., None]
@@ -276,7 +290,7 @@ def comic(picture: np.ndarray, points: np.ndarray, *, seed: int = 0, spacing: fl
     lab_skin = np.array([1.0, 0.86, 0.72])
     shade = np.clip((1.02 - tone) * 2.2, 0.0, 0.75)
     result = lay(np.broadcast_to(lab_skin, picture.shape), (0.90, 0.36, 0.30), np.clip((dots - 1.0 + shade) * 6.0 + 0.5, 0, 1))
-    hair = np.clip((0.78 - tone) * 10.0, 0.0, 1.0) * (1.0 - skin)
+    hair = np.maximum(hair_mask(base, points, head, skin), np.clip((0.55 - tone) * 10.0, 0.0, 1.0) * (1.0 - skin))
     result = lay(result, (0.16, 0.13, 0.30), hair)
     back = lay(np.broadcast_to(ground, picture.shape), (0.75, 0.90, 0.98), np.clip((dots - 1.25 + y) * 6.0, 0.0, 1.0))
     result = lay(back, result, head)

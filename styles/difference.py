@@ -93,8 +93,8 @@ def base_of_config(path: Path, config: Mapping[str, Any]) -> Base:
         raise CheckpointError(f"{path}: is a difference to the base {named['name']!r}, which cannot be read: {error}"
                               ) from error
     if base.fingerprint != named["fingerprint"]:
-        raise CheckpointError(f"{path}: is a difference to a base {named['name']!r} of fingerprint {named['fingerprint']}, but "
-                              f"the one here is {base.fingerprint}; get that base, or train the style anew")
+        raise CheckpointError(f"{path}: is a difference to a base {named['name']!r} of fingerprint {named['fingerprint']}, "
+                              f"but the one here is {base.fingerprint}; get that base, or train the style anew")
     return base
 
 
