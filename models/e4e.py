@@ -118,7 +118,7 @@ class E4EEncoder(nn.Module):
         return maps
 
     def levels(self, image: Tensor) -> list[Tensor]:
-        """Return the map that every row's head reads, one per row: coarse, middle or fine, the finer with the coarser added."""
+        """Return the map that each row's head reads: the coarse, middle or fine one, the coarser added to the finer."""
         fine, middle, coarse = self.pyramid(image)
         middle = upsample_add(coarse, self.latlayer1(middle))
         fine = upsample_add(middle, self.latlayer2(fine))

@@ -1,4 +1,4 @@
-"""From any image to a style code: Gram matrices of VGG19 and a small mapping (BlendGAN; Liu et al. 2021), release's key names."""
+"""From any image to a style code: Gram matrices of VGG19 and a mapping (BlendGAN; Liu et al. 2021), with its key names."""
 
 from __future__ import annotations
 
