@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Below this a spread counts as collapsed; the logarithm stays finite.
-MIN_VARIANCE = 1e-6
+# Added to variances, so that the logarithm of collapsed codes stays finite and still pushes them apart.
+EPSILON = 1e-6
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> Tensor:
@@ -57,7 +57,7 @@ def normality_loss(codes: Tensor) -> Tensor:
         raise ValueError(f"expected codes [N, D] with N >= 3 and D >= 2, got {list(codes.shape)}")
     count, width = codes.shape
     centred = codes - codes.mean(dim=0)
-    variance = centred.square().mean(dim=0).clamp_min(MIN_VARIANCE)  # [D]
+    variance = centred.square().mean(dim=0) + EPSILON  # [D]
     divergence = 0.5 * (codes.mean(dim=0).square() + variance - 1.0 - variance.log()).mean()
     standard = centred * variance.rsqrt()
     correlation = standard.t() @ standard / count  # [D, D]

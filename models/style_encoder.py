@@ -22,6 +22,8 @@ class StyleEncoderConfig:
         hidden: width of the mapping.
         style_dim: width of the code.
         n_mlp: linear layers of the mapping.
+        gram_gain: what the mapping multiplies the Gram vector by; 1 in the release. Equalised layers divide by the root of
+            their inputs' number, so that without a gain a network that is trained anew sees next to nothing of it.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
@@ -30,6 +32,7 @@ class StyleEncoderConfig:
     hidden: int = 512
     style_dim: int = 512
     n_mlp: int = 4
+    gram_gain: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -129,7 +132,7 @@ class StyleEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return style codes [N, style_dim] of images [N, 3, H, W] in [-1, 1] of any size."""
-        return self.embedder_mlp(self.gram(image))
+        return self.embedder_mlp(self.config.gram_gain * self.gram(image))
 
 
 def style_encoder_config_from_state(state: Mapping[str, Tensor]) -> StyleEncoderConfig:
