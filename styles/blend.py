@@ -41,7 +41,8 @@ SHAPE = Control("add_weight_index", "rows of latents that stay the face's own: m
                 default=6.0, high=12.0, label="Shape: rows that stay the face's own")
 COLOR = Control("color_strength", "0 keeps the face's colours, 1 takes the style's; the strength where not given",
                 high=1.5, label="Colours: 0 the face's, 1 the style's")
-CONTROLS = (IMAGE, SEED, STRENGTH, SHAPE, COLOR)
+# Sweeps take the first number.
+CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED)
 
 RELEASED_FILE, RELEASED_ENCODER = "blendgan.pt", "style_encoder.pt"
 EMBEDDER = "embedder."

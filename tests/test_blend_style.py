@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+import deformation_control
+import generate_samples
 import inference
 from checkpoints import CheckpointError, save_model
 from checkpoints import __main__ as zoo
@@ -268,3 +270,10 @@ def test_photo_in_the_style_of_a_picture(style, tmp_path, capsys):
     assert message.count("\n") == 0 and "style.png" in message
     assert inference.main([*argv, "--style_image", str(tmp_path / "absent.png")]) == 2
     assert "absent.png" in capsys.readouterr().err
+
+
+def test_random_faces_and_sweeps(style, tmp_path):
+    assert generate_samples.main(["--style", "any", "--n_each", "2", "--style_seed", "4", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "any_2023_2_0000.png").is_file()
+    assert deformation_control.main(["--style", "any", "--split", "2", "--output", str(tmp_path / "sweep")]) == 0
+    assert len(list((tmp_path / "sweep").iterdir())) == 1

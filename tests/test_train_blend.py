@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +192,16 @@ def test_other_settings_and_sizes_are_told(pack, tmp_path, monkeypatch, capsys):
     assert "absent.npz: not found" in capsys.readouterr().err
     with pytest.raises(stage.ResumeError, match="are of 32 px, but the generator makes 64 px"):
         run.check_size(FacePack.load(pack), 64, "--faces")
+
+
+def test_two_processes_train_as_one(pack, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               str(Path(__file__).with_name("blend_worker.py")), str(tmp_path / "state"), str(pack)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first["weights"] == second["weights"] and len(set(first["weights"])) == 2
+    assert all(mine != other for mine, other in zip(first["pictures"], second["pictures"], strict=True))
+    assert first["saved"] == ["style_encoder.pt", "blend.pt"] and second["saved"] == []
+    assert torch.load(tmp_path / "state" / "blend.pt", weights_only=True)["seen"] == 2 * 2 * 2
