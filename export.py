@@ -34,7 +34,7 @@ def run(args: Namespace) -> int:
     from styles.registry import load_style
 
     style = load_style(args.style)
-    encoder = builders.load_encoder(args.encoder or style.base_name) if args.what == "photo" else None
+    encoder = builders.load_encoder(args.encoder or style.encoder_name) if args.what == "photo" else None
     path = args.output or Path("outputs/export") / f"{style.name}_{args.what}{SUFFIXES[args.format]}"
     config = ExportConfig(args.format, args.what, args.batch, args.size)
     facts = export_style(path, style, encoder, config=config)

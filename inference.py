@@ -73,6 +73,7 @@ def run_clip(args: Namespace) -> int:
     # Refining every frame would take hours and flicker; and a latent per frame is not worth keeping.
     args.inversion = "e4e" if args.inversion == "e4e+optimize" else args.inversion
     stylizer = build_stylizer(**networks(args) | {"cache": None})
+    stylizer.style.prepare(cli.look_of(args))
     output = args.output / f"{stylizer.style.name}_{args.input_image.stem}.mp4"
     settings = VideoSettings(args.smooth, aligned=args.clip_output == "face", colour=args.paste_color)
     facts = {"style": stylizer.style.fingerprint, "base": stylizer.base.fingerprint, "faces": args.faces,
@@ -99,6 +100,7 @@ def run_photos(args: Namespace) -> int:
     settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype,
                              args.paste_back, args.paste_color)
     stylizer = build_stylizer(**settings.networks)
+    stylizer.style.prepare(settings.look)
     photos = [photo.named(f"{stylizer.style.name}_") for photo in found]
     ledger = batch.Ledger(args.output, settings.digest(stylizer))
     jobs = min(args.jobs, len(photos))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from checkpoints.io import (
     CheckpointError, build_strict, check_finite, check_network, check_state, describe, fingerprint, has_config,
     load_model, read_config, read_torch,
 )
-from checkpoints.official import describe_parts
+from checkpoints.official import describe_parts, options_of, recognise
 from checkpoints.packed import PACKED, unpack_half
 from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_path, starter_dir
 from models.deformable import generator_config_from_state
@@ -25,15 +24,19 @@ from models.dino import DinoFeatures, ViTConfig, clean_vit_state, vit_from_hub, 
 from models.e4e import E4EConfig, E4EEncoder
 from models.face_id import FaceIdConfig, FaceIdNet
 from models.landmarks import LandmarkConfig, LandmarkNet
+from models.psp import PSPEncoder
 from models.stylegan2 import Generator, GeneratorConfig
 
 OFFICIAL_ENCODER = "e4e_ffhq_encode.pt"
+OFFICIAL_PSP = "psp_encoder.pt"
+# Networks by the name that files of this project carry in their config.
+ENCODERS = {"e4e": E4EEncoder, "psp": PSPEncoder}
 OFFICIAL_LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An e4e encoder, the mean latent [L, D] that its codes are added to, its input side and content digest."""
+    """An e4e or pSp encoder, the mean latent [L, D] that its codes are added to, its input side and content digest."""
 
     module: E4EEncoder
     latent_avg: Tensor
@@ -42,18 +45,20 @@ class Encoder:
 
 
 def load_encoder(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> Encoder:
-    """Load an e4e encoder: "starter", "official" or a file of either form.
+    """Load an encoder of photos: "starter", "official" (e4e), "psp" (pSp's released file) or a file of any form.
 
     Raises:
         CheckpointError: if the file is absent, damaged or of another kind.
     """
     text = str(name_or_path)
     path = starter_dir() / "encoder.safetensors" if text == "starter" else official_path(text, OFFICIAL_ENCODER)
+    path = checkpoints_dir() / OFFICIAL_PSP if text == "psp" else path
     if path.suffix == ".safetensors":
         tensors, config = load_model(path, kind="encoder")
         encoder_config = read_config(path, config, "encoder", E4EConfig.from_dict)
         latent_avg = latent_avg_of(path, tensors.pop("latent_avg", None), encoder_config)
-        module = build_strict(lambda: E4EEncoder(encoder_config), tensors, what=str(path))
+        network = read_config(path, config, "network", ENCODERS.__getitem__) if "network" in config else E4EEncoder
+        module = build_strict(lambda: network(encoder_config), tensors, what=str(path))
     else:
         module, latent_avg = _official_encoder(path)
     module.requires_grad_(False).eval().to(device)
@@ -62,19 +67,26 @@ def load_encoder(name_or_path: str | Path = "starter", *, device: torch.device |
 
 def _official_encoder(path: Path) -> tuple[E4EEncoder, Tensor]:
     state = read_torch(path)
-    if not isinstance(state, Mapping) or not {"state_dict", "latent_avg", "opts"} <= set(state):
-        raise CheckpointError(f"{path}: holds {describe_parts(state)}, but an e4e encoder (state_dict, latent_avg, opts) is "
-                              f"needed here; use {OFFICIAL_ENCODER}")
+    kind = recognise(state)
+    if kind not in ("encoder", "psp"):
+        raise CheckpointError(f"{path}: holds {describe_parts(state)}, but an encoder (state_dict, latent_avg, and opts for "
+                              f"e4e) is needed here; use {OFFICIAL_ENCODER} or {OFFICIAL_PSP}")
     parts = split_encoder(path, state)
     config = encoder_config_of(path, state)
-    module = build_strict(lambda: E4EEncoder(config), parts["encoder"], what=f"{path}: part encoder")
+    network = PSPEncoder if kind == "psp" else E4EEncoder
+    module = build_strict(lambda: network(config), parts["encoder"], what=f"{path}: part encoder")
     return module, latent_avg_of(path, state["latent_avg"], config)
 
 
 def encoder_config_of(path: Path, state: Mapping[str, Any]) -> E4EConfig:
-    """Read the number of rows of an e4e file from its options; raises CheckpointError where they make no sense."""
-    opts = state["opts"]
-    opts = vars(opts) if isinstance(opts, Namespace) else opts if isinstance(opts, Mapping) else {}
+    """Read the number of rows of an encoder's file from its options, or from the mean latent where it has none.
+
+    Raises:
+        CheckpointError: where they make no sense.
+    """
+    opts, average = options_of(state), state["latent_avg"]
+    if not opts and isinstance(average, Tensor) and average.ndim >= 2:
+        return E4EConfig(n_styles=average.shape[-2])
     size = opts.get("stylegan_size") or opts.get("output_size") or 1024
     try:
         return E4EConfig(n_styles=GeneratorConfig.official(int(size)).n_latent)
@@ -84,14 +96,16 @@ def encoder_config_of(path: Path, state: Mapping[str, Any]) -> E4EConfig:
 
 
 def split_encoder(path: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Part an e4e file's state dict into encoder and decoder, and check that the decoder is a generator.
+    """Part the state dict of an e4e or pSp file into encoder and decoder, and check that the decoder is a generator.
 
     Raises:
         CheckpointError: naming the keys that do not belong.
     """
-    check_state(f"{path}: part state_dict", state["state_dict"])
+    # Some pSp files have the networks beside the mean latent, without a state dict of their own.
+    networks = state.get("state_dict", {key: value for key, value in state.items() if key not in ("latent_avg", "opts")})
+    check_state(f"{path}: part state_dict", networks)
     parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
-    for key, tensor in state["state_dict"].items():
+    for key, tensor in networks.items():
         part, _, name = key.partition(".")
         if part not in parts:
             raise CheckpointError(f"{path}: does not fit: unexpected {key}; use {OFFICIAL_ENCODER}")

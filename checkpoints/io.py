@@ -11,6 +11,7 @@ import os
 import pickle
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -197,6 +198,19 @@ def read_torch(path: str | Path) -> Any:
     Raises:
         CheckpointError: if the file is missing, empty, a web page, damaged, or a pickle that wants code.
     """
+    return _read_torch(path)
+
+
+def peek_torch(path: str | Path) -> Any:
+    """Read such a file for its names and shapes: numbers of the modern form stay on the disk until they are looked at.
+
+    Raises:
+        CheckpointError: see ``read_torch``.
+    """
+    return _read_torch(path, mmap=zipfile.is_zipfile(path))
+
+
+def _read_torch(path: str | Path, *, mmap: bool = False) -> Any:
     path = Path(path)
     problem = describe(path)
     if problem:
@@ -205,7 +219,7 @@ def read_torch(path: str | Path) -> Any:
         # e4e's file keeps its options in a Namespace, which is data only.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, beside which the error would drown
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # damaged files make the unpickler raise nearly anything
         raise CheckpointError(f"{path}: {_unreadable(path, error)}") from error
 

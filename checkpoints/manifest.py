@@ -28,6 +28,7 @@ from checkpoints.paths import OFFICIAL_VITS, bundled_styles_dir, checkpoints_dir
 from checkpoints.starter_manifest import LICENCE, ORIGINS, PURPOSES, sha256_of
 from models.dino import ViTConfig, build_vit, clean_vit_state
 from models.e4e import E4EEncoder
+from models.style_encoder import StyleEncoder, StyleEncoderConfig
 from models.stylegan2 import GeneratorConfig
 
 HERE = Path(__file__).parent
@@ -102,8 +103,10 @@ def check_structure(path: Path, kind: str) -> None:
             check_finite(f"{path}: part {part}", state[part])
         if "latent_avg" in state:
             take_vector(path, dict(state), "latent_avg", GeneratorConfig.official(1024).style_dim)
-    elif kind == "encoder":
+    elif kind in ("encoder", "psp"):
         check_encoder(path, state)
+    elif kind == "style-encoder":
+        check_network(lambda: StyleEncoder(StyleEncoderConfig()), state, what=str(path))
     elif kind == "vit":
         try:
             tensors = clean_vit_state(state)
@@ -113,7 +116,7 @@ def check_structure(path: Path, kind: str) -> None:
 
 
 def check_encoder(path: Path, state: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless an e4e file's encoder, decoder and mean latent fit their networks."""
+    """Raise CheckpointError unless encoder, decoder and mean latent of an e4e or pSp file fit their networks."""
     parts, config = split_encoder(path, state), encoder_config_of(path, state)
     check_network(lambda: E4EEncoder(config), parts["encoder"], what=f"{path}: part encoder")
     latent_avg_of(path, state["latent_avg"], config)
@@ -157,6 +160,13 @@ def prove_style(path: Path) -> None:
     load_style(path)
 
 
+def released_styles() -> set[str]:
+    """Return what ``recognise`` calls the released files that are styles."""
+    from styles.registry import RELEASED
+
+    return set(RELEASED)
+
+
 def check_content(path: Path, entry: Entry) -> None:
     """Raise CheckpointError unless digest, or structure where no digest is known, are right."""
     check_digest(path, entry)
@@ -192,10 +202,11 @@ def import_file(path: Path) -> Path:
         raise CheckpointError(f"{path}: holds {describe_parts(state)}, none of the known weights; see "
                               "`python -m checkpoints list`")
     del state
-    if kind == "style":
+    if kind in released_styles():
         prove_style(path)
         return _import_style(path, f"{path.stem}.pt")
-    entry = next(entry for entry in entries() if entry.kind == kind)
+    # Of several files with the same content the one of this name, else the first.
+    entry = min((entry for entry in entries() if entry.kind == kind), key=lambda entry: entry.file != path.name)
     check_content(path, entry)
     return _copy(path, checkpoints_dir() / entry.file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,12 +14,14 @@ from torch import Tensor
 from checkpoints.io import CheckpointError
 
 NEARLY = 5
+PSP_TYPE = "GradualStyleEncoder"
 
 
 @cache
 def official_keys() -> dict[str, dict[str, dict[str, list[int]]]]:
-    """Return file -> part -> key -> shape of the released base and style files."""
-    return json.loads((Path(__file__).parent / "official_keys.json").read_text())
+    """Return file -> part -> key -> shape of the released base and style files, of all ``official_keys*.json``."""
+    tables = sorted(Path(__file__).parent.glob("official_keys*.json"))
+    return {file: parts for table in tables for file, parts in json.loads(table.read_text()).items()}
 
 
 def misfits(state: Any, expected: Mapping[str, list[int]]) -> list[str]:
@@ -50,17 +53,30 @@ def check_official(path: Path, file: str, state: Mapping[str, Any], *, exact: bo
         raise CheckpointError(f"{path}: does not fit: {'; '.join(found[:NEARLY])}; get the file again")
 
 
+# What ``recognise`` tells -> in words.
+CONTENTS = {
+    "base": "a base generator", "style": "a fine-tuned style", "blend": "a generator that blends styles (BlendGAN)",
+    "style-encoder": "a style encoder (BlendGAN)", "encoder": "an e4e encoder", "psp": "a pSp encoder",
+    "lpips": "the heads of LPIPS", "alexnet": "AlexNet", "vit": "a vision transformer",
+}
+
+
 def recognise(state: Any) -> str | None:
-    """Return the kind of a loaded ``.pt`` or ``.pth``: base, style, encoder, lpips, alexnet, vit, or None."""
+    """Return the kind of a loaded ``.pt`` or ``.pth``, one of ``CONTENTS``, or None."""
     if not isinstance(state, Mapping):
         return None
     names = set(map(str, state))
+    average = state.get("g_ema")
+    if isinstance(average, Mapping) and {"add_weight", "embedding.1.weight"} & set(map(str, average)):
+        return "blend"
     if {"g_ema", "d"} <= names:
         return "base"
     if names == {"g", "stns", "rtstn"}:
         return "style"
-    if {"state_dict", "latent_avg", "opts"} <= names:
-        return "encoder"
+    if "latent_avg" in names and ({"state_dict"} & names or "encoder.input_layer.0.weight" in names):
+        return "encoder" if "opts" in names and encoder_type(state) != PSP_TYPE else "psp"
+    if "embedder_mlp.0.weight" in names:
+        return "style-encoder"
     if "lin0.model.1.weight" in names:
         return "lpips"
     if {"features.0.weight", "classifier.1.weight"} <= names:
@@ -71,10 +87,20 @@ def recognise(state: Any) -> str | None:
     return None
 
 
+def options_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options that a released encoder's file holds as a mapping; empty where it holds none."""
+    opts = state.get("opts")
+    return vars(opts) if isinstance(opts, Namespace) else opts if isinstance(opts, Mapping) else {}
+
+
+def encoder_type(state: Mapping[str, Any]) -> str:
+    """Return the class that the options name; the keys of pSp and e4e are the same, so that they do not tell."""
+    return str(options_of(state).get("encoder_type", ""))
+
+
 def describe_parts(state: Any) -> str:
     """Say in a few words what a loaded file holds, for messages."""
-    known = {"base": "a base generator", "style": "a fine-tuned style", "encoder": "an e4e encoder",
-             "lpips": "the heads of LPIPS", "alexnet": "AlexNet", "vit": "a vision transformer"}.get(recognise(state) or "")
+    known = CONTENTS.get(recognise(state) or "")
     if known:
         return known
     if not isinstance(state, Mapping):

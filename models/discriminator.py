@@ -73,8 +73,8 @@ def minibatch_stddev(x: Tensor, *, group: int = 4) -> Tensor:
     return torch.cat([x, channel], dim=1)
 
 
-class Discriminator(nn.Module):
-    """Residual StyleGAN2 discriminator.
+class DiscriminatorBody(nn.Module):
+    """Residual StyleGAN2 discriminator up to its last map, without a head.
 
     Args:
         config: the network's shape.
@@ -89,9 +89,6 @@ class Discriminator(nn.Module):
         blocks += [ResBlock(widths[r], widths[r // 2]) for r in resolutions[:-1]]
         self.convs = nn.Sequential(*blocks)
         self.final_conv = ConvLayer(widths[4] + 1, widths[4], 3)
-        self.final_linear = nn.Sequential(
-            EqualLinear(widths[4] * 16, widths[4], activate=True), EqualLinear(widths[4], 1)
-        )
 
     def check(self, image: Tensor) -> None:
         """Raise ValueError unless ``image`` is [N, 3, size, size]."""
@@ -99,11 +96,27 @@ class Discriminator(nn.Module):
         if image.ndim != 4 or list(image.shape[1:]) != expected:
             raise ValueError(f"expected images [N, {', '.join(map(str, expected))}], got {list(image.shape)}")
 
+    def features(self, image: Tensor) -> Tensor:
+        """Return the last map [N, C, 4, 4] of images [N, 3, size, size] in [-1, 1]."""
+        self.check(image)
+        return self.final_conv(minibatch_stddev(self.convs(image)))
+
+
+class Discriminator(DiscriminatorBody):
+    """Residual StyleGAN2 discriminator.
+
+    Args:
+        config: the network's shape.
+    """
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__(config)
+        width = config.channels[4]
+        self.final_linear = nn.Sequential(EqualLinear(width * 16, width, activate=True), EqualLinear(width, 1))
+
     def forward(self, image: Tensor) -> Tensor:
         """Return realness logits [N, 1] of images [N, 3, size, size] in [-1, 1]."""
-        self.check(image)
-        x = self.final_conv(minibatch_stddev(self.convs(image)))
-        return self.final_linear(x.flatten(1)).float()  # [N, C, 4, 4] -> [N, 16 C]
+        return self.final_linear(self.features(image).flatten(1)).float()  # [N, C, 4, 4] -> [N, 16 C]
 
 
 class PatchHeads(nn.Module):

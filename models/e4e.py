@@ -117,6 +117,14 @@ class E4EEncoder(nn.Module):
                 maps.append(x)
         return maps
 
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """Return the map that each row's head reads: the coarse, middle or fine one, the coarser added to the finer."""
+        fine, middle, coarse = self.pyramid(image)
+        middle = upsample_add(coarse, self.latlayer1(middle))
+        fine = upsample_add(middle, self.latlayer2(fine))
+        return [coarse if row < self.config.coarse else middle if row < self.config.middle else fine
+                for row in range(self.config.n_styles)]
+
     def base(self, image: Tensor) -> Tensor:
         """Return only the common row [N, style_dim], before the mean latent is added."""
         return self.styles[0](self.pyramid(image)[2])
@@ -133,12 +141,7 @@ class E4EEncoder(nn.Module):
         Raises:
             ValueError: for a wrong input size.
         """
-        fine, middle, coarse = self.pyramid(image)
-        middle = upsample_add(coarse, self.latlayer1(middle))
-        fine = upsample_add(middle, self.latlayer2(fine))
-        base = self.styles[0](coarse)
-        rows = [base]
-        for row in range(1, self.config.n_styles):
-            level = coarse if row < self.config.coarse else middle if row < self.config.middle else fine
-            rows.append(base + self.styles[row](level))
+        levels = self.levels(image)
+        base = self.styles[0](levels[0])
+        rows = [base, *(base + self.styles[row](levels[row]) for row in range(1, len(levels)))]
         return torch.stack(rows, dim=1)  # L x [N, D] -> [N, L, D]

@@ -243,7 +243,7 @@ def build_stylizer(
     device = torch.device(device)
     loaded = load_style(style, device=device)
     ground = base_of(loaded, name=base)
-    made = load_encoder(encoder or ground.name, device=device) if inversion.mode != "optimize" else None
+    made = load_encoder(encoder or base or loaded.encoder_name, device=device) if inversion.mode != "optimize" else None
     return Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
                     cache=LatentCache(cache), finder=FaceFinder() if align else None, faces=faces)
 

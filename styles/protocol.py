@@ -78,10 +78,22 @@ class Style(ABC):
             CheckpointError: for values that this style cannot draw, in one line.
         """
 
+    def prepare(self, look: Look) -> None:
+        """Do once what ``draw`` needs for a look beside a face, so that a look that cannot be drawn is told of at once.
+
+        Raises:
+            ImageError, CheckpointError: for values that this style cannot draw, in one line.
+        """
+
     @property
     def base_name(self) -> str:
         """Name of the generator that faces are inverted into: the one that the style was trained from."""
         return (self.config.get("base") or {}).get("name") or "starter"
+
+    @property
+    def encoder_name(self) -> str:
+        """What ``checkpoints.features.load_encoder`` takes for the encoder of photos into that generator."""
+        return self.base_name
 
     @property
     def base(self) -> Base:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from checkpoints.io import CONFIG_KEY, CheckpointError, describe, load_model, read_torch
+from checkpoints.io import CONFIG_KEY, CheckpointError, describe, load_model, peek_torch, read_torch
 from checkpoints.official import describe_parts, recognise
 from checkpoints.paths import find_style
 from styles.controls import Control
@@ -22,10 +22,10 @@ from styles.protocol import Style
 # Modules of further kinds, separated by commas; each calls ``register`` when it is imported.
 PLUGINS = "STYLE_KINDS"
 # Files of older versions do not name their kind: they hold the first.
-KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle"}
+KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle", "blend": "styles.blend:BlendStyle"}
 FIRST = "deformable"
 # What a released file holds, by ``checkpoints.official.recognise`` -> the kind that reads it.
-RELEASED = {"style": "deformable"}
+RELEASED = {"style": "deformable", "blend": "blend"}
 
 
 def register(kind: type[Style]) -> type[Style]:
@@ -81,7 +81,7 @@ def _load(path: Path, device: torch.device) -> Style:
 
 
 def controls_of(text: str | Path) -> tuple[Control, ...]:
-    """Return the controls of the style that ``text`` names, of the first one of a mixture, at the cost of its header.
+    """Return the controls of the style that ``text`` names, of the first one of a mixture, without reading its numbers.
 
     Raises:
         CheckpointError: if there is no such style, or its file is damaged.
@@ -89,8 +89,8 @@ def controls_of(text: str | Path) -> tuple[Control, ...]:
     recipe = None if Path(str(text)[:255]).is_file() else parse_recipe(str(text))
     path = find_style(recipe[0][0] if recipe else text)
     if path.suffix != ".safetensors":
-        # Released files say nothing about themselves without being read; their kinds have the same controls for all.
-        return kind_named(FIRST).controls_of({}, ())
+        # The kinds of released files have the same controls for all of them.
+        return kind_named(RELEASED.get(recognise(peek_torch(path)) or "", FIRST)).controls_of({}, ())
     problem = describe(path)
     if problem:
         raise CheckpointError(f"{path}: {problem}")

@@ -33,10 +33,13 @@ class ParityFolder:
         """Return the numeric arrays of `{name}.npz` as tensors."""
         return {key: torch.from_numpy(value) for key, value in self.arrays(name).items() if value.dtype.kind in "fiu"}
 
+    def random(self, name: str) -> np.random.Generator:
+        """Return the random numbers of a name: Philox with key (crc32 of the name, seed)."""
+        return np.random.Generator(np.random.Philox(key=[zlib.crc32(name.encode()), self.seed]))
+
     def noise(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal numbers keyed by a name: Philox with key (crc32 of the name, seed)."""
-        bits = np.random.Philox(key=[zlib.crc32(name.encode()), self.seed])
-        return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))
+        """Standard normal numbers keyed by a name."""
+        return torch.from_numpy(self.random(name).standard_normal(shape, dtype=np.float32))
 
     def input(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Numbers of a named input."""
