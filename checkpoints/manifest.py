@@ -206,7 +206,8 @@ def import_file(path: Path) -> Path:
         raise CheckpointError(f"{path}: holds {describe_parts(state)}, none of the known weights; see "
                               "`python -m checkpoints list`")
     if kind == "dual-sampler":
-        raise CheckpointError(f"{path}: holds {describe_parts(state)}; it comes along when you import the generator.pt beside it")
+        raise CheckpointError(f"{path}: holds {describe_parts(state)}; it comes along when you import the "
+                              "generator.pt beside it")
     del state
     if kind in released_styles():
         style = prove_style(path)

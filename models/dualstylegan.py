@@ -139,7 +139,8 @@ class DualStyleGAN(nn.Module):
             return found
         styles = self.style(code[:, active].flatten(0, 1)).reshape(len(code), len(active), -1)  # [N K, D] -> [N, K, D]
         for index, row in enumerate(active):
-            found[row] = partial(_residual, block=self.res[row], style=styles[:, index], weight=table[row], first=found.get(row))
+            found[row] = partial(_residual, block=self.res[row], style=styles[:, index], weight=table[row],
+                                 first=found.get(row))
         return found
 
     def synthesis(

@@ -153,13 +153,14 @@ class DualStyle(Style):
             folders = (self._folder, self._folder.resolve().parent, checkpoints_dir())
             named = next((folder / ENCODER_FILE for folder in folders if (folder / ENCODER_FILE).is_file()), None)
             if named is None:
-                raise CheckpointError(f"--exemplar: a portrait that is not in the gallery of {self.name} needs {ENCODER_FILE}, "
-                                      f"which is not in {checkpoints_dir()}; get it, or choose an exemplar of the gallery")
+                raise CheckpointError(f"--exemplar: a portrait that is not in the gallery of {self.name} needs "
+                                      f"{ENCODER_FILE}, which is not in {checkpoints_dir()}; get it, or choose one of the "
+                                      "gallery")
         encoder = load_encoder(named or self.base_name, device=self.device)
         config = self.network.generator.config
         if list(encoder.latent_avg.shape) != [config.n_latent, config.style_dim]:
-            raise CheckpointError(f"{named or self.base_name}: gives rows {list(encoder.latent_avg.shape)}, but {self.name} takes "
-                                  f"{[config.n_latent, config.style_dim]}; use the encoder of its generator")
+            raise CheckpointError(f"{named or self.base_name}: gives rows {list(encoder.latent_avg.shape)}, but {self.name} "
+                                  f"takes {[config.n_latent, config.style_dim]}; use the encoder of its generator")
         return encoder
 
     def _kept(self, key: Any, make: Any) -> Tensor:
@@ -212,7 +213,8 @@ class DualStyle(Style):
     def pictures(self, control: str) -> dict[str, Image.Image]:
         if control != "exemplar" or self.gallery.thumbs is None:
             return {}
-        return {name: Image.fromarray(thumb.numpy()) for name, thumb in zip(self.gallery.names, self.gallery.thumbs, strict=True)}
+        thumbs = zip(self.gallery.names, self.gallery.thumbs, strict=True)
+        return {name: Image.fromarray(thumb.numpy()) for name, thumb in thumbs}
 
     def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return own_tensors(self.parts, with_generator=True), self.config

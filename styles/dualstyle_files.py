@@ -106,7 +106,8 @@ def read_released(path: Path, state: Mapping[str, Any], *, style_kind: str) -> D
     if "g" in state:  # the pretrained file holds the network twice, and its discriminator
         check_fit(network, state["g"], what=f"{path}: part g")
     if "d" in state:
-        check_network(lambda: Discriminator(DiscriminatorConfig(shape.size, shape.channels)), state["d"], what=f"{path}: part d")
+        critic = DiscriminatorConfig(shape.size, shape.channels)
+        check_network(lambda: Discriminator(critic), state["d"], what=f"{path}: part d")
     codes = released_codes(path)
     stacked = torch.stack(list(codes.values())) if codes else torch.empty(0, network.n_latent, shape.style_dim)
     config = {"kind": "style", "style_kind": style_kind, "generator": shape.to_dict(), "exemplars": list(codes), "codes": "z+",

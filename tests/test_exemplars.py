@@ -15,9 +15,8 @@ from losses.noise import noise_regularization, ramped_rate, renew_noise
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, ModRes, blend_weights, sampler_rows
 from models.stylegan2 import Generator, GeneratorConfig
-from training.exemplar_path import (
-    MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining, mixing_row, run_steps,
-)
+from training.adversarial_stage import FolderTuning, StageConfig, run_steps
+from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining, mixing_row
 from training.exemplars import DestylizeSettings, RefineSettings, SamplerFit, SamplerSettings, destylize, refine_codes
 from training.objective import DivergedError
 
@@ -109,11 +108,11 @@ def test_new_path_hardly_changes_structure_and_keeps_codes_as_colours(generator)
     w_plus, code = (torch.randn(2, ROWS, 16, generator=rng) for _ in range(2))
     rows = network.edit_rows(w_plus, code, weights=[1.0] * ROWS)
     assert torch.equal(rows[:, :FIRST_COLOR_ROW], w_plus[:, :FIRST_COLOR_ROW])
-    assert float((rows - code)[:, FIRST_COLOR_ROW:].abs().max()) < 0.1
+    assert float((rows - code)[:, FIRST_COLOR_ROW:].detach().abs().max()) < 0.1
     noise = generator.fixed_noise()
     plain = generator.synthesis(w_plus, noise=noise)
     near = network.synthesis(w_plus, code, weights=[1.0] * 7 + [0.0] * (ROWS - 7), noise=noise)
-    assert float((near - plain).abs().max()) < 0.05 * float(plain.abs().max())
+    assert float((near - plain).detach().abs().max()) < 0.05 * float(plain.abs().max())
     assert torch.equal(network.synthesis(w_plus, code, weights=[1.0] * ROWS, fuse_index=0, noise=noise), plain)
     assert torch.equal(DualStyleGAN(generator, seed=1).res[9].weight, network.res[9].weight)
     assert not torch.equal(DualStyleGAN(generator, seed=2).res[9].weight, network.res[9].weight)
@@ -132,8 +131,8 @@ def test_weights_by_face_equal_faces_by_themselves(generator):
     assert list(table.shape) == [2, ROWS]
     both = network.synthesis(w_plus, code, weights=table, noise=generator.fixed_noise())
     for i, structure in enumerate((0.2, 0.9)):
-        one = network.synthesis(w_plus[i:i + 1], code[i:i + 1], weights=blend_weights(structure, [0.5] * (ROWS - 7), n_latent=ROWS),
-                                noise=generator.fixed_noise())
+        weights = blend_weights(structure, [0.5] * (ROWS - 7), n_latent=ROWS)
+        one = network.synthesis(w_plus[i:i + 1], code[i:i + 1], weights=weights, noise=generator.fixed_noise())
         assert torch.allclose(both[i:i + 1], one, atol=1e-5)
 
 
@@ -171,9 +170,11 @@ def test_destylisation_comes_nearer_to_the_portrait_and_keeps_its_colours(genera
     assert all(parameter.requires_grad and parameter.grad is None for parameter in tuned.parameters())
     flat = destylize(portrait, tuned, generator, encode=encode, to_w=lambda rows: rows, perceptual=distance,
                      settings=DestylizeSettings(steps=1, truncation=0.0), center=torch.ones(16))
-    assert torch.equal(flat.face[:1], generator.synthesis(torch.ones(1, ROWS, 16), noise=generator.fixed_noise()))
+    centre = generator.synthesis(torch.ones(1, ROWS, 16), noise=generator.fixed_noise())
+    assert torch.allclose(flat.face[:1], centre, atol=1e-4)
     with pytest.raises(DivergedError, match="perceptual"):
-        destylize(portrait, tuned, generator, encode=encode, to_w=lambda rows: rows, perceptual=lambda a, b: a.sum() * torch.nan)
+        destylize(portrait, tuned, generator, encode=encode, to_w=lambda rows: rows,
+                  perceptual=lambda a, b: a.sum() * torch.nan)
 
 
 def test_refined_codes_draw_their_portraits_better(generator, encode):
@@ -198,6 +199,7 @@ def trainers(generator, encode):
 
     portraits = Portraits(images(3), encode(images(3)), encode(images(3)).flip(0))
     return {
+        "folder": lambda: FolderTuning(generator, critic(), pictures=images(3), config=StageConfig(steps=4, batch=2)),
         "mixed faces": lambda: MixedFaces(DualStyleGAN(generator, seed=1), critic(), maps=Features(), encode=encode,
                                           config=MixedFacesConfig(steps=4, batch=2, encode_every=2)),
         "portraits": lambda: PortraitTraining(DualStyleGAN(generator, seed=1), critic(), maps=Features(), portraits=portraits,
@@ -205,14 +207,15 @@ def trainers(generator, encode):
     }
 
 
-@pytest.mark.parametrize("stage", ["mixed faces", "portraits"])
+@pytest.mark.parametrize("stage", ["folder", "mixed faces", "portraits"])
 def test_stage_that_was_stopped_ends_as_one_that_was_not(generator, encode, stage, tmp_path):
     make = trainers(generator, encode)[stage]
     whole = make()
     before = {key: value.clone() for key, value in whole.network.state_dict().items()}
     run_steps(whole)
     for key, value in whole.network.state_dict().items():
-        assert torch.equal(value, before[key]) == key.startswith("generator."), key
+        still = key.startswith("generator.") if stage != "folder" else "kernel" in key or key.startswith("noises")
+        assert torch.equal(value, before[key]) == still, key
     assert any(not torch.equal(a, b) for a, b in zip(whole.average.parameters(), whole.network.parameters(), strict=True))
     first = make()
     first.step()
@@ -230,7 +233,7 @@ def test_stage_that_was_stopped_ends_as_one_that_was_not(generator, encode, stag
 def test_terms_of_fine_tuning_are_those_of_the_equations(generator, encode):
     trainer = trainers(generator, encode)["portraits"]()
     values = {}
-    while len(values) < 7:
+    while len(values) < 8:
         values |= trainer.step()
     assert set(values) - {"r1"} == {"critic", "adversarial", "contextual", "means", "norm", "identity", "pair"}
     assert values["norm"] > 0 and all(math.isfinite(value) for value in values.values())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from losses.contextual import contextual_loss
 from losses.exemplar import nearest, nearest_fit, row_spread
 from losses.noise import noise_regularization, ramped_rate, renew_noise
+from models.dino import DinoFeatures
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, CodeSampler, DualStyleGAN
 from models.stylegan2 import Generator
 from training.inversion import frozen
@@ -53,9 +54,9 @@ def destylize(
 ) -> Destylized:
     """Find the face behind each portrait: codes that are the portrait under g', drawn by g (section 3.2).
 
-    min over rows e and noise n of d(g'(e, n), S) + identity id(g'(e, n), S) + spread std_rows(e) + noise reg(n), from e = E(S).
-    g' was fine-tuned from g on the style, so that what it makes of a code as a portrait, g makes of it as a face. The truncated
-    face of g is encoded again; the rows from 8 on, which carry colours, stay those of E(S).
+    min over rows e and noise n of d(g'(e, n), S) + identity id(g'(e, n), S) + spread std_rows(e) + noise reg(n), from
+    e = E(S). g' was fine-tuned from g on the style, so that what it makes of a code as a portrait, g makes of it as a face.
+    The truncated face of g is encoded again; the rows from 8 on, which carry colours, stay those of E(S).
 
     Args:
         portrait: [N, 3, S, S] in [-1, 1].
@@ -135,16 +136,17 @@ def refine_codes(
     settings = settings or RefineSettings()
     parts = [part.detach().clone().requires_grad_(True) for part in (code[:, :FIRST_COLOR_ROW], code[:, FIRST_COLOR_ROW:])]
     noise = [level.repeat(len(portrait), 1, 1, 1).requires_grad_(True) for level in network.generator.fixed_noise()]
-    optimizer = torch.optim.Adam([{"params": [parts[0]], "lr": settings.structure}, {"params": [parts[1]], "lr": settings.color},
-                                  {"params": noise, "lr": settings.noise}])
+    optimizer = torch.optim.Adam([{"params": [parts[0]], "lr": settings.structure},
+                                  {"params": [parts[1]], "lr": settings.color}, {"params": noise, "lr": settings.noise}])
     weights = [1.0] * network.n_latent
     with torch.no_grad():
         target = maps(portrait)[-1]
     with torch.enable_grad(), frozen(network):
         for step in range(settings.steps):
             image = network.synthesis(content, to_w(torch.cat(parts, dim=1)), weights=weights, noise=noise)
+            context = contextual_loss(maps(image)[-1], target, band_width=settings.band_width)
             terms = {"perceptual": perceptual(image, portrait), "noise": settings.whiteness * noise_regularization(noise),
-                     "contextual": settings.contextual * contextual_loss(maps(image)[-1], target, band_width=settings.band_width)}
+                     "contextual": settings.contextual * context}
             _follow(optimizer, terms, step=step, scale=len(portrait))
             renew_noise(noise)
             if progress is not None:
@@ -250,3 +252,20 @@ class SamplerFit:
 def fixed(module: nn.Module) -> nn.Module:
     """Return a network in eval mode without gradients of its parameters."""
     return module.requires_grad_(False).eval()
+
+
+class TokenMaps:
+    """Tokens of a vision transformer as feature maps, from fine to coarse content, in the place of VGG's.
+
+    Args:
+        features: the transformer.
+        layers: block indices, each of which gives a map [N, D, T, T] of its tokens' T x T patches.
+    """
+
+    def __init__(self, features: DinoFeatures, *, layers: Sequence[int]) -> None:
+        self.features, self.layers = features, tuple(layers)
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, ...]:
+        tokens = self.features.tokens(image, layers=self.layers, facets="f")
+        side = round(tokens["f", self.layers[0]].shape[1] ** 0.5)
+        return tuple(tokens["f", layer].transpose(1, 2).unflatten(2, (side, side)) for layer in self.layers)  # [N, T^2, D]
