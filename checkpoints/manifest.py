@@ -8,9 +8,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from torch import Tensor
 
 from checkpoints.builders import OFFICIAL_BASE
+from checkpoints.codes import read_codes
 from checkpoints.features import encoder_config_of, latent_avg_of, split_encoder, vit_state
 from checkpoints.io import (
     CheckpointError,
@@ -21,6 +24,7 @@ from checkpoints.io import (
     describe,
     load_model,
     read_torch,
+    save_model,
     take_vector,
 )
 from checkpoints.official import check_official, describe_parts, official_keys, recognise
@@ -30,6 +34,9 @@ from models.dino import ViTConfig, build_vit, clean_vit_state
 from models.e4e import E4EEncoder
 from models.style_encoder import StyleEncoder, StyleEncoderConfig
 from models.stylegan2 import GeneratorConfig
+
+if TYPE_CHECKING:
+    from styles.protocol import Style
 
 HERE = Path(__file__).parent
 RELEASED_STYLES = 8
@@ -153,11 +160,11 @@ def check_digest(path: Path, entry: Entry) -> None:
                               f"{entry.source}")
 
 
-def prove_style(path: Path) -> None:
-    """Raise CheckpointError unless a style can be loaded from the file."""
+def prove_style(path: Path) -> Style:
+    """Return the style of the file; raises CheckpointError unless one can be loaded from it."""
     from styles.registry import load_style  # kinds of styles read their files by this package
 
-    load_style(path)
+    return load_style(path)
 
 
 def released_styles() -> set[str]:
@@ -188,6 +195,9 @@ def import_file(path: Path) -> Path:
     problem = describe(path)
     if problem:
         raise CheckpointError(f"{path}: {problem}")
+    if path.suffix == ".npy":
+        raise CheckpointError(f"{path}: holds {len(read_codes(path))} codes of exemplars (DualStyleGAN); they come along when "
+                              "you import the generator.pt beside them")
     with open(path, "rb") as file:
         packed = file.read(3) == b"BZh"
     landmarks = next(entry for entry in entries() if entry.kind == "landmarks")
@@ -201,10 +211,14 @@ def import_file(path: Path) -> Path:
     if kind is None:
         raise CheckpointError(f"{path}: holds {describe_parts(state)}, none of the known weights; see "
                               "`python -m checkpoints list`")
+    if kind == "dual-sampler":
+        raise CheckpointError(f"{path}: holds {describe_parts(state)}; it comes along when you import the "
+                              "generator.pt beside it")
     del state
     if kind in released_styles():
-        prove_style(path)
-        return _import_style(path, f"{path.stem}.pt")
+        style = prove_style(path)
+        packed = style.packed()
+        return _import_style(path, f"{path.stem}.pt") if packed is None else _import_packed(path, style.name, *packed)
     # Of several files with the same content the one of this name, else the first.
     entry = min((entry for entry in entries() if entry.kind == kind), key=lambda entry: entry.file != path.name)
     check_content(path, entry)
@@ -218,6 +232,15 @@ def _import_style(path: Path, name: str) -> Path:
     if target.exists() and sha256_of(target) != sha256_of(path):
         raise CheckpointError(f"{target}: exists and holds another style; rename {path.name} before importing it")
     return _copy(path, target)
+
+
+def _import_packed(path: Path, name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+    """Write a released style of several files as one file of this project."""
+    target = checkpoints_dir() / f"{name}.safetensors"
+    if target.exists():
+        raise CheckpointError(f"{target}: exists; rename the folder of {path}, or remove the style, before importing it")
+    save_model(target, tensors, config)
+    return target
 
 
 def _copy(source: Path, target: Path) -> Path:

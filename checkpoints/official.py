@@ -56,6 +56,7 @@ def check_official(path: Path, file: str, state: Mapping[str, Any], *, exact: bo
 # What ``recognise`` tells -> in words.
 CONTENTS = {
     "base": "a base generator", "style": "a fine-tuned style", "blend": "a generator that blends styles (BlendGAN)",
+    "dual": "a generator of exemplar styles (DualStyleGAN)", "dual-sampler": "a sampler of exemplars (DualStyleGAN)",
     "style-encoder": "a style encoder (BlendGAN)", "encoder": "an e4e encoder", "psp": "a pSp encoder",
     "lpips": "the heads of LPIPS", "alexnet": "AlexNet", "vit": "a vision transformer",
 }
@@ -69,6 +70,10 @@ def recognise(state: Any) -> str | None:
     average = state.get("g_ema")
     if isinstance(average, Mapping) and {"add_weight", "embedding.1.weight"} & set(map(str, average)):
         return "blend"
+    if isinstance(average, Mapping) and {"res.0.conv.0.weight", "generator.conv1.conv.weight"} <= set(map(str, average)):
+        return "dual"
+    if names == {"color", "structure"}:
+        return "dual-sampler"
     if {"g_ema", "d"} <= names:
         return "base"
     if names == {"g", "stns", "rtstn"}:

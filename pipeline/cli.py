@@ -145,6 +145,7 @@ def add_controls(
         CheckpointError: if there is no such style; with --help the controls of any style stand for it.
     """
     from checkpoints import CheckpointError
+    from styles.controls import SWITCH
     from styles.registry import FIRST, controls_of, kind_named
 
     words = list(sys.argv[1:] if argv is None else argv)
@@ -165,8 +166,9 @@ def add_controls(
     for control in parser.controls:
         value = defaults.get(control.name, control.default_for(samples=samples))
         names = dict.fromkeys((control.option, control.option.replace("_", "-")))
+        bare = {"nargs": "?", "const": SWITCH[1]} if control.choices == SWITCH else {}
         group.add_argument(*names, dest=control.name, type=control.parse, default=value, help=control.help,
-                           metavar=control.type.upper())
+                           metavar=control.type.upper(), **bare)
     parser.set_defaults(controls=parser.controls)
 
 

@@ -15,6 +15,10 @@ from data.landmarks68 import REGIONS as LANDMARKS
 REGIONS = (*LANDMARKS, "rest")
 TYPES = ("number", "choice", "file")
 PARTS = (None, "region", "row")
+# Choices of what is either so or not; the option alone means the second.
+SWITCH = ("no", "yes")
+# Choices that a message lists.
+LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Control:
         type: "number", "choice" or "file".
         per: numbers may also be given per "region" of the face or per "row" of the latents; None allows one only.
         choices: values of a choice.
+        files: a choice may also name a file, beside its choices.
         samples: default for random faces, where it is another than for photos.
         label: title on the page; made from the name where empty.
     """
@@ -81,6 +86,7 @@ class Control:
     choices: tuple[str, ...] = ()
     samples: Any = None
     label: str = ""
+    files: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.type not in TYPES or self.per not in PARTS:
@@ -114,10 +120,12 @@ class Control:
             argparse.ArgumentTypeError: with one line on what is wrong.
         """
         if self.type == "choice":
-            if text not in self.choices:
-                raise argparse.ArgumentTypeError(f"expected one of {', '.join(self.choices)}, got {text!r}")
-            return text
-        if self.type == "file":
+            if text in self.choices:
+                return text
+            if not (self.files and Path(text[:255]).is_file()):
+                known = ", ".join(self.choices[:LISTED]) + (", ..." if len(self.choices) > LISTED else "")
+                raise argparse.ArgumentTypeError(f"expected {'a file or ' * self.files}one of {known}, got {text!r}")
+        if self.type in ("choice", "file"):
             try:
                 return FileValue.read(text)
             except (OSError, ValueError) as error:

@@ -60,6 +60,15 @@ class Style(ABC):
         """
         raise CheckpointError(f"{path}: the kind {cls.kind!r} has no released form; name a file of this project")
 
+    @classmethod
+    def released_controls(cls, path: Path) -> tuple[Control, ...]:
+        """Return the controls of a released file of this kind without reading its numbers.
+
+        Raises:
+            CheckpointError: where a file beside it, which says what they are, is damaged.
+        """
+        return cls.controls_of({}, ())
+
     @property
     @abstractmethod
     def controls(self) -> tuple[Control, ...]:
@@ -138,6 +147,13 @@ class Style(ABC):
     def pictures(self, control: str) -> dict[str, Image.Image]:
         """Return a small picture per choice of a control, for a gallery; none where the kind has none."""
         return {}
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return tensors and config of one file of this project that holds the whole style, to import it by.
+
+        None where the released file itself holds everything, so that it is kept as it is.
+        """
+        return None
 
     def default_look(self, *, samples: bool = False) -> Look:
         """Return the look of every control's default, for photos or for random faces."""

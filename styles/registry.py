@@ -22,10 +22,11 @@ from styles.protocol import Style
 # Modules of further kinds, separated by commas; each calls ``register`` when it is imported.
 PLUGINS = "STYLE_KINDS"
 # Files of older versions do not name their kind: they hold the first.
-KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle", "blend": "styles.blend:BlendStyle"}
+KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle", "blend": "styles.blend:BlendStyle",
+                                       "dual": "styles.dualstyle:DualStyle"}
 FIRST = "deformable"
 # What a released file holds, by ``checkpoints.official.recognise`` -> the kind that reads it.
-RELEASED = {"style": "deformable", "blend": "blend"}
+RELEASED = {"style": "deformable", "blend": "blend", "dual": "dual"}
 
 
 def register(kind: type[Style]) -> type[Style]:
@@ -89,8 +90,7 @@ def controls_of(text: str | Path) -> tuple[Control, ...]:
     recipe = None if Path(str(text)[:255]).is_file() else parse_recipe(str(text))
     path = find_style(recipe[0][0] if recipe else text)
     if path.suffix != ".safetensors":
-        # The kinds of released files have the same controls for all of them.
-        return kind_named(RELEASED.get(recognise(peek_torch(path)) or "", FIRST)).controls_of({}, ())
+        return kind_named(RELEASED.get(recognise(peek_torch(path)) or "", FIRST)).released_controls(path)
     problem = describe(path)
     if problem:
         raise CheckpointError(f"{path}: {problem}")

@@ -1,0 +1,50 @@
+"""A folder of portraits, aligned, as images of one size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.images import ImageError, list_images, read_image, to_tensor
+from pipeline.align import align_face
+from pipeline.cli import UserError, report
+from pipeline.faces import FaceFinder
+from pipeline.stylize import output_stems
+
+FEWEST = 2
+
+
+def read_portraits(folder: Path, *, size: int, align: bool = True, recursive: bool = False) -> tuple[list[str], Tensor]:
+    """Return names and images [K, 3, size, size] in [-1, 1] of a folder's portraits.
+
+    Files that cannot be read or show no face are left out, with a line on stderr that says so.
+
+    Args:
+        folder: of the portraits.
+        size: side of the images in px.
+        align: find and align the largest face of each; portraits are taken as aligned otherwise.
+        recursive: sub-folders too.
+
+    Raises:
+        ImageError: if there is no such folder, or no image in it.
+        UserError: if fewer than two portraits are left.
+    """
+    paths, finder = list_images(folder, recursive=recursive), FaceFinder() if align else None
+    stems, names, images = output_stems(paths), [], []
+    for path in paths:
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            report(error)
+            continue
+        found = finder.find(image) if finder else None
+        if finder and not found:
+            report(f"{path}: no face found, left out; --align false takes portraits that are aligned already")
+            continue
+        names.append(stems[path])
+        images.append(to_tensor(align_face(image, found[0].landmarks, output_size=size) if found else image, size))
+    if len(images) < FEWEST:
+        raise UserError(f"{folder}: holds {len(images)} usable portraits, at least {FEWEST} are needed; add some")
+    return names, torch.cat(images)

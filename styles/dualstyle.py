@@ -1,0 +1,245 @@
+"""Exemplars as styles (DualStyleGAN): structure and colours of a portrait of the gallery, each by a weight of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from checkpoints.builders import Base, load_encoder
+from checkpoints.features import Encoder
+from checkpoints.io import CheckpointError, fingerprint, save_model
+from checkpoints.paths import checkpoints_dir
+from data.images import read_image, to_tensor
+from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, blend_weights
+from models.face import Face
+from styles.controls import SWITCH, Control, FileValue, Look
+from styles.dualstyle_files import (
+    ENCODER_FILE,
+    PUBLISHED_TRUNCATION,
+    SAMPLER_FILE,
+    DualParts,
+    own_tensors,
+    read_own,
+    read_released,
+    released_codes,
+)
+from styles.protocol import DrawGraph, Style, file_path
+
+RANDOM = "random"
+STRUCTURE = Control("structure", "weight of the exemplar's structure, or numbers separated by commas, one per row of 0 to 6",
+                    default=0.75, per="row", label="Structure: 0 the face's, 1 the exemplar's")
+COLOR = Control("color", "weight of the exemplar's colours, or numbers separated by commas, one per row from 7 on",
+                default=1.0, per="row", label="Colours: 0 the face's, 1 the exemplar's")
+WEIGHT = Control("weight", "one number per row for structure and colours together, as the published command takes them; "
+                 "instead of both", per="row", label="Weights of all rows")
+PRESERVE = Control("preserve_color", "make the exemplar's colours from the photo's own", default="no", type="choice",
+                   choices=SWITCH, label="Keep the photo's colours")
+SEED = Control("style_seed", f"seed of the exemplar that is drawn for --exemplar {RANDOM}; 0 where not given", low=0.0,
+               high=100.0, label="Random exemplar")
+# Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
+KEPT = 16
+
+
+class DualStyle(Style):
+    """A generator with an extrinsic path and a gallery of exemplars.
+
+    Args:
+        parts: network, exemplars and config of the file.
+        name: what its results are called.
+        folder: of the file, where an encoder of exemplars may lie.
+        device: where it computes.
+    """
+
+    kind = "dual"
+
+    def __init__(self, parts: DualParts, name: str, *, folder: Path, device: torch.device) -> None:
+        networks = [parts.network, *parts.samplers.values()]
+        digest = fingerprint({"codes": parts.gallery.codes}, *(network.state_dict() for network in networks))
+        super().__init__(name, parts.config, digest, device=device)
+        for network in networks:
+            network.requires_grad_(False).eval().to(device)
+        self.parts, self.network, self.gallery = parts, parts.network, parts.gallery
+        self._base = Base(self.network.generator, None, parts.w_avg.to(device), self.base_name,
+                          fingerprint(self.network.generator.state_dict()))
+        self._controls = self.controls_of(parts.config, [f"{name}." for name in parts.samplers])
+        self._folder, self._encoder, self._codes = folder, None, {}
+
+    @classmethod
+    def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DualStyle:
+        return cls(read_own(path, tensors, config), path.stem, folder=path.parent, device=device)
+
+    @classmethod
+    def load_released(cls, path: Path, state: Any, *, device: torch.device) -> DualStyle:
+        parts = read_released(path, state, style_kind=cls.kind)
+        # The published folders are named by the style, the files in them by what they are.
+        name = path.resolve().parent.name if path.stem.startswith("generator") else path.stem
+        return cls(parts, name or path.stem, folder=path.parent, device=device)
+
+    @classmethod
+    def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
+        exemplars, random = tuple(config.get("exemplars") or ()), any(name.startswith("structure.") for name in names)
+        return _controls(exemplars, random=random, truncation=config.get("truncation", 1.0))
+
+    @classmethod
+    def released_controls(cls, path: Path) -> tuple[Control, ...]:
+        return _controls(tuple(released_codes(path)), random=path.with_name(SAMPLER_FILE).is_file(),
+                         truncation=PUBLISHED_TRUNCATION)
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        return self._controls
+
+    @property
+    def encoder_name(self) -> str:
+        return self.config.get("encoder") or self.base_name
+
+    def prepare(self, look: Look) -> None:
+        self.code(look)
+        self.weights(look)
+
+    # ------------------------------------------------------------------------------------------------- exemplars
+    def code(self, look: Look) -> Tensor:
+        """Return the extrinsic rows [1, L, D] of the exemplar that a look asks for, as rows of latents.
+
+        Raises:
+            ImageError: naming a picture that cannot be read.
+            CheckpointError: for an exemplar that is not there.
+        """
+        default = next(control for control in self.controls if control.name == "exemplar").default
+        value = look.get("exemplar", default)
+        if isinstance(value, str) and value in self.gallery.names:
+            return self._kept(value, lambda: self.gallery.codes[self.gallery.names.index(value)][None])
+        if value == RANDOM and self.parts.samplers:
+            seed = look.get(SEED.name, 0)
+            if seed != int(seed) or not 0 <= seed < 2**63:
+                raise CheckpointError(f"{SEED.option} {seed:g}: expected a whole number of at least 0")
+            return self._kept((RANDOM, int(seed)), lambda: self.random_code(int(seed)))
+        if value is None:
+            raise CheckpointError(f"{self.name}: holds no exemplars; name a portrait by --exemplar FILE")
+        if isinstance(value, str) and not Path(value).is_file():
+            known = ", ".join(self.gallery.names[:8]) or "none"
+            raise CheckpointError(f"--exemplar {value}: is no exemplar of {self.name} and no file; its exemplars are {known}"
+                                  f"{', ...' if len(self.gallery.names) > 8 else ''}")
+        read_image(file_path(value))  # says what is wrong with it
+        value = value if isinstance(value, FileValue) else FileValue.read(value)
+        return self._kept(("file", value.digest), lambda: self.encode(file_path(value)))
+
+    def random_code(self, seed: int) -> Tensor:
+        """Return random rows [1, L, D] of the sampler, drawn on the CPU so that a seed means one exemplar."""
+        rng = torch.Generator().manual_seed(seed)
+        return torch.cat([self.parts.samplers[name](torch.randn(1, SAMPLER_WIDTH, generator=rng).to(self.device))
+                          for name in ("structure", "color")], dim=1)
+
+    def encode(self, path: Path) -> Tensor:
+        """Return the encoder's rows [1, L, D] of an aligned portrait, in the space of the gallery's codes.
+
+        Raises:
+            CheckpointError: where the encoder of exemplars is not there or does not fit.
+        """
+        encoder = self._encoder = self._encoder or self._load_encoder()
+        rows = encoder.module(to_tensor(read_image(path), encoder.input_size).to(self.device))
+        # Codes in z+ lie around 0; what an encoder's file says of a mean latent belongs to w+.
+        return rows if self.gallery.space == "z+" else rows + encoder.latent_avg
+
+    def _load_encoder(self) -> Encoder:
+        named = self.config.get("exemplar_encoder")
+        if named is None and self.gallery.space == "z+":
+            folders = (self._folder, self._folder.resolve().parent, checkpoints_dir())
+            named = next((folder / ENCODER_FILE for folder in folders if (folder / ENCODER_FILE).is_file()), None)
+            if named is None:
+                raise CheckpointError(f"--exemplar: a portrait that is not in the gallery of {self.name} needs "
+                                      f"{ENCODER_FILE}, which is not in {checkpoints_dir()}; get it, or choose one of the "
+                                      "gallery")
+        encoder = load_encoder(named or self.base_name, device=self.device)
+        config = self.network.generator.config
+        if list(encoder.latent_avg.shape) != [config.n_latent, config.style_dim]:
+            raise CheckpointError(f"{named or self.base_name}: gives rows {list(encoder.latent_avg.shape)}, but {self.name} "
+                                  f"takes {[config.n_latent, config.style_dim]}; use the encoder of its generator")
+        return encoder
+
+    def _kept(self, key: Any, make: Any) -> Tensor:
+        """Return the rows of an exemplar, made and mapped where they are not there."""
+        if key not in self._codes:
+            with torch.no_grad():
+                code = make().to(self.device)
+                self._codes[key] = self.network.map_rows(code) if self.gallery.space == "z+" else code
+            while len(self._codes) > KEPT:
+                del self._codes[next(iter(self._codes))]
+        return self._codes[key]
+
+    # --------------------------------------------------------------------------------------------------- drawing
+    def weights(self, look: Look) -> list[float] | Tensor:
+        """Return the weight of every row that a look asks for, one number each or [N, L].
+
+        Raises:
+            CheckpointError: for another count of numbers.
+        """
+        total, parts = self.network.n_latent, {}
+        whole = look.get(WEIGHT.name)
+        for control, part in ((STRUCTURE, slice(0, FIRST_COLOR_ROW)), (COLOR, slice(FIRST_COLOR_ROW, total))):
+            value = look.get(control.name, control.default) if whole is None else whole
+            if isinstance(value, (tuple, list)):
+                count, option = part.stop - part.start, (control if whole is None else WEIGHT).option
+                if len(value) != total and (whole is not None or len(value) != count):
+                    several = f"{total}" if whole is not None else f"{count} or {total}"
+                    raise CheckpointError(f"{option}: expected one number or {several}, got {len(value)}")
+                value = value[part] if len(value) == total else value
+            parts[control.name] = value
+        return blend_weights(parts["structure"], parts["color"], n_latent=total)
+
+    @torch.no_grad()
+    def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
+        truncation = look.get("truncation", self.config.get("truncation", 1.0))
+        if isinstance(truncation, Tensor):
+            truncation = truncation.reshape(-1, 1, 1)  # [N] -> [N, 1, 1]
+        w_plus = face.w_plus * truncation
+        code = self.code(look).to(w_plus).expand(len(face), -1, -1)
+        if look.get(PRESERVE.name) == "yes":
+            code = torch.cat([code[:, :FIRST_COLOR_ROW], face.w_plus[:, FIRST_COLOR_ROW:]], dim=1)
+        noise = self.network.generator.fixed_noise()
+        return self.network.synthesis(w_plus, code, weights=self.weights(look), noise=noise, before=face.transforms())
+
+    def graph(self) -> nn.Module:
+        """Return the network with the default look's exemplar as a constant."""
+        self.prepare(self.default_look())
+        return DrawGraph(self)
+
+    def pictures(self, control: str) -> dict[str, Image.Image]:
+        if control != "exemplar" or self.gallery.thumbs is None:
+            return {}
+        thumbs = zip(self.gallery.names, self.gallery.thumbs, strict=True)
+        return {name: Image.fromarray(thumb.numpy()) for name, thumb in thumbs}
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return own_tensors(self.parts, with_generator=True), self.config
+
+
+def _controls(exemplars: tuple[str, ...], *, random: bool, truncation: float) -> tuple[Control, ...]:
+    """Return the controls of a style with these exemplars and, with ``random``, a sampler."""
+    choices = (*exemplars, RANDOM) if random and RANDOM not in exemplars else exemplars
+    text = "an exemplar of the gallery, or the file of an aligned portrait"
+    exemplar = Control("exemplar", text, type="choice", choices=choices, default=choices[0], files=True) if choices \
+        else Control("exemplar", "file of an aligned portrait", type="file")
+    truncated = Control("truncation", "what the rows of the face are multiplied with; less gives a calmer face",
+                        default=float(truncation), label="Truncation of the face")
+    return (exemplar, STRUCTURE, COLOR, PRESERVE, *((SEED,) if random else ()), WEIGHT, truncated)
+
+
+def save_dual(path: str | Path, parts: DualParts, *, with_generator: bool = False, half: bool = True) -> None:
+    """Write an exemplar style as one safetensors file with its config inside.
+
+    Args:
+        path: the file.
+        parts: the style; its config needs "base" {"name", "fingerprint"} where the file does without the generator.
+        with_generator: hold the generator too.
+        half: store weights as float16.
+    """
+    config = {"kind": "style", "style_kind": DualStyle.kind, "generator": parts.network.generator.config.to_dict(),
+              "exemplars": list(parts.gallery.names), "codes": parts.gallery.space, **parts.config}
+    save_model(path, own_tensors(parts, with_generator=with_generator), config, half=half)

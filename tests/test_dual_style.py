@@ -1,0 +1,312 @@
+"""Exemplars as styles: files of both forms, controls, drawing, the command line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import inference
+from checkpoints import CheckpointError, save_model
+from checkpoints import __main__ as zoo
+from checkpoints.features import Encoder
+from checkpoints.io import check_fit, load_model
+from checkpoints.manifest import import_file
+from checkpoints.official import official_keys, recognise
+from data.images import ImageError, read_image
+from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN
+from models.e4e import E4EConfig, E4EEncoder
+from models.face import Face
+from models.stylegan2 import Generator, GeneratorConfig
+from styles.controls import FileValue, Look
+from styles.dualstyle import DualStyle, save_dual
+from styles.dualstyle_files import DualParts, Gallery
+from styles.registry import controls_of, load_style
+
+CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 4})
+ROWS = CONFIG.n_latent
+ENCODER = E4EConfig(input_size=64, n_styles=ROWS, style_dim=16, stem=4, widths=(4, 4, 4, 8), units=(1, 1, 1, 1), base_width=8,
+                    delta_width=8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(5)
+    network = DualStyleGAN(Generator(CONFIG), seed=3)
+    with torch.no_grad():  # as after training: residuals that can be seen, colours that differ
+        for block in network.res[:FIRST_COLOR_ROW]:
+            block.conv[0].weight.mul_(100.0)
+            block.conv2[0].weight.mul_(100.0)
+        for layer in network.res[FIRST_COLOR_ROW:]:
+            layer.weight.add_(torch.randn(16, 16))
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def parts(network):
+    rng = torch.Generator().manual_seed(1)
+    gallery = Gallery(("ann", "bob"), torch.randn(2, ROWS, 16, generator=rng),
+                      torch.randint(0, 255, (2, 8, 8, 3), generator=rng, dtype=torch.uint8))
+    samplers = {"structure": CodeSampler(7, style_dim=16).eval(), "color": CodeSampler(ROWS - 7, style_dim=16).eval()}
+    config = {"base": {"name": "toy", "fingerprint": "0"}, "encoder": "photos.safetensors", "training": {}}
+    return DualParts(network, torch.zeros(16), gallery, samplers, config)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def style(weights, parts):
+    path = weights / "photos.safetensors"
+    save_model(path, {"latent_avg": torch.zeros(ROWS, 16), **E4EEncoder(ENCODER).state_dict()},
+               {"kind": "encoder", "encoder": ENCODER.to_dict()})
+    save_dual(weights / "toons.safetensors", DualParts(parts.network, parts.w_avg, parts.gallery, parts.samplers,
+              {**parts.config, "encoder": str(path), "exemplar_encoder": str(path)}), with_generator=True, half=False)
+    return load_style("toons")
+
+
+def release(folder, parts, *, codes="refined_exstyle_code.npy", **changes):
+    """Write the files of a released style."""
+    folder.mkdir(exist_ok=True, parents=True)
+    torch.save({"g_ema": {**parts.network.state_dict(), **changes}}, folder / "generator.pt")
+    torch.save({name: sampler.state_dict() for name, sampler in parts.samplers.items()}, folder / "sampler.pt")
+    if codes:
+        named = zip(parts.gallery.names, parts.gallery.codes, strict=True)
+        np.save(folder / codes, {f"{name}.jpg": code[None].numpy() for name, code in named})
+    return folder / "generator.pt"
+
+
+@pytest.fixture
+def face():
+    rng = torch.Generator().manual_seed(2)
+    return Face(torch.randn(2, ROWS, 16, generator=rng), torch.randn(2, 8, 32, 32, generator=rng))
+
+
+def plain(style, face):
+    generator = style.network.generator
+    return generator.synthesis(face.w_plus, noise=generator.fixed_noise(), feature_transforms=face.transforms())
+
+
+def far(a, b):
+    return float((a - b).abs().max())
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+def test_weights_of_zero_are_the_face_itself_with_its_residual(style, face):
+    assert far(style.draw(face, Look(structure=0.0, color=0.0)), plain(style, face)) < 1e-4
+
+
+def test_drawing_by_the_equations(style, face):
+    network, code = style.network, style.code(Look(exemplar="bob"))
+    mapped = network.generator.mapping(style.gallery.codes[1])[None]
+    assert far(code, mapped) < 1e-5
+    rows = face.w_plus.clone()
+    for row in range(FIRST_COLOR_ROW, ROWS):
+        rows[:, row] = 0.3 * network.res[row](mapped[:, row]) + 0.7 * rows[:, row]
+    residual = face.residual
+
+    def after(row):
+        s = network.style(mapped[:, row]).expand(2, -1)
+        return lambda x: network.res[row](x + residual if row == 6 else x, s, 0.5)
+
+    wanted = network.generator.synthesis(rows, noise=network.generator.fixed_noise(),
+                                         feature_transforms={row: after(row) for row in range(FIRST_COLOR_ROW)})
+    assert far(style.draw(face, Look(exemplar="bob", structure=0.5, color=0.3)), wanted) < 1e-4
+
+
+def test_structure_and_colour_move_their_own_part_steadily(style, face):
+    base = plain(style, face)
+    for name, other in (("structure", "color"), ("color", "structure")):
+        moved = [float((style.draw(face, Look(**{name: w, other: 0.0})) - base).square().mean()) for w in (0.0, 0.3, 0.6, 1.0)]
+        assert moved == sorted(moved) and moved[0] < 1e-9 < moved[1]
+
+
+def test_numbers_per_row(style, face):
+    total = tuple([0.5] * 7 + [0.25] * (ROWS - 7))
+    wanted = style.draw(face, Look(structure=0.5, color=0.25))
+    for values in ({"weight": total}, {"structure": total[:7], "color": total[7:]}, {"structure": total, "color": total}):
+        assert torch.equal(style.draw(face, Look(**values)), wanted)
+    for name, count in (("structure", 3), ("color", 7), ("weight", 7)):
+        with pytest.raises(CheckpointError, match=rf"--{name}: expected .*got {count}"):
+            style.prepare(Look(**{name: (1.0,) * count}))
+
+
+def test_preserved_colours_are_made_from_the_face(style, face):
+    looks = [Look(exemplar=name, structure=0.0, preserve_color="yes") for name in ("ann", "bob")]
+    assert torch.equal(style.draw(face, looks[0]), style.draw(face, looks[1]))
+    assert far(style.draw(face, looks[0]), style.draw(face, looks[0].changed(preserve_color="no"))) > 1e-4
+
+
+def test_truncation_multiplies_the_rows(style, face):
+    assert far(style.draw(face, Look(structure=0.0, color=0.0, truncation=0.5)),
+               plain(style, face.with_rows(0.5 * face.w_plus))) < 1e-4
+
+
+def test_random_exemplars_are_the_samplers(style, face):
+    rng = torch.Generator().manual_seed(4)
+    parts = [style.parts.samplers[name](torch.randn(1, 128, generator=rng)) for name in ("structure", "color")]
+    rows = torch.cat(parts, dim=1)
+    assert far(style.code(Look(exemplar="random", style_seed=4.0)), style.network.map_rows(rows)) < 1e-5
+    assert far(style.code(Look(exemplar="random")), style.code(Look(exemplar="random", style_seed=1.0))) > 1e-4
+
+
+def test_portrait_of_a_file_is_encoded_once(style, face, tmp_path, monkeypatch):
+    Image.effect_noise((70, 50), 90).convert("RGB").save(tmp_path / "p.png")
+    value = FileValue.read(tmp_path / "p.png")
+    image = style.draw(face, Look(exemplar=value))
+    monkeypatch.setattr(style, "encode", lambda path: pytest.fail("encoded twice"))
+    assert torch.equal(style.draw(face, Look(exemplar=str(tmp_path / "p.png"))), image)
+    assert far(image, style.draw(face, Look())) > 1e-4
+
+
+@pytest.mark.parametrize(("values", "error", "words"), [
+    ({"exemplar": "carl"}, CheckpointError, "--exemplar carl.*ann, bob"),
+    ({"style_seed": 0.5, "exemplar": "random"}, CheckpointError, "whole number"),
+    ({"exemplar": __file__}, ImageError, "test_dual_style"), ({"weight": (1.0, 2.0)}, CheckpointError, "--weight"),
+])
+def test_what_cannot_be_drawn_is_one_line(style, values, error, words):
+    with pytest.raises(error, match=words) as found:
+        style.prepare(Look(**values))
+    assert "\n" not in str(found.value)
+
+
+def test_gallery_has_pictures(style, parts):
+    pictures = style.pictures("exemplar")
+    assert list(pictures) == ["ann", "bob"] and np.array_equal(np.asarray(pictures["bob"]), parts.gallery.thumbs[1].numpy())
+    assert style.pictures("structure") == {}
+
+
+def test_graph_draws_what_draw_draws(style, face):
+    graph = style.graph()
+    assert [control.name for control in graph.inputs] == ["structure", "color", "truncation"]
+    ours = graph(face.w_plus, face.residual, *(torch.full((2,), n) for n in (0.3, 0.6, 0.9)))
+    assert far(ours, style.draw(face, Look(structure=0.3, color=0.6, truncation=0.9))) < 1e-4
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def test_own_file_without_its_generator_needs_the_same_base(weights, parts):
+    from checkpoints.builders import load_base
+
+    base = load_base("starter")
+    network = DualStyleGAN(base.generator)
+    gallery = Gallery(("one",), torch.zeros(1, 12, 512), None, "w+")
+    made = DualParts(network, base.w_avg, gallery, {}, {"base": {"name": "starter", "fingerprint": base.fingerprint}})
+    save_dual(weights / "a.safetensors", made)
+    style = load_style("a")
+    assert style.base.fingerprint == base.fingerprint and [c.name for c in style.controls] == [
+        "exemplar", "structure", "color", "preserve_color", "weight", "truncation"]
+    save_model(weights / "a.safetensors", *_changed(weights / "a.safetensors", {"fingerprint": "x", "name": "starter"}))
+    with pytest.raises(CheckpointError, match="another starter"):
+        load_style("a")
+
+
+def _changed(path, base):
+    tensors, config = load_model(path)
+    return tensors, {**config, "base": base}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"codes": torch.zeros(3, ROWS, 16)}, "misshapen codes"), ({"x": torch.zeros(1)}, "unexpected x"),
+    ({"n.res.9.bias": None}, r"missing res\.9\.bias"),
+    ({"thumbs": torch.zeros(1, 8, 8, 3, dtype=torch.uint8)}, "misshapen thumbs"),
+    ({"structure.lin_out.weight": torch.zeros(5 * 16, 128)}, "makes 5 rows, expected 7"), ({"w_avg": None}, "w_avg"),
+])
+def test_own_file_that_does_not_fit_is_named(weights, style, change, words):
+    tensors, config = load_model(weights / "toons.safetensors")
+    tensors = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
+    save_model(weights / "toons.safetensors", tensors, config)
+    with pytest.raises(CheckpointError, match=words) as error:
+        load_style("toons")
+    assert "\n" not in str(error.value)
+
+
+def test_released_folder_loads_with_its_codes_and_sampler(weights, parts, face):
+    path = release(weights / "cartoon", parts)
+    style = load_style(path)
+    assert isinstance(style, DualStyle) and style.name == "cartoon" and style.gallery.names == ("ann.jpg", "bob.jpg")
+    assert [c.name for c in controls_of(path)] == [c.name for c in style.controls]
+    assert controls_of(path)[0].choices == ("ann.jpg", "bob.jpg", "random") and style.default_look()["truncation"] == 0.75
+    wanted = style.network.synthesis(0.75 * face.w_plus, style.network.map_rows(parts.gallery.codes[:1]).expand(2, -1, -1),
+                                     weights=[0.75] * 7 + [1.0] * (ROWS - 7), noise=style.network.generator.fixed_noise(),
+                                     before=face.transforms())
+    assert far(style.draw(face, style.default_look()), wanted) < 1e-4
+
+
+def test_released_generator_alone_asks_for_a_portrait_and_its_encoder(weights, parts, tmp_path, monkeypatch):
+    path = release(weights / "bare", parts, codes=None)
+    (path.parent / "sampler.pt").unlink()
+    style = load_style(path)
+    with pytest.raises(CheckpointError, match="--exemplar FILE"):
+        style.prepare(Look())
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "p.png")
+    look = Look(exemplar=FileValue.read(tmp_path / "p.png"))
+    with pytest.raises(CheckpointError, match=r"needs encoder\.pt"):
+        style.prepare(look)
+    (path.parent / "encoder.pt").touch()
+    other = Encoder(torch.nn.Identity(), torch.zeros(2, 512), 64, "0")
+    monkeypatch.setattr("styles.dualstyle.load_encoder", lambda name, device: other)
+    with pytest.raises(CheckpointError, match=r"encoder\.pt: gives rows \[2, 512\]"):
+        style.prepare(look)
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("res.3.norm2.style.weight", torch.zeros(2, 2), r"misshapen res\.3\.norm2\.style\.weight"),
+    ("surplus", torch.zeros(1), "unexpected surplus"), ("style.1.bias", torch.full((16,), torch.nan), "holds NaN"),
+    ("generator.conv1.conv.modulation.bias", "text", "modulation.bias"),
+])
+def test_misfits_of_released_files_name_the_key(weights, parts, key, value, words):
+    path = release(weights / "cartoon", parts, **{key: value})
+    with pytest.raises(CheckpointError, match=words) as error:
+        load_style(path)
+    assert "\n" not in str(error.value)
+
+
+def test_keys_of_the_released_files_are_ours():
+    tables = official_keys()
+    with torch.device("meta"):
+        network, color, structure = DualStyleGAN(Generator(GeneratorConfig.official(1024))), CodeSampler(11), CodeSampler(7)
+    for module, table in ((network, tables["generator.pt"]["g_ema"]), (color, tables["sampler.pt"]["color"]),
+                          (structure, tables["sampler.pt"]["structure"])):
+        check_fit(module, {key: torch.zeros(()).expand(shape) for key, shape in table.items()}, what="released")
+    assert recognise({"g_ema": tables["generator.pt"]["g_ema"], "g": {}, "d": {}}) == "dual"
+    assert recognise({"color": {}, "structure": {}}) == "dual-sampler"
+
+
+def test_released_folder_is_imported_as_one_file_listed_and_verified(weights, parts, face, tmp_path, capsys):
+    path = release(tmp_path / "downloads" / "cartoon", parts)
+    assert import_file(path) == weights / "cartoon.safetensors"
+    assert zoo.main(["list"]) == 0 and zoo.main(["verify"]) == 0
+    assert any(line.split()[:2] == ["present", "dualstylegan-cartoon"] for line in capsys.readouterr().out.splitlines())
+    imported, released = load_style("cartoon"), load_style(path)
+    assert imported.fingerprint == released.fingerprint
+    assert torch.equal(imported.draw(face, imported.default_look()), released.draw(face, released.default_look()))
+    with pytest.raises(CheckpointError, match="exists"):
+        import_file(path)
+    for name, words in (("sampler.pt", "import the generator.pt"), ("refined_exstyle_code.npy", "2 codes of exemplars")):
+        with pytest.raises(CheckpointError, match=words):
+            import_file(path.parent / name)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+def test_photo_with_an_exemplar_of_a_released_file(style, weights, parts, tmp_path, capsys):
+    path = release(weights / "cartoon", parts)
+    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "photo.png")
+    argv = ["--style", str(path), "--input_image", str(tmp_path / "photo.png"), "--align", "false", "--inversion", "e4e",
+            "--encoder", str(weights / "photos.safetensors"), "--output", str(tmp_path / "out")]
+    result, seen = tmp_path / "out" / "cartoon_photo.png", set()
+    for options in (["--structure", "0.75"], ["--structure", "0.75", "--exemplar", "bob.jpg"], ["--preserve-color"],
+                    ["--weight", ",".join(["0.5"] * ROWS)], ["--exemplar", "random", "--style_seed", "3"]):
+        assert inference.main([*argv, *options]) == 0
+        assert read_image(result).size == (64, 64)
+        seen.add(result.read_bytes())
+    assert len(seen) == 5
+    capsys.readouterr()
+    for options, words in ((["--exemplar", "carl"], "one of ann.jpg, bob.jpg, random"),
+                           (["--structure", "1,1"], "--structure"), (["--alpha", "1"], "no such control")):
+        assert inference.main([*argv, *options]) == 2
+        message = capsys.readouterr().err.strip()
+        assert message.count("\n") == 0 and words in message

@@ -1,0 +1,99 @@
+"""train_exemplars.py from the command line, on tiny networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tuner_worker import tiny_networks
+
+import train_exemplars
+from checkpoints import save_model
+from data.images import save_image
+from models.dino import ViTConfig
+from models.e4e import E4EConfig, E4EEncoder
+from models.face import Face
+from styles.controls import Look
+from styles.registry import load_style
+from training.exemplar_run import STAGES, ExemplarRun
+
+ENCODER = E4EConfig(input_size=64, n_styles=10, style_dim=32, stem=4, widths=(4, 4, 4, 8), units=(1, 1, 1, 1), base_width=8,
+                    delta_width=8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Folder with tiny networks and three portraits."""
+    folder = tmp_path_factory.mktemp("weights")
+    generator, discriminator, dino = tiny_networks()
+    save_model(folder / "generator.safetensors", {**generator.state_dict(), "w_avg": torch.zeros(32)},
+               {"kind": "generator", "generator": generator.config.to_dict()})
+    save_model(folder / "discriminator.safetensors", discriminator.state_dict(),
+               {"kind": "discriminator", "discriminator": discriminator.config.to_dict()})
+    save_model(folder / "vit.safetensors", dino.vit.state_dict(),
+               {"kind": "vit", "vit": ViTConfig(32, 8, 24, 12, 3).to_dict()})
+    torch.manual_seed(2)
+    save_model(folder / "encoder.safetensors", {"latent_avg": torch.zeros(10, 32), **E4EEncoder(ENCODER).state_dict()},
+               {"kind": "encoder", "encoder": ENCODER.to_dict()})
+    for name in ("ann", "bob", "cid"):
+        save_image(folder / "portraits" / f"{name}.png", torch.rand(1, 3, 64, 64) * 2 - 1)
+    (folder / "portraits" / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture()
+def command(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(tmp_path / "styles"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str, style: str = "toons") -> int:
+        steps = [word for name in ("tune", "destylize", "pretrain", "finetune", "refine") for word in (f"--{name}_steps", "2")]
+        return train_exemplars.main([str(weights / "portraits"), "--style", style, "--align", "false", "--batch", "2",
+                                     "--base", str(weights / "generator.safetensors"),
+                                     "--vit", str(weights / "vit.safetensors"), "--encoder",
+                                     str(weights / "encoder.safetensors"), *steps, "--sampler_samples", "2000", "--save_every", "1", *options])
+
+    return run
+
+
+def test_run_stopped_in_every_stage_ends_as_one_that_was_not(command, tmp_path, monkeypatch, capsys):
+    assert command(style="whole") == 0
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(tmp_path / "styles" / "whole.safetensors")]
+    assert "broken.png" in printed.err and "finetune 2/2" in printed.err
+    folder = tmp_path / "outputs" / "exemplars" / "whole"
+    assert {path.stem for path in folder.glob("sheet_*.png")} == {
+        f"sheet_{stage}" for stage in ("tune", "destylize", "finetune", "refine")}
+    assert (folder / "pretrain.csv").read_text().startswith("step,adversarial,critic,features,r1")
+
+    pause, stops = ExemplarRun._pause, {}
+
+    def interrupted(self, stage, state, *, due, where):
+        stops[stage] = stops.get(stage, 0) + 1
+        self.flag.raised = stops[stage] == 1
+        pause(self, stage, state, due=due, where=where)
+
+    monkeypatch.setattr(ExemplarRun, "_pause", interrupted)
+    codes = [command("--resume", style="parts") for _ in range(len(STAGES) + 1)]
+    assert codes == [130] * len(STAGES) + [0] and set(stops) == set(STAGES)
+    assert capsys.readouterr().err.count("--resume goes on") == len(STAGES)
+    whole, parts = load_style("whole"), load_style("parts")
+    assert whole.fingerprint == parts.fingerprint and whole.gallery.names == ("ann", "bob", "cid")
+    assert list(whole.pictures("exemplar")) == ["ann", "bob", "cid"]
+    face = Face(torch.randn(1, 10, 32))
+    drawn = [whole.draw(face, Look(exemplar=name)) for name in ("ann", "bob", "random")]
+    assert all(torch.isfinite(image).all() for image in drawn) and not torch.equal(drawn[0], drawn[1])
+
+
+def test_single_stages_and_what_is_refused(command, tmp_path, weights, capsys):
+    assert command("--stages", "tune") == 0 and capsys.readouterr().out == ""
+    for options, words in (((), "--resume"), (("--resume", "--stages", "finetune"), "needs stage destylize"),
+                           (("--resume", "--seed", "5"), "comes from other portraits"),
+                           (("--stages", "sleep"), "some of tune"),
+                           (("--resume", "--vit", "absent.safetensors"), "absent.safetensors")):
+        assert command(*options) == 2
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert command("--overwrite", "--stages", "tune", "--seed", "5") == 0
+    assert train_exemplars.main([str(tmp_path / "absent"), "--style", "x", "--base", str(weights / "generator.safetensors"),
+                                 "--vit", str(weights / "vit.safetensors"), "--encoder",
+                                 str(weights / "encoder.safetensors")]) == 2
+    assert "absent" in capsys.readouterr().err

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Train an exemplar style on a folder of portraits: any of them then lends its structure and its colours to a photo."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import cli
+
+THUMB = 64
+
+
+def stage_list(text: str) -> tuple[str, ...]:
+    """Parse names of stages separated by commas."""
+    from training.exemplar_run import STAGES
+
+    names = tuple(part.strip() for part in text.split(","))
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise ArgumentTypeError(f"expected some of {', '.join(STAGES)}, got {', '.join(unknown)}")
+    return names
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    from training.exemplar_run import STAGES, ExemplarConfig
+
+    own, parser = ExemplarConfig(), cli.ArgumentParser(prog="train_exemplars.py", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of portraits")
+    parser.add_argument("--style", required=True, help="name of the new style, saved as checkpoints/NAME.safetensors")
+    parser.add_argument("--stages", type=stage_list, default=STAGES, help=f"some of {','.join(STAGES)}")
+    parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
+                        help="find and align the face of every portrait; those without one are left out")
+    parser.add_argument("--recursive", action="store_true", help="sub-folders too")
+    parser.add_argument("--base", default="starter", help="base generator with its encoder: starter or official")
+    parser.add_argument("--vit", default=None, help="ViT of the distances: starter, official or a file; the one that suits "
+                                                    "the base where not given")
+    parser.add_argument("--encoder", default=None, help="encoder of portraits; the one of the base where not given")
+    for stage, value in (("tune", own.tune.steps), ("destylize", own.destylize.steps), ("pretrain", own.pretrain.steps),
+                         ("finetune", own.finetune.steps), ("refine", own.refine.steps)):
+        parser.add_argument(f"--{stage}_steps", type=cli.positive_int, default=value, help=f"steps of the stage {stage}")
+    parser.add_argument("--sampler_samples", type=cli.positive_int, default=own.sampler.samples, help="samples that it sees")
+    parser.add_argument("--batch", type=cli.positive_int, default=own.tune.batch, help="images per step")
+    parser.add_argument("--save_every", type=cli.positive_int, default=own.save_every, help="steps between saved states")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
+    cli.add_common(parser)
+    args = parser.parse_args(argv)
+    args.command = shlex.join(["python", "train_exemplars.py", *(sys.argv[1:] if argv is None else argv)])
+    return args
+
+
+def settings(args: Namespace) -> Any:
+    """Return the config that the options ask for."""
+    from training.exemplar_run import ExemplarConfig
+
+    own, shared = ExemplarConfig(), {"batch": args.batch, "seed": args.seed}
+    return replace(
+        own, tune=replace(own.tune, steps=args.tune_steps, **shared),
+        pretrain=replace(own.pretrain, steps=args.pretrain_steps, **shared),
+        finetune=replace(own.finetune, steps=args.finetune_steps, **shared),
+        destylize=replace(own.destylize, steps=args.destylize_steps), refine=replace(own.refine, steps=args.refine_steps),
+        sampler=replace(own.sampler, samples=args.sampler_samples), save_every=args.save_every, seed=args.seed)
+
+
+def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: Any, trainer: Any, done: dict[str, Any]) -> None:
+    """Write the style of a run whose stages are all done."""
+    from torch.nn import functional as F
+
+    from models.dualstylegan import CodeSampler
+    from styles.dualstyle import save_dual
+    from styles.dualstyle_files import DualParts, Gallery
+
+    thumbs = F.interpolate(portraits, size=(THUMB, THUMB), mode="bilinear", antialias=True).clamp(-1, 1)
+    thumbs = ((thumbs + 1) * 127.5).round().byte().permute(0, 2, 3, 1)  # [K, 3, H, W] -> [K, H, W, 3]
+    dim, samplers = base.generator.config.style_dim, {}
+    for name, state in done["sampler"].items():
+        samplers[name] = CodeSampler(state["lin_out.weight"].shape[0] // dim, style_dim=dim)
+        samplers[name].load_state_dict(state)
+    config = {"base": {"name": base.name, "fingerprint": base.fingerprint}, "encoder": args.encoder or base.name,
+              "exemplar_encoder": args.encoder or base.name, "training": {"run": trainer.digest}}
+    gallery = Gallery(tuple(names), done["refine"]["extrinsic"], thumbs.contiguous(), "w+")
+    save_dual(path, DualParts(trainer.trained(done["finetune"]), base.w_avg, gallery, samplers, config))
+
+
+def run(args: Namespace) -> int:
+    from training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    from checkpoints.paths import checkpoints_dir
+    from pipeline.portraits import read_portraits
+    from training.exemplar_run import STAGES, ExemplarRun
+    from training.exemplar_tools import load_tools
+    from training.session import Interrupted, stop_on_sigint
+
+    if Path(args.style).name != args.style or args.style.startswith(".") or not args.style:
+        raise cli.UserError(f"--style {args.style!r}: give a plain name without slashes")
+    device, folder = cli.resolve_device(args.device), args.outdir or Path("outputs/exemplars") / args.style
+    output = checkpoints_dir() / f"{args.style}.safetensors"
+    cli.ensure_dir(folder), cli.ensure_dir(output.parent)
+    kept = [folder / f"{stage}.pt" for stage in STAGES if (folder / f"{stage}.pt").exists()]
+    if not (args.resume or args.overwrite) and (output.exists() or kept):
+        raise cli.UserError(f"{output if output.exists() else folder}: exists; go on with --resume, choose another --style, "
+                            "or --overwrite it")
+    for path in kept if args.overwrite and not args.resume else ():
+        path.unlink()
+    base, tools = load_tools(args.base, encoder=args.encoder, vit=args.vit, device=device)
+    names, portraits = read_portraits(args.folder, size=base.generator.config.size, align=args.align, recursive=args.recursive)
+    try:
+        with stop_on_sigint() as flag:
+            trainer = ExemplarRun(folder, portraits, tools=tools, config=settings(args), flag=flag, report=cli.report)
+            done = trainer.run(args.stages)
+    except Interrupted as error:
+        cli.report(error)
+        return 130
+    except ArithmeticError as error:
+        raise cli.UserError(str(error)) from error
+    if set(done) == set(STAGES):
+        save(output, args, base, names, portraits, trainer, done)
+        print(output)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, lambda: parse(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,186 @@
+"""A stage of training against a critic that can stop and go on at every step, and the plainest one: a folder of pictures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from losses.adversarial import logistic_loss, nonsaturating_loss, r1_penalty
+from models.stylegan2 import Generator
+from training.ema import update_ema
+from training.objective import check_gradients, check_terms
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What all stages share: steps, batch, Adam's rates, R1 weight and interval, decay of the average, seed."""
+
+    steps: int = 600
+    batch: int = 4
+    rate: float = 2e-3
+    critic_rate: float = 2e-3
+    r1: float = 10.0
+    r1_every: int = 16
+    average: float = 0.5 ** (32 / 10_000)
+    seed: int = 0
+
+
+class AdversarialStage(ABC):
+    """Train a network against a critic.
+
+    Args:
+        network: what is trained.
+        average: takes the running average of its weights.
+        trained: names of the parameters that are trained; the others stay and are not saved.
+        critic: maps images to logits; trained too.
+        generator: whose device, noise and latents are used.
+        config: of the stage.
+    """
+
+    def __init__(self, network: nn.Module, average: nn.Module, trained: Callable[[str], bool], *, critic: nn.Module,
+                 generator: Generator, config: StageConfig) -> None:
+        self.network, self.average, self.critic, self.generator, self.config = network, average, critic, generator, config
+        self.trained = trained
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(trained(name))
+        self.average.requires_grad_(False).eval()
+        self.named = {name: parameter for name, parameter in network.named_parameters() if trained(name)}
+        self.optimizer = torch.optim.Adam(self.named.values(), lr=config.rate, betas=(0.0, 0.99))
+        self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_rate, betas=(0.0, 0.99))
+        self.rng = torch.Generator().manual_seed(config.seed)
+        self.step_count, self.history = 0, []
+
+    @abstractmethod
+    def draw(self) -> dict[str, Tensor]:
+        """Return what one step looks at: ``real`` images [N, 3, S, S] for the critic, and what the stage itself needs."""
+
+    @abstractmethod
+    def make(self, drawn: Mapping[str, Tensor]) -> Tensor:
+        """Return the network's images [N, 3, S, S] of what was drawn, with fresh noise."""
+
+    @abstractmethod
+    def terms(self, image: Tensor, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weighted terms of such images."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return standard normal numbers of the stage's own random generator, drawn on the CPU."""
+        return torch.randn(shape, generator=self.rng).to(self.generator.input.input)
+
+    def chance(self, count: int) -> int:
+        """Return a random number below ``count``."""
+        return int(torch.randint(count, (1,), generator=self.rng))
+
+    def noise(self, count: int) -> list[Tensor]:
+        """Return fresh noise maps."""
+        return self.generator.random_noise(count, generator=self.rng)
+
+    def faces(self, count: int) -> Tensor:
+        """Return random latents w_plus [N, L, D]."""
+        return self.generator.broadcast(self.generator.mapping(self.normal(count, self.generator.config.style_dim)))
+
+    def step(self) -> dict[str, float]:
+        """Train critic and network once and return the terms.
+
+        Raises:
+            DivergedError: naming the term or parameter that is not finite.
+        """
+        drawn = self.draw()
+        values = self._critic_step(drawn)
+        self.critic.requires_grad_(False)
+        terms = self.terms(self.make(drawn), drawn)
+        self._follow(self.optimizer, self.named, terms, phase="network")
+        self.critic.requires_grad_(True)
+        update_ema(self.average, self.network, self.config.average)
+        self.step_count += 1
+        values |= {name: float(value.detach()) for name, value in terms.items()}
+        self.history.append(values)
+        return values
+
+    def _critic_step(self, drawn: Mapping[str, Tensor]) -> dict[str, float]:
+        """Train the critic on real images against made ones, every ``r1_every`` steps with R1."""
+        config = self.config
+        with torch.no_grad():
+            fake = self.make(drawn)
+        terms = {"critic": logistic_loss(self.critic(drawn["real"]), self.critic(fake))}
+        if config.r1_every and self.step_count % config.r1_every == 0:
+            real = drawn["real"].detach().requires_grad_(True)
+            terms["r1"] = config.r1 / 2 * config.r1_every * r1_penalty(self.critic(real), real)
+        self._follow(self.critic_optimizer, dict(self.critic.named_parameters()), terms, phase="critic")
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def _follow(self, optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], terms: Mapping[str, Tensor], *,
+                phase: str) -> None:
+        check_terms(terms, step=self.step_count)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        check_gradients(named, step=self.step_count, phase=phase)
+        optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed stage needs, tensors and plain values."""
+        networks = {name: {key: value for key, value in module.named_parameters() if self.trained(key)}
+                    for name, module in (("network", self.network), ("average", self.average))}
+        detached = {name: {key: value.detach() for key, value in part.items()} for name, part in networks.items()}
+        return {**detached, "critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "critic_optimizer": self.critic_optimizer.state_dict(), "rng": self.rng.get_state(),
+                "step": self.step_count, "history": list(self.history)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; raises RuntimeError, KeyError or ValueError where it does not fit."""
+        for name, module in (("network", self.network), ("average", self.average)):
+            if set(state[name]) != set(self.named):
+                raise ValueError(f"the state's {name} has other parameters")
+            module.load_state_dict(state[name], strict=False)
+        self.critic.load_state_dict(state["critic"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.rng.set_state(state["rng"])
+        self.step_count, self.history = int(state["step"]), list(state["history"])
+
+
+class FolderTuning(AdversarialStage):
+    """Fine-tune a generator on pictures by the adversarial term alone; its average is the result.
+
+    Args:
+        generator: copied, so that it stays as it is.
+        critic: see ``AdversarialStage``.
+        pictures: [K, 3, S, S] in [-1, 1].
+        config: of the stage.
+    """
+
+    def __init__(
+        self, generator: Generator, critic: nn.Module, *, pictures: Tensor, config: StageConfig | None = None
+    ) -> None:
+        tuned = deepcopy(generator)
+        super().__init__(tuned, deepcopy(generator), lambda name: True, critic=critic, generator=tuned,
+                         config=config or StageConfig())
+        self.pictures = pictures
+
+    def draw(self) -> dict[str, Tensor]:
+        chosen = torch.randint(len(self.pictures), (self.config.batch,), generator=self.rng)
+        z = self.normal(self.config.batch, self.generator.config.style_dim)
+        return {"real": self.pictures[chosen].to(z), "z": z}
+
+    def make(self, drawn: Mapping[str, Tensor]) -> Tensor:
+        w_plus = self.generator.broadcast(self.generator.mapping(drawn["z"]))
+        return self.generator.synthesis(w_plus, noise=self.noise(len(w_plus)))
+
+    def terms(self, image: Tensor, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"adversarial": nonsaturating_loss(self.critic(image))}
+
+
+def run_steps(
+    stage: AdversarialStage, *, on_step: Callable[[AdversarialStage], None] | None = None
+) -> Sequence[Mapping[str, float]]:
+    """Do the steps that are left and return the values of all steps."""
+    while stage.step_count < stage.config.steps:
+        stage.step()
+        if on_step is not None:
+            on_step(stage)
+    return stage.history
