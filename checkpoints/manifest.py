@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from checkpoints.builders import OFFICIAL_BASE
 from checkpoints.features import encoder_config_of, latent_avg_of, split_encoder, vit_state
+from checkpoints.inert import is_plain_pickle
 from checkpoints.io import (
     CheckpointError,
     atomic_write,
@@ -23,6 +24,7 @@ from checkpoints.io import (
     read_torch,
     take_vector,
 )
+from checkpoints.nvidia import import_nvidia
 from checkpoints.official import check_official, describe_parts, official_keys, recognise
 from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_names, starter_dir
 from checkpoints.starter_manifest import LICENCE, PURPOSES, sha256_of
@@ -180,6 +182,8 @@ def import_file(path: Path) -> Path:
     if path.suffix == ".safetensors":
         prove_style(path)
         return _import_style(path, path.name)
+    if is_plain_pickle(path):
+        return import_nvidia(path, official=OFFICIAL_BASE)
     state = read_torch(path)
     kind = recognise(state)
     if kind is None:

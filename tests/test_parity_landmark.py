@@ -108,7 +108,7 @@ def test_heat_map_loss(parity_systems: ParityFolder) -> None:
 def test_noise_regularization(parity_systems: ParityFolder) -> None:
     stored = parity_systems.tensors("landmark_terms")
     maps = [parity_systems.input(f"noise_{side}", (1, 1, side, side)).double().requires_grad_(True)
-            for side in (4, 8, 16, 32)]
+            for side in (4, 8, 16, 32, 64, 128)]
     loss = heat_maps.noise_regularization(maps)
     expect(loss, stored["noise_regularization"], "loss")
     for level, gradient in zip(maps, torch.autograd.grad(loss, maps), strict=True):
