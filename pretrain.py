@@ -41,6 +41,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         if name == "export":
             stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
             stage.add_argument("--output", type=Path, default=Path("checkpoints/starter"), help="starter folder")
+            stage.add_argument("--face_id", type=Path, default=None, help="face-api.js' face recognition weights, .npz")
             continue
         stage.add_argument("--data", type=Path, required=True,
                            help="folder or tar of images" if name == "pack" else "file written by the pack stage")
@@ -124,7 +125,7 @@ def work(args: Namespace) -> dict:
     if args.stage == "export":
         from training.pretrain.export import export_starter
 
-        return export_starter(args.state, args.output)
+        return export_starter(args.state, args.output, face_id=args.face_id)
     pack = FacePack.load(args.data)
     if args.stage == "landmarks":
         return train_landmarks(pack, args)

@@ -1,4 +1,4 @@
-"""From files to networks that look at images: encoders, vision transformers and both landmark finders."""
+"""From files to networks that look at images: encoders, vision transformers, landmark finders and the identity network."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from checkpoints.io import (
     load_model, read_config, read_torch,
 )
 from checkpoints.official import describe_parts
+from checkpoints.packed import PACKED, unpack_half
 from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_path, starter_dir
 from models.deformable import generator_config_from_state
 from models.dino import DinoFeatures, ViTConfig, clean_vit_state, vit_from_hub, vit_from_state
 from models.e4e import E4EConfig, E4EEncoder
+from models.face_id import FaceIdConfig, FaceIdNet
 from models.landmarks import LandmarkConfig, LandmarkNet
 from models.stylegan2 import Generator, GeneratorConfig
 
@@ -193,6 +195,31 @@ def load_landmark_net(name_or_path: str | Path = "starter", *, device: torch.dev
     module = build_strict(lambda: LandmarkNet(found), tensors, what=str(path))
     module.requires_grad_(False).eval().to(device)
     return LandmarkFinder(module, fingerprint(module.state_dict()))
+
+
+@dataclass(frozen=True)
+class FaceIdentity:
+    """A frozen identity network, see ``models.face_id``, and its content digest."""
+
+    module: FaceIdNet
+    fingerprint: str
+
+
+def load_face_id(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> FaceIdentity:
+    """Load the identity network: "starter" or a file.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or of another kind.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / "face_id.safetensors" if text == "starter" else Path(text)
+    tensors, config = load_model(path, kind="face_id")
+    found = read_config(path, config, "face_id", FaceIdConfig.from_dict)
+    with torch.device("meta"):
+        shapes = FaceIdNet(found).state_dict()
+    module = build_strict(lambda: FaceIdNet(found), unpack_half(path, tensors.get(PACKED), shapes), what=str(path))
+    module.requires_grad_(False).eval().to(device)
+    return FaceIdentity(module, fingerprint(module.state_dict()))
 
 
 def landmarks_path() -> Path:

@@ -27,7 +27,7 @@ from checkpoints.io import (
 from checkpoints.nvidia import import_nvidia
 from checkpoints.official import check_official, describe_parts, official_keys, recognise
 from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_names, starter_dir
-from checkpoints.starter_manifest import LICENCE, PURPOSES, sha256_of
+from checkpoints.starter_manifest import LICENCE, ORIGINS, PURPOSES, sha256_of
 from models.dino import ViTConfig, build_vit, clean_vit_state
 from models.e4e import E4EEncoder
 from models.stylegan2 import GeneratorConfig
@@ -72,9 +72,10 @@ def entries() -> list[Entry]:
 
 def _starter_entries() -> list[Entry]:
     path = starter_dir() / "manifest.json"
-    manifest = json.loads(path.read_text()) if path.is_file() else {"files": {}}
-    facts = {**{file: {"purpose": purpose} for file, purpose in PURPOSES.items()}, **manifest["files"]}
-    return [Entry(f"starter/{Path(file).stem}", file, "starter", manifest.get("licence", LICENCE), "this repository",
+    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"files": {}}
+    facts = {file: {"purpose": purpose, **ORIGINS.get(file, {})} for file, purpose in PURPOSES.items()} | manifest["files"]
+    licence = manifest.get("licence", LICENCE)
+    return [Entry(f"starter/{Path(file).stem}", file, "starter", values.get("licence", licence), "this repository",
                   values["purpose"], values.get("bytes"), values.get("sha256"), "starter")
             for file, values in facts.items()]
 

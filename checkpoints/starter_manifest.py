@@ -18,6 +18,14 @@ PURPOSES = {
     "vit.safetensors": "vision transformer, patch 8, 12 blocks, for the directional and consistency losses",
     "landmarks.dat": "dlib shape predictor, 68 points",
     "landmarks_net.safetensors": "heat-map landmark network, 68 points, 128 px, differentiable",
+    "face_id.safetensors": "identity network, 150 px, 128 numbers per face: measures whether a face is still the person",
+}
+# What was not trained here has a licence and an origin of its own.
+ORIGINS = {
+    "face_id.safetensors": {
+        "licence": "MIT (face-api.js, text in face_id_LICENSE.txt); the original public domain",
+        "origin": "dlib_face_recognition_resnet_model_v1 (Davis E. King) as face-api.js ships it (Vincent Mühler)",
+    },
 }
 
 
@@ -36,9 +44,10 @@ def write_starter_manifest(folder: Path) -> dict[str, int]:
     for name, purpose in PURPOSES.items():
         path = folder / name
         if path.is_file():
-            files[name] = {"purpose": purpose, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            files[name] = {"purpose": purpose, **ORIGINS.get(name, {}), "bytes": path.stat().st_size,
+                           "sha256": sha256_of(path)}
     manifest = {"licence": LICENCE, "data": DATA, "recipe": "pretrain.py; see README.md beside this file",
                 "files": files}
     with atomic_write(folder / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return {name: entry["bytes"] for name, entry in files.items()}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from checkpoints.io import save_model
+from checkpoints.io import CheckpointError, save_model
+from checkpoints.packed import PACKED, pack_half
 from checkpoints.starter_manifest import write_starter_manifest
+from models.face_id import FaceIdConfig, state_of_face_api
 from models.stylegan2 import Generator
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import load_state
@@ -33,8 +36,22 @@ def _export_encoder(weights: dict, images: int, folder: Path) -> None:
                {"kind": "encoder", "encoder": config.to_dict(), "images": images}, half=True)
 
 
-def export_starter(state_folder: Path, folder: Path) -> dict:
-    """Write every finished stage of ``state_folder`` into ``folder`` with a manifest; returns sizes in bytes.
+def export_face_id(weights: Path, folder: Path) -> None:
+    """Write the identity network from an .npz of face-api.js' weights in float16.
+
+    Raises:
+        CheckpointError: if the file is absent or holds something else.
+    """
+    try:
+        with np.load(weights) as arrays:
+            packed = pack_half(state_of_face_api(arrays))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{weights}: {error}; name face-api.js' face recognition weights as .npz") from error
+    save_model(folder / "face_id.safetensors", {PACKED: packed}, {"kind": "face_id", "face_id": FaceIdConfig().to_dict()})
+
+
+def export_starter(state_folder: Path, folder: Path, *, face_id: Path | None = None) -> dict:
+    """Write every finished stage of ``state_folder``, and ``face_id``, into ``folder`` with a manifest; returns sizes in bytes.
 
     Files in ``folder`` of stages that have no state stay as they are.
     """
@@ -59,4 +76,6 @@ def export_starter(state_folder: Path, folder: Path) -> dict:
     if landmarks is not None:
         save_model(folder / "landmarks_net.safetensors", landmarks["average"],
                    {"kind": "landmarks", "landmarks": STARTER_LANDMARKS.to_dict(), "images": landmarks["seen"]}, half=True)
+    if face_id is not None:
+        export_face_id(face_id, folder)
     return json.loads(json.dumps(write_starter_manifest(folder)))
