@@ -101,7 +101,8 @@ def small_state(size=16, width=8):
                       f"{prefix}.affine.weight": torch.randn(width, width, generator=rng)}
             if name != "torgb":
                 state |= {f"{prefix}.noise_const": torch.randn(side, side, generator=rng),
-                          f"{prefix}.noise_strength": torch.tensor(0.1), f"{prefix}.resample_filter": taps[:, None] * taps / 64}
+                          f"{prefix}.noise_strength": torch.tensor(0.1),
+                          f"{prefix}.resample_filter": taps[:, None] * taps / 64}
         side *= 2
     return state
 

@@ -55,15 +55,15 @@ class ProjectionSettings:
         penalty: of the features' mean square distance from the moved ones, in units of their deviation.
     """
 
-    steps: int = 40
+    steps: int = 30
     weights: tuple[float, ...] = STARTER_WEIGHTS
     lr: float = 0.02
     feature_lr: float = 0.05
     decay: float = 0.4
-    landmark_weight: float = 0.4
+    landmark_weight: float = 0.3
     heat_weight: float = 0.002
     image_weight: float = 1.0
-    identity_weight: float = 0.3
+    identity_weight: float = 0.05
     penalty: float = 1e-3
 
     def __post_init__(self) -> None:
