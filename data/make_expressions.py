@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Make the bundled expressions from faces of the starter generator: no photo of a person is behind them.
 
-Landmarks of sampled faces are found by the heat-map network. Neutral is the mean of the faces with a closed mouth and its
-mirror image; every other expression adds to it, of the few faces that show it most, the mean displacement of the
-landmarks that carry it. A closed eye is one whose upper lid lies on its lower lid. Each mouth that opens names the face
-that lends the inside of it.
+Landmarks of sampled faces are found by the heat-map network. Neutral is the mean of the faces with the least open mouths and
+its mirror image, its lips shut. Smile and raised brows add to it the mean displacement of those landmarks in the few faces
+that show it most, scaled up. For the open mouth the jaw is turned down; for the wink an upper lid is laid on its lower lid.
+Each mouth that opens names the face that lends the inside of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from pipeline.sampling import base_images, batches
 SEED, FACES, PSI, MOST = 11, 240, 0.9, 6
 PATH = Path(__file__).parent / "expressions.json"
 BROWS, MOUTH = REGIONS["brows"], REGIONS["mouth"]
+# Sampled faces smile and raise their brows less than people do: their displacements are scaled up.
+SMILE, RAISE = 1.8, 3.0
+# How far a jaw drops, as a share of the picture's side.
+DROP = 0.07
+UPPER, LOWER, OVER_LIP, UNDER_LIP = range(49, 54), range(55, 60), [61, 62, 63], [67, 66, 65]
 
 
 def mirrored(points: np.ndarray) -> np.ndarray:
@@ -40,7 +45,7 @@ def traits(points: np.ndarray) -> dict[str, np.ndarray]:
         points[:, 54] - points[:, 48], axis=1) / unit, "brows": (eyes - points[:, BROWS, 1].mean(axis=1)) / unit}
 
 
-def closed(points: np.ndarray, eye: slice) -> np.ndarray:
+def winking(points: np.ndarray, eye: slice) -> np.ndarray:
     """Return landmarks [68, 2] with the upper lid of one eye on its lower lid."""
     result, first = points.copy(), eye.start
     for upper, lower in ((first + 1, first + 5), (first + 2, first + 4)):
@@ -48,22 +53,38 @@ def closed(points: np.ndarray, eye: slice) -> np.ndarray:
     return result
 
 
+def shut(points: np.ndarray) -> np.ndarray:
+    """Return landmarks [68, 2] whose lips meet in the middle between them, but for a tenth of their gap."""
+    result, gap = points.copy(), (points[UNDER_LIP] - points[OVER_LIP]).mean(axis=0)
+    result[[*UPPER, *OVER_LIP]] += 0.45 * gap
+    result[[*LOWER, *UNDER_LIP]] -= 0.45 * gap
+    return result
+
+
+def opened(points: np.ndarray) -> np.ndarray:
+    """Return landmarks [68, 2] with the jaw turned down and the corners of the mouth a little inwards."""
+    result = points.copy()
+    result[[*LOWER, *UNDER_LIP], 1] += DROP
+    result[5:12, 1] += 0.7 * DROP
+    corners = [48, 54, 60, 64]
+    result[corners, 1] += 0.3 * DROP
+    result[MOUTH, 0] = 0.5 + 0.95 * (result[MOUTH, 0] - 0.5)
+    return result
+
+
 def expressions(points: np.ndarray) -> dict[str, dict]:
     """Return the named expressions of the landmarks [N, 68, 2] of the sampled faces."""
     trait, even = traits(points), (points + mirrored(points)) / 2.0
-    quiet = even[trait["open"] < np.quantile(trait["open"], 0.35)]
-    neutral = quiet.mean(axis=0)
-    made = {"neutral": (neutral, None)}
+    mean = even[trait["open"] < np.quantile(trait["open"], 0.35)].mean(axis=0)
+    neutral = shut(mean)
     # A smile shows teeth: wide, and open.
-    order = {"smile": trait["width"] - 0.5 * np.abs(trait["open"] - np.quantile(trait["open"], 0.8)),
-             "open mouth": trait["open"] - 0.5 * trait["width"], "raised brows": trait["brows"]}
-    for name, score in order.items():
-        best = np.argsort(-score)[:MOST]
-        part = BROWS if name == "raised brows" else MOUTH
-        moved = neutral.copy()
-        moved[part] = even[best].mean(axis=0)[part]
-        made[name] = (moved, None if name == "raised brows" else int(best[0]))
-    made["wink"] = (closed(neutral, EYES[1]), None)
+    wide = np.argsort(np.abs(trait["open"] - np.quantile(trait["open"], 0.8)) - 2.0 * trait["width"])[:MOST]
+    high, most = np.argsort(-trait["brows"])[:MOST], int(np.argmax(trait["open"] - 0.5 * trait["width"]))
+    smile, raised = neutral.copy(), neutral.copy()
+    smile[MOUTH] += SMILE * (even[wide].mean(axis=0) - mean)[MOUTH]
+    raised[BROWS] += RAISE * (even[high].mean(axis=0) - mean)[BROWS]
+    made = {"neutral": (neutral, None), "smile": (smile, int(wide[0])), "open mouth": (opened(neutral), most),
+            "raised brows": (raised, None), "wink": (winking(neutral, EYES[1]), None)}
     return {name: {"landmarks": np.round(shape, 4).tolist(),
                    "donor": None if face is None else {"seed": SEED, "index": face, "truncation_psi": PSI}}
             for name, (shape, face) in made.items()}
