@@ -150,7 +150,9 @@ def test_discriminator_comes_along(tmp_path):
     image = torch.randn(4, 3, 16, 16)
     assert torch.equal(again(image), critic(image))
     path = write(tmp_path / "my cats.pkl", {"G_ema": network(small_state()), "D": network(ada_names(critic))})
+    direct = load_base(path, with_discriminator=True)
     loaded = load_base(import_file(path), with_discriminator=True)
+    assert direct.fingerprint == loaded.fingerprint and torch.equal(direct.discriminator(image), critic(image))
     assert torch.equal(loaded.discriminator(image), critic(image)) and loaded.generator.config.size == 16
 
 

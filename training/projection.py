@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from data.landmarks68 import EYES, REGIONS
@@ -289,7 +289,7 @@ class Projector:
         """Return the picture [1, 3, S, S] of a face by the generator."""
         return self.generator.synthesis(face.w_plus, noise=self.generator.fixed_noise(), feature_transforms=face.transforms())
 
-    def _objective(self, person: Person, moved: Tensor, goal: Tensor, settings: ProjectionSettings) -> nn.Module | Callable:
+    def _objective(self, person: Person, moved: Tensor, goal: Tensor, settings: ProjectionSettings) -> Callable[[Tensor], Tensor]:
         pulls, unit = settings.pulls.to(goal), eye_unit(goal)
         identity = None if self.identity is None or not settings.identity_weight else self.identity(person.photo)
         maps: list[Tensor] = []
