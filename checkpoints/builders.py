@@ -20,6 +20,7 @@ from checkpoints.io import (
     read_torch,
     take_vector,
 )
+from checkpoints.nvidia import read_nvidia
 from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir, find_style, official_path, starter_dir, style_names
 from models.deformable import generator_config_from_state
@@ -65,6 +66,8 @@ def load_base(
         w_avg = take_vector(path, tensors, "w_avg", generator_config.style_dim)
         generator = build_strict(lambda: Generator(generator_config), tensors, what=str(path))
         discriminator = load_starter_discriminator(path.parent) if with_discriminator else None
+    elif path.suffix == ".pkl":
+        generator, discriminator, w_avg = _nvidia_base(path, with_discriminator)
     else:
         generator, discriminator, w_avg = _official_base(path, with_discriminator)
     generator.requires_grad_(False).eval().to(device)
@@ -80,6 +83,18 @@ def load_starter_discriminator(folder: Path) -> Discriminator:
     tensors, config = load_model(path, kind="discriminator")
     found = read_config(path, config, "discriminator", DiscriminatorConfig.from_dict)
     return build_strict(lambda: Discriminator(found), tensors, what=str(path))
+
+
+def _nvidia_base(path: Path, with_discriminator: bool) -> tuple[Generator, Discriminator | None, Tensor]:
+    """Read a network pickle of stylegan2-ada-pytorch as data."""
+    made, critic = read_nvidia(path)
+    if with_discriminator and critic is None:
+        raise CheckpointError(f"{path}: holds no discriminator D, which is needed here; use a pickle with one")
+    generator = build_strict(lambda: Generator(made.config), made.state, what=f"{path}: part G_ema")
+    discriminator = None
+    if with_discriminator:
+        discriminator = build_strict(lambda: Discriminator(critic.config), critic.state, what=f"{path}: part D")
+    return generator, discriminator, made.w_avg.float()
 
 
 def _official_base(path: Path, with_discriminator: bool) -> tuple[Generator, Discriminator | None, Tensor]:

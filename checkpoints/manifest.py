@@ -15,6 +15,7 @@ from torch import Tensor
 from checkpoints.builders import OFFICIAL_BASE
 from checkpoints.codes import read_codes
 from checkpoints.features import encoder_config_of, latent_avg_of, split_encoder, vit_state
+from checkpoints.inert import is_plain_pickle
 from checkpoints.io import (
     CheckpointError,
     atomic_write,
@@ -27,6 +28,7 @@ from checkpoints.io import (
     save_model,
     take_vector,
 )
+from checkpoints.nvidia import import_nvidia
 from checkpoints.official import check_official, describe_parts, official_keys, recognise
 from checkpoints.paths import OFFICIAL_VITS, bundled_styles_dir, checkpoints_dir, official_names, starter_dir
 from checkpoints.starter_manifest import LICENCE, ORIGINS, PURPOSES, sha256_of
@@ -206,6 +208,8 @@ def import_file(path: Path) -> Path:
     if path.suffix == ".safetensors":
         prove_style(path)
         return _import_style(path, path.name)
+    if is_plain_pickle(path):
+        return import_nvidia(path, official=OFFICIAL_BASE)
     state = read_torch(path)
     kind = recognise(state)
     if kind is None:

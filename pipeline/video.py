@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from pipeline.align import align_face, photo_corners
 from pipeline.batch import file_state, settings_digest
 from pipeline.cli import UserError
 from pipeline.paste import paste_back
+from pipeline.smoothing import Jitter, OneEuro
 from pipeline.stylize import Crop, Stylizer
 from pipeline.tracking import FaceTracker, Track
 from styles.controls import Look
@@ -75,6 +76,17 @@ class VideoReport:
         return self.jitter_out / self.jitter_in if self.jitter_in else float("nan")
 
 
+class Drawer(Protocol):
+    """What draws the frames of one clip in order."""
+
+    settings: VideoSettings
+    totals: dict[str, Any]
+
+    def pictures(self, frame: video_io.ClipFrame, *, at: float) -> Iterator[video_io.ClipFrame]: ...
+    def state(self) -> dict[str, Any]: ...
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
 class ClipDrawer:
     """Restyles the frames of one clip in order; its state can be saved between segments.
 
@@ -91,6 +103,10 @@ class ClipDrawer:
         self.tracker = FaceTracker(stylizer.finder, smooth=settings.smooth, faces=stylizer.faces, every=settings.every)
         self.totals = {"frames": 0, "faceless": 0, "in": [0.0, 0], "out": [0.0, 0]}
         self.last: float | None = None
+
+    def pictures(self, frame: video_io.ClipFrame, *, at: float) -> Iterator[video_io.ClipFrame]:
+        """Yield what becomes of one frame, which was filmed at ``at`` seconds."""
+        yield replace(frame, image=self.draw(frame.image, at=at))
 
     def draw(self, image: Image.Image, *, at: float) -> Image.Image:
         """Return the restyled frame, which was filmed at ``at`` seconds."""
@@ -135,33 +151,36 @@ class ClipDrawer:
 
     def state(self) -> dict[str, Any]:
         """Return plain values from which ``load`` goes on exactly."""
-        tracker, tracks = self.tracker, []
-        for track in self.tracker.tracks:
-            tracks.append({
-                "landmarks": track.landmarks, "raw": track.raw, "frame": track.frame, "missed": track.missed,
-                "points": track.points.state(), "scale": track.points.scale, "latent": track.latent.state(),
-                "outline": track.outline.state(),
-                "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent})
-        return {"totals": self.totals, "last": self.last, "since": tracker.since, "cuts": tracker.cuts,
-                "small": tracker.small, "tracks": tracks}
+        return {"totals": self.totals, "last": self.last, **tracker_state(self.tracker)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        from pipeline.smoothing import Jitter, OneEuro
-
         self.totals, self.last = state["totals"], state["last"]
-        tracker = self.tracker
-        tracker.since, tracker.cuts = state["since"], state["cuts"]
-        tracker.small = None if state["small"] is None else np.asarray(state["small"], np.float32)
-        tracker.tracks = []
-        for row in state["tracks"]:
-            filters = [OneEuro(self.settings.smooth) for _ in range(3)]
-            for one, name in zip(filters, ("points", "latent", "outline")):
-                one.load({key: np.asarray(value) for key, value in row[name].items()})
-            filters[0].scale = row["scale"]
-            tracker.tracks.append(Track(
-                np.asarray(row["landmarks"]), np.asarray(row["raw"]), np.asarray(row["frame"]), *filters, row["missed"],
-                *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn"))))
+        load_tracker(self.tracker, state)
+
+
+def tracker_state(tracker: FaceTracker) -> dict[str, Any]:
+    """Return plain values and arrays from which ``load_tracker`` goes on exactly."""
+    tracks = [{"landmarks": track.landmarks, "raw": track.raw, "frame": track.frame, "missed": track.missed,
+               "points": track.points.state(), "scale": track.points.scale, "latent": track.latent.state(),
+               "outline": track.outline.state(), "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent}
+              for track in tracker.tracks]
+    return {"since": tracker.since, "cuts": tracker.cuts, "small": tracker.small, "tracks": tracks}
+
+
+def load_tracker(tracker: FaceTracker, state: dict[str, Any]) -> None:
+    """Go on from a state of ``tracker_state``, which may have been JSON."""
+    tracker.since, tracker.cuts = state["since"], state["cuts"]
+    tracker.small = None if state["small"] is None else np.asarray(state["small"], np.float32)
+    tracker.tracks = []
+    for row in state["tracks"]:
+        filters = [OneEuro(tracker.smooth) for _ in range(3)]
+        for one, name in zip(filters, ("points", "latent", "outline")):
+            one.load({key: np.asarray(value) for key, value in row[name].items()})
+        filters[0].scale = row["scale"]
+        tracker.tracks.append(Track(
+            np.asarray(row["landmarks"]), np.asarray(row["raw"]), np.asarray(row["frame"]), *filters, row["missed"],
+            *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn"))))
 
 
 def _plain(value: Any) -> Any:
@@ -236,41 +255,63 @@ def stylize_video(
     side = stylizer.size
     shape = replace(info, width=side, height=side) if settings.aligned else info
     digest = settings_digest(file=file_state(str(path)), look=repr(look), settings=asdict(settings), **(facts or {}))
-    start = time.monotonic()
-    with _work_folder(output, digest) as folder:
-        drawer = ClipDrawer(stylizer, look, settings)
-        done = _finished(folder)
-        if done:
-            drawer.load(json.loads((folder / f"{done - 1:06d}.json").read_text()))
-        if progress is not None and done:
-            progress(drawer.totals["frames"])
-        try:
-            done = _draw_segments(path, folder, drawer, done, info=shape, progress=progress)
-            segments = [folder / f"{number:06d}.nut" for number in range(done)]
-            video_io.assemble(output, segments, path if info.sound else None)
-        except (OSError, CheckpointError) as error:
-            raise WriteError(f"{output}: cannot be written ({getattr(error, 'strerror', None) or error}); free space and "
-                             "give the same command again: it goes on where it stopped") from error
-        for part in [*folder.glob("*.nut"), *folder.glob("*.json"), *folder.glob("*.part")]:
-            part.unlink(missing_ok=True)
+    start, drawer = time.monotonic(), ClipDrawer(stylizer, look, settings)
+    draw_clip(lambda first: video_io.read_frames(path, start=first), drawer, output=output, digest=digest, info=info,
+              shape=shape, sound=path if info.sound else None, progress=progress)
     totals = drawer.totals
     means = [total / count if count else float("nan") for total, count in (totals["in"], totals["out"])]
     return VideoReport(totals["frames"], totals["faceless"], drawer.tracker.cuts, time.monotonic() - start, *means,
                        info.sound)
 
 
+def draw_clip(
+    frames: Callable[[int], Iterator[video_io.ClipFrame]], drawer: Drawer, *, output: Path, digest: str,
+    info: video_io.ClipInfo, shape: video_io.ClipInfo, sound: Path | None, progress: Progress | None = None,
+) -> None:
+    """Draw the frames of a clip in segments that survive being killed, and write an MP4.
+
+    Args:
+        frames: returns the frames from a number on.
+        drawer: draws them; it goes on from the state after the last whole segment.
+        output: the MP4.
+        digest: of everything that changes the pictures.
+        info: of the clip.
+        shape: of the MP4; its time base is the one of the drawer's pictures.
+        sound: clip whose sound goes along, or None.
+        progress: called with the number of frames done.
+
+    Raises:
+        WriteError: if the output cannot be written; the segments that are done stay.
+    """
+    with _work_folder(output, digest) as folder:
+        done = _finished(folder)
+        if done:
+            drawer.load(json.loads((folder / f"{done - 1:06d}.json").read_text()))
+        if progress is not None and done:
+            progress(drawer.totals["frames"])
+        try:
+            done = _draw_segments(frames(done * drawer.settings.segment), folder, drawer, done, info=info, shape=shape,
+                                  progress=progress)
+            segments = [folder / f"{number:06d}.nut" for number in range(done)]
+            video_io.assemble(output, segments, sound)
+        except (OSError, CheckpointError) as error:
+            raise WriteError(f"{output}: cannot be written ({getattr(error, 'strerror', None) or error}); free space and "
+                             "give the same command again: it goes on where it stopped") from error
+        for part in [*folder.glob("*.nut"), *folder.glob("*.json"), *folder.glob("*.part")]:
+            part.unlink(missing_ok=True)
+
+
 def _draw_segments(
-    path: Path, folder: Path, drawer: ClipDrawer, done: int, *, info: video_io.ClipInfo, progress: Progress | None,
+    frames: Iterator[video_io.ClipFrame], folder: Path, drawer: Drawer, done: int, *, info: video_io.ClipInfo,
+    shape: video_io.ClipInfo, progress: Progress | None,
 ) -> int:
     """Draw the segments that are missing and return how many there are."""
     length = drawer.settings.segment
-    frames = video_io.read_frames(path, start=done * length)
 
     def segment(first: video_io.ClipFrame) -> Iterator[video_io.ClipFrame]:
         frame = first
         for count in range(length):
-            at = float(Fraction(frame.pts) * info.time_base)
-            yield replace(frame, image=drawer.draw(frame.image, at=at))
+            yield from drawer.pictures(frame, at=float(Fraction(frame.pts) * info.time_base))
             if progress is not None:
                 progress(1)
             if count + 1 < length:
@@ -280,7 +321,7 @@ def _draw_segments(
 
     # A clip whose frames all lie in finished segments has nothing more to give.
     while (first := next(frames, None)) is not None:
-        video_io.write_segment(folder / f"{done:06d}.nut", segment(first), info, quality=drawer.settings.quality)
+        video_io.write_segment(folder / f"{done:06d}.nut", segment(first), shape, quality=drawer.settings.quality)
         with atomic_write(folder / f"{done:06d}.json") as temporary:
             temporary.write_text(json.dumps(drawer.state(), default=_plain))
         done += 1
