@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from training.pretrain.faces import FacePack
 
-MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0, "residual": 60.0}
+MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0,
+           "residual": 60.0}
 SIZED = ("autoencoder", "gan")
 STARTED = ("gan", "encoder")
 TEACHED = ("autoencoder", "gan", "encoder")
