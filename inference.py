@@ -30,7 +30,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
     parser.add_argument("--lr", type=cli.finite_float, default=4.5e-2, help="learning rate of the optimisation")
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
-                        help="side in px of the features that are optimised beside the latents, 0 for latents alone")
+                        help="side in px of the features that are found beside the latents, 0 for latents alone")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
@@ -56,8 +56,8 @@ def networks(args: Namespace) -> dict:
     from pipeline.stylize import InversionSettings
 
     return {"style": args.style, "base": args.base, "encoder": args.encoder, "align": args.align, "faces": args.faces,
-            "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual), "device": cli.resolve_device(args.device),
-            "cache": args.cache or args.output / "latents"}
+            "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual),
+            "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents"}
 
 
 def run_clip(args: Namespace) -> int:
@@ -76,7 +76,9 @@ def run_clip(args: Namespace) -> int:
     stylizer.style.prepare(cli.look_of(args))
     output = args.output / f"{stylizer.style.name}_{args.input_image.stem}.mp4"
     settings = VideoSettings(args.smooth, aligned=args.clip_output == "face", colour=args.paste_color)
-    facts = {"style": stylizer.style.fingerprint, "base": stylizer.base.fingerprint, "faces": args.faces,
+    if stylizer.rows_alone:
+        cli.report(cli.ROWS_ALONE)
+    facts = {"style": stylizer.style.fingerprint, "networks": stylizer.digests(), "faces": args.faces,
              "inversion": args.inversion, "dtype": args.dtype}
     with tqdm(total=frames or None, desc="frames") as bar, \
             cli.autocast(stylizer.device, cli.resolve_dtype(args.dtype, stylizer.device)):
@@ -101,6 +103,8 @@ def run_photos(args: Namespace) -> int:
                              args.paste_back, args.paste_color)
     stylizer = build_stylizer(**settings.networks)
     stylizer.style.prepare(settings.look)
+    if stylizer.rows_alone:
+        cli.report(cli.ROWS_ALONE)
     photos = [photo.named(f"{stylizer.style.name}_") for photo in found]
     ledger = batch.Ledger(args.output, settings.digest(stylizer))
     jobs = min(args.jobs, len(photos))

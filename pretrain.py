@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
     from training.pretrain.faces import FacePack
 
-MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0}
+MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0,
+           "residual": 60.0}
 SIZED = ("autoencoder", "gan")
 STARTED = ("gan", "encoder")
 TEACHED = ("autoencoder", "gan", "encoder")
-PARALLEL = ("autoencoder", "gan", "encoder", "critic")
+PARALLEL = ("autoencoder", "gan", "encoder", "critic", "residual")
+STARTER = Path("checkpoints/starter")
 HELP = {
     "pack": "pack a folder or tar of aligned faces into one file",
     "autoencoder": "encoder and generator as an autoencoder; first at --size 64",
@@ -29,6 +31,7 @@ HELP = {
     "critic": "train the StyleGAN2 discriminator against the finished generator",
     "vit": "self-distilled vision transformer",
     "landmarks": "68 points: dlib's shape predictor, and the differentiable heat-map network",
+    "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
     "export": "write the starter files from what is trained",
 }
 
@@ -40,7 +43,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         stage = stages.add_parser(name, help=text, description=text)
         if name == "export":
             stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
-            stage.add_argument("--output", type=Path, default=Path("checkpoints/starter"), help="starter folder")
+            stage.add_argument("--output", type=Path, default=STARTER, help="starter folder")
             stage.add_argument("--face_id", type=Path, default=None, help="face-api.js' face recognition weights, .npz")
             continue
         stage.add_argument("--data", type=Path, required=True,
@@ -50,7 +53,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--output", type=Path, required=True, help="file to write, .npz")
         elif name == "landmarks":
-            stage.add_argument("--output", type=Path, default=Path("checkpoints/starter/landmarks.dat"), help="file")
+            stage.add_argument("--output", type=Path, default=STARTER / "landmarks.dat", help="file")
             stage.add_argument("--threads", type=cli.positive_int, default=2, help="threads of dlib's trainer")
             stage.add_argument("--part", choices=("both", "predictor", "network"), default="both", help="which to train")
             stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of the network's state")
@@ -66,6 +69,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         if name in STARTED:
             stage.add_argument("--start", type=Path, default=None,
                                help="folder of starter files to go on from, in place of the earlier stage")
+        if name == "residual":
+            stage.add_argument("--start", type=Path, default=STARTER,
+                               help="folder of starter files: generator and encoder to train against")
         if name in SIZED:
             stage.add_argument("--size", type=int, choices=(64, 128), default=128, help="side of the images in px")
     return parser.parse_args(argv)
@@ -111,6 +117,13 @@ def train(args: Namespace, device: torch.device) -> dict:
         from training.pretrain.encoder import train_encoder
 
         return train_encoder(pack, args.teacher, args.state, start=args.start, **given)
+    if args.stage == "residual":
+        from checkpoints.features import load_face_id
+        from losses.identity import IdentityLoss
+        from training.pretrain.residual import train_residual
+
+        identity = IdentityLoss(load_face_id(device=device).module).embed
+        return train_residual(pack, args.state, start=args.start, identity=identity, **given)
     from training.pretrain.critic import train_critic
 
     return train_critic(pack, args.state, **given)

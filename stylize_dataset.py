@@ -23,6 +23,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
                         help="how photos become latents, as in inference.py")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
+    parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
+                        help="side in px of the features that are found beside the latents, 0 for latents alone")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
     parser.add_argument("--faces", choices=("largest", "all"), default="largest", help="which faces of a photo")
@@ -57,12 +59,15 @@ def run(args: Namespace) -> int:
         raise cli.UserError(f"{report}: --report must end in .csv or .parquet")
     settings = dataset.DatasetSettings(
         str(find_style(args.style).resolve()), str(args.output.resolve()), cli.look_of(args), args.inversion,
-        args.steps, args.align, args.faces, absolute(args.base), absolute(args.encoder), args.device)
+        args.steps, args.align, args.faces, absolute(args.base), absolute(args.encoder), args.device,
+        args.residual)
     photos = dataset.read_paths(args.input, column=args.column)
     cli.ensure_dir(args.output)
     # Built here too, so that wrong weights are told of before any worker starts; the driver may have no GPU.
-    style = dataset.build_stylizer(replace(settings, device="cpu")).style
-    digest = settings.digest(style.fingerprint)
+    stylizer = dataset.build_stylizer(replace(settings, device="cpu"))
+    if stylizer.rows_alone:
+        cli.report(cli.ROWS_ALONE)
+    digest = settings.digest(stylizer.style.fingerprint, *stylizer.digests().values())
     ledger = Ledger(args.output, digest)
     kept = {photo: ledger.earlier(photo) for photo in photos}
     rows = [row | {"worker": ""} for row in kept.values() if row is not None]

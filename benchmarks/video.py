@@ -25,6 +25,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--seconds", type=cli.finite_float, default=10.0, help="length of the clip")
     parser.add_argument("--size", type=cli.positive_int, default=512, help="side of the clip in px")
     parser.add_argument("--smooth", type=cli.finite_float, default=0.5, help="smoothing over time, 0 to 1")
+    parser.add_argument("--residual", type=int, choices=(0, 32), default=32,
+                        help="side in px of the features that are found beside the latents, 0 for latents alone")
     parser.add_argument("--output", type=Path, default=Path("outputs/video"), help="output folder")
     cli.add_common(parser, outdir=False, seed=3)
     return parser.parse_args(argv)
@@ -104,11 +106,12 @@ def sheet(clips: Sequence[Path], path: Path, *, columns: int = 8) -> None:
 def run(args: Namespace) -> int:
     import av
 
-    from pipeline.stylize import build_stylizer
+    from pipeline.stylize import InversionSettings, build_stylizer
     from pipeline.video import VideoSettings, stylize_video
 
     cli.ensure_dir(args.output)
-    stylizer = build_stylizer(args.style, device=cli.resolve_device(args.device))
+    stylizer = build_stylizer(args.style, inversion=InversionSettings(residual=args.residual),
+                              device=cli.resolve_device(args.device))
     clip, result = args.output / "clip.mp4", args.output / f"clip_{stylizer.style.name}.mp4"
     make_clip(clip, stylizer.base, frames=round(args.seconds * RATE), size=args.size, seed=args.seed)
     settings = VideoSettings(smooth=args.smooth)
@@ -120,6 +123,7 @@ def run(args: Namespace) -> int:
     print(json.dumps({
         "frames": report.frames, "rate": rate, "sound_frames": sound, "jitter_in": round(report.jitter_in, 5),
         "jitter_out": round(report.jitter_out, 5), "jitter_ratio": round(report.jitter_ratio, 3), "smooth": args.smooth,
+        "residual": args.residual,
         "s_per_frame": round(report.seconds / report.frames, 3), "faceless": report.faceless,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
     return 0

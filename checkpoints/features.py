@@ -25,6 +25,7 @@ from models.e4e import E4EConfig, E4EEncoder
 from models.face_id import FaceIdConfig, FaceIdNet
 from models.landmarks import LandmarkConfig, LandmarkNet
 from models.psp import PSPEncoder
+from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
 from models.stylegan2 import Generator, GeneratorConfig
 
 OFFICIAL_ENCODER = "e4e_ffhq_encode.pt"
@@ -127,6 +128,30 @@ def latent_avg_of(path: Path, value: object, config: E4EConfig) -> Tensor:
         return value.float().reshape(-1, width).expand(rows, width).contiguous()
     got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
     raise CheckpointError(f"{path}: misshapen latent_avg: got {got}, expected [{rows}, {width}]; get the file again")
+
+
+@dataclass(frozen=True)
+class ResidualFinder:
+    """A residual encoder, the digest of the generator whose features it predicts, and its own digest."""
+
+    module: ResidualEncoder
+    generator: str
+    fingerprint: str
+
+
+def load_residual_encoder(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> ResidualFinder:
+    """Load the encoder of residuals, see ``models.residual_encoder``: "starter" or a file.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or of another kind.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / "residual.safetensors" if text == "starter" else Path(text)
+    tensors, config = load_model(path, kind="residual")
+    found = read_config(path, config, "residual", ResidualEncoderConfig.from_dict)
+    module = build_strict(lambda: ResidualEncoder(found), tensors, what=str(path))
+    module.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    return ResidualFinder(module, str(config.get("generator", "")), fingerprint(module.state_dict()))
 
 
 def load_vit(

@@ -15,6 +15,7 @@ PURPOSES = {
     "generator.safetensors": "StyleGAN2 generator, 128 px",
     "discriminator.safetensors": "StyleGAN2 discriminator, 128 px, for the patch heads",
     "encoder.safetensors": "e4e encoder, 128 px",
+    "residual.safetensors": "encoder of what a photo shows beyond its latents, as features at 32 px",
     "vit.safetensors": "vision transformer, patch 8, 12 blocks, for the directional and consistency losses",
     "landmarks.dat": "dlib shape predictor, 68 points",
     "landmarks_net.safetensors": "heat-map landmark network, 68 points, 128 px, differentiable",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,14 @@ class GeneratorConfig:
     def noise_size(self, layer: int) -> int:
         """Return the resolution in px of convolution ``layer``."""
         return 2 ** ((layer + 5) // 2)
+
+
+class Halfway(NamedTuple):
+    """A synthesis after the second convolution at R px: features [N, C, R, R], and the image [N, 3, R/2, R/2] to which those
+    are yet to be added, None at 4 px."""
+
+    features: Tensor
+    image: Tensor | None
 
 
 class ConstantInput(nn.Module):
@@ -198,29 +206,73 @@ class Generator(nn.Module):
         Raises:
             ValueError: for a wrong latent shape, noise count or transform index.
         """
-        expected = [self.config.n_latent, self.config.style_dim]
-        if w_plus.ndim != 3 or list(w_plus.shape[1:]) != expected:
-            raise ValueError(f"expected w_plus [N, {expected[0]}, {expected[1]}], got {list(w_plus.shape)}")
-        if len(noise) != self.config.n_layers:
-            raise ValueError(f"expected {self.config.n_layers} noise maps, got {len(noise)}")
+        self._check(w_plus, noise)
         transforms, on_image = dict(feature_transforms or {}), dict(image_transforms or {})
         unknown = [index for index in transforms if not 0 <= index < self.config.n_layers]
         unknown += [index for index in on_image if index not in range(2, self.config.n_layers, 2)]
         if unknown:
             raise ValueError(f"transforms index {unknown} outside 0..{self.config.n_layers - 1}, for the image even and not 0")
+        x = self._convolve(self.conv1, self.input(w_plus.shape[0]), 0, w_plus, noise, transforms)
+        return self._draw(Halfway(x, None), 0, w_plus, noise, transforms, on_image)
 
-        def convolve(layer: StyledConv, x: Tensor, index: int) -> Tensor:
-            arguments = (x, w_plus[:, index], noise[index])
-            x = layer(*arguments) if self.recompute is None else self.recompute(layer, *arguments)
-            return transforms[index](x) if index in transforms else x
+    def halfway(self, w_plus: Tensor, *, noise: Sequence[Tensor], resolution: int) -> Halfway:
+        """Run the layers up to ``layer_at(resolution)``; arguments as in ``synthesis``.
 
-        x = convolve(self.conv1, self.input(w_plus.shape[0]), 0)
-        image = self.to_rgb1(x, w_plus[:, 1])
-        for block, to_rgb in enumerate(self.to_rgbs):
-            index = 2 * block + 1
-            x = convolve(self.convs[index - 1], x, index)
-            x = convolve(self.convs[index], x, index + 1)
-            if index + 1 in on_image:
-                image = on_image[index + 1](image)
-            image = to_rgb(x, w_plus[:, index + 2], image)
-        return image
+        Raises:
+            ValueError: for a wrong latent shape or noise count, or a resolution that the generator does not have.
+        """
+        self._check(w_plus, noise)
+        if resolution not in self.config.channels:
+            raise ValueError(f"the generator has no features of {resolution} px; choose one of {sorted(self.config.channels)}")
+        x, image = self._convolve(self.conv1, self.input(w_plus.shape[0]), 0, w_plus, noise, {}), None
+        for block in range(layer_at(resolution) // 2):
+            image = self._to_rgb(x, image, block, w_plus)
+            x = self._convolve_twice(x, block, w_plus, noise, {})
+        return Halfway(x, image)
+
+    def finish(self, half: Halfway, w_plus: Tensor, *, noise: Sequence[Tensor], resolution: int) -> Tensor:
+        """Run the layers that follow ``halfway`` at ``resolution``, perhaps with other features.
+
+        Both parts of ``half`` may be cut to one even square of their pixels, and the noise to the same place; the image is
+        that of the square then, but for a few pixels along its edge.
+
+        Returns:
+            [N, 3, size, size], or what corresponds to the square.
+        """
+        self._check(w_plus, noise)
+        return self._draw(half, layer_at(resolution) // 2, w_plus, noise, {}, {})
+
+    def _check(self, w_plus: Tensor, noise: Sequence[Tensor]) -> None:
+        expected = [self.config.n_latent, self.config.style_dim]
+        if w_plus.ndim != 3 or list(w_plus.shape[1:]) != expected:
+            raise ValueError(f"expected w_plus [N, {expected[0]}, {expected[1]}], got {list(w_plus.shape)}")
+        if len(noise) != self.config.n_layers:
+            raise ValueError(f"expected {self.config.n_layers} noise maps, got {len(noise)}")
+
+    def _convolve(self, layer: StyledConv, x: Tensor, index: int, w_plus: Tensor, noise: Sequence[Tensor],
+                  transforms: FeatureTransforms) -> Tensor:
+        arguments = (x, w_plus[:, index], noise[index])
+        x = layer(*arguments) if self.recompute is None else self.recompute(layer, *arguments)
+        return transforms[index](x) if index in transforms else x
+
+    def _convolve_twice(self, x: Tensor, block: int, w_plus: Tensor, noise: Sequence[Tensor],
+                        transforms: FeatureTransforms) -> Tensor:
+        for index in (2 * block + 1, 2 * block + 2):
+            x = self._convolve(self.convs[index - 1], x, index, w_plus, noise, transforms)
+        return x
+
+    def _to_rgb(self, x: Tensor, image: Tensor | None, block: int, w_plus: Tensor) -> Tensor:
+        """Add to the image what the features show that enter ``block``."""
+        if block == 0:
+            return self.to_rgb1(x, w_plus[:, 1])
+        return self.to_rgbs[block - 1](x, w_plus[:, 2 * block + 1], image)
+
+    def _draw(self, half: Halfway, first: int, w_plus: Tensor, noise: Sequence[Tensor],
+              transforms: FeatureTransforms, on_image: FeatureTransforms) -> Tensor:
+        x, image = half
+        for block in range(first, len(self.to_rgbs)):
+            image = self._to_rgb(x, image, block, w_plus)
+            x = self._convolve_twice(x, block, w_plus, noise, transforms)
+            if 2 * block + 2 in on_image:
+                image = on_image[2 * block + 2](image)
+        return self._to_rgb(x, image, len(self.to_rgbs), w_plus)

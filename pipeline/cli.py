@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 8192
 DEFAULT_STYLE = "flat"  # a bundled one
+ROWS_ALONE = ("no residual encoder fits this base and --residual: faces are inverted by latents alone and look less like the "
+              "person; --inversion e4e+optimize finds the rest")
 
 
 class UserError(ValueError):

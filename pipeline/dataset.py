@@ -48,10 +48,11 @@ class DatasetSettings:
     base: str | None = None
     encoder: str | None = None
     device: str = "cpu"
+    residual: int = 32
 
-    def digest(self, fingerprint: str) -> str:
-        """Return what a record must agree with to count: all that changes pictures, and the style's content."""
-        return settings_digest(**vars(self) | {"style": fingerprint, "output": "", "device": "", "look": repr(self.look)})
+    def digest(self, *fingerprints: str) -> str:
+        """Return what a record must agree with to count: all that changes pictures, and the content of style and networks."""
+        return settings_digest(**vars(self) | {"style": fingerprints, "output": "", "device": "", "look": repr(self.look)})
 
 
 def read_paths(source: Path, *, column: str = "path") -> list[Photo]:
@@ -134,7 +135,8 @@ def build_stylizer(settings: DatasetSettings) -> Stylizer:
 
     return stylize.build_stylizer(
         settings.style, base=settings.base, encoder=settings.encoder, align=settings.align, faces=settings.faces,
-        inversion=stylize.InversionSettings(settings.inversion, settings.steps), device=settings.device)
+        inversion=stylize.InversionSettings(settings.inversion, settings.steps, residual=settings.residual),
+        device=settings.device)
 
 
 @contextlib.contextmanager

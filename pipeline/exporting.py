@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from checkpoints import atomic_write
-from checkpoints.builders import Encoder
+from checkpoints.builders import Base, Encoder
+from checkpoints.features import ResidualFinder
 from models.face import Face
+from models.residual_encoder import residual_of
 from pipeline.cli import UserError
 from styles.controls import Control, Look
 from styles.protocol import Style
@@ -75,25 +77,45 @@ class Exported:
     torch_seconds: float
 
 
-class PhotoGraph(nn.Module):
-    """Encoder and style in one: an aligned face to its restyled image.
+class Inverter(nn.Module):
+    """Aligned faces to rows of latents and the features beside them.
 
     Args:
-        graph: of the style, see ``Style.graph``.
-        encoder: makes its latents.
+        encoder: makes the rows.
+        beside: the residual encoder and the base it was made for; None leaves the rows alone.
         size: side of the photo in px, a multiple of the encoder's.
     """
 
-    def __init__(self, graph: nn.Module, encoder: Encoder, *, size: int) -> None:
+    def __init__(self, encoder: Encoder, beside: tuple[ResidualFinder, Base] | None, *, size: int) -> None:
         super().__init__()
-        self.inner, self.encoder = graph, encoder.module
-        self.shrink = size // encoder.input_size
+        self.encoder, self.shrink = encoder.module, size // encoder.input_size
+        self.residual, self.generator = (beside[0].module, beside[1].generator) if beside else (None, None)
+        if beside and beside[0].module.config.input_size != encoder.input_size:
+            raise ValueError(f"expected a residual encoder of {encoder.input_size} px, got {self.residual.config.input_size}")
         self.register_buffer("latent_avg", encoder.latent_avg, persistent=False)
+
+    def forward(self, photo: Tensor) -> tuple[Tensor, Tensor | None]:
+        """photo [N, 3, size, size] in [-1, 1] -> w_plus [N, L, D] and residual [N, C, R, R] or None."""
+        photo = F.avg_pool2d(photo, self.shrink) if self.shrink > 1 else photo
+        w_plus = self.encoder(photo) + self.latent_avg
+        return w_plus, None if self.residual is None else residual_of(self.residual, self.generator, photo, w_plus)
+
+
+class PhotoGraph(nn.Module):
+    """Encoders and style in one: an aligned face to its restyled image.
+
+    Args:
+        graph: of the style, see ``Style.graph``.
+        inverter: makes its faces.
+    """
+
+    def __init__(self, graph: nn.Module, inverter: Inverter) -> None:
+        super().__init__()
+        self.inner, self.inverter = graph, inverter
 
     def forward(self, photo: Tensor, *values: Tensor) -> Tensor:
         """photo [N, 3, size, size] in [-1, 1], one [N] per control -> image [N, 3, S, S]."""
-        photo = F.avg_pool2d(photo, self.shrink) if self.shrink > 1 else photo
-        return self.inner(self.encoder(photo) + self.latent_avg, None, *values)
+        return self.inner(*self.inverter(photo), *values)
 
 
 class LatentGraph(nn.Module):
@@ -227,19 +249,20 @@ def compare(run: Runner, reference: Callable[[dict[str, Tensor]], Tensor], sets:
     return error, min(times), min(torch_times)
 
 
-def reference_of(style: Style, encoder: Encoder | None, *, shrink: int) -> Callable[[dict[str, Tensor]], Tensor]:
+def reference_of(style: Style, inverter: Inverter | None) -> Callable[[dict[str, Tensor]], Tensor]:
     """Return the project's own way from the inputs of a graph to the image, which the graph must equal."""
     def run(inputs: dict[str, Tensor]) -> Tensor:
         values = dict(inputs)
         w_plus, photo = values.pop("w_plus", None), values.pop("photo", None)
-        if w_plus is None:
-            w_plus = encoder.module(F.avg_pool2d(photo, shrink)) + encoder.latent_avg
-        return style.draw(Face(w_plus), Look(**{name: float(value[0]) for name, value in values.items()}))
+        face = Face(w_plus) if inverter is None else Face(*inverter(photo))
+        return style.draw(face, Look(**{name: float(value[0]) for name, value in values.items()}))
 
     return run
 
 
-def export_style(path: Path, style: Style, encoder: Encoder | None, *, config: ExportConfig) -> Exported:
+def export_style(
+    path: Path, style: Style, encoder: Encoder | None, *, config: ExportConfig, residual: ResidualFinder | None = None,
+) -> Exported:
     """Write one file, check it, and only then give it its name.
 
     Args:
@@ -247,6 +270,7 @@ def export_style(path: Path, style: Style, encoder: Encoder | None, *, config: E
         style: on the CPU.
         encoder: on the CPU; needed for the part ``photo``.
         config: what to write.
+        residual: on the CPU; made for the style's base. None inverts photos by rows alone.
 
     Returns:
         Facts of the file and of its comparison with PyTorch.
@@ -257,16 +281,17 @@ def export_style(path: Path, style: Style, encoder: Encoder | None, *, config: E
     """
     if config.format == "onnx":
         require(*ONNX_PACKAGES)
-    inner, size, shrink = style.graph().eval(), None, 1
+    inner, size, inverter = style.graph().eval(), None, None
     if config.part == "photo":
         if encoder is None:
             raise ValueError("the part 'photo' needs an encoder")
         size = photo_size(encoder, config.size)
-        graph, shrink = PhotoGraph(inner, encoder, size=size).eval(), size // encoder.input_size
+        inverter = Inverter(encoder, None if residual is None else (residual, style.base), size=size).eval()
+        graph = PhotoGraph(inner, inverter).eval()
     else:
         graph = LatentGraph(inner).eval()
     sets = samples(style, inner.inputs, config, size)
-    reference = reference_of(style, encoder, shrink=shrink)
+    reference = reference_of(style, inverter)
     side = reference(sets[-1]).shape[3]
     write, load = (write_onnx, open_onnx) if config.format == "onnx" else (write_torchscript, open_torchscript)
     with atomic_write(path) as temporary:

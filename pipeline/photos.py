@@ -35,9 +35,9 @@ class PhotoSettings:
 
     def digest(self, stylizer: Stylizer) -> str:
         """Return a digest of everything that changes the pictures: the options and the content of all weights."""
-        encoder, align = stylizer.encoder, self.networks["align"]
+        align = self.networks["align"]
         return settings_digest(
-            style=stylizer.style.fingerprint, base=stylizer.base.fingerprint, encoder=encoder and encoder.fingerprint,
+            style=stylizer.style.fingerprint, networks=stylizer.digests(),
             landmarks=align and content_digest(landmarks_path()), faces=self.networks["faces"],
             inversion=self.networks["inversion"], look=repr(self.look), dtype=self.dtype, paste_back=self.paste_back,
             colour=self.paste_back and self.colour)

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, Encoder, load_encoder
+from checkpoints.features import ResidualFinder, load_residual_encoder
 from data.images import to_pil, to_tensor
 from losses.perceptual import InversionLoss
 from models.face import Face
+from models.residual_encoder import residual_of
 from pipeline.align import align_face, photo_corners
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
@@ -39,8 +41,8 @@ MAX_SHIFT = 0.15
 @dataclass(frozen=True)
 class InversionSettings:
     """How photos become faces: ``mode`` of ``INVERSIONS``, optimisation ``steps``, learning rate ``lr``, the share
-    ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features that are
-    optimised beside the rows of latents, 0 for rows alone."""
+    ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features that are found
+    beside the rows of latents, 0 for rows alone."""
 
     mode: str = "e4e"
     steps: int = 100
@@ -110,6 +112,7 @@ class Stylizer:
         style: any kind of style.
         base: the generator that inversions are made for.
         encoder: needed by every mode but ``optimize``.
+        residual: predicts the features beside the encoder's rows, where an optimisation begins too; None leaves them at zero.
         objective: maker of the inversion objective, called only when latents are optimised.
         settings: how to invert.
         cache: where latents are kept.
@@ -120,10 +123,11 @@ class Stylizer:
     def __init__(
         self, style: Style, base: Base, *, encoder: Encoder | None, objective: Callable[[], InversionLoss],
         settings: InversionSettings, cache: LatentCache, finder: FaceFinder | None, faces: str | int = "largest",
+        residual: ResidualFinder | None = None,
     ) -> None:
         if settings.mode != "optimize" and encoder is None:
             raise ValueError(f"inversion {settings.mode!r} needs an encoder")
-        self.style, self.base, self.encoder = style, base, encoder
+        self.style, self.base, self.encoder, self.residual = style, base, encoder, residual
         self.settings, self.cache, self.finder, self.faces = settings, cache, finder, faces
         self._make_objective, self._objective = objective, None
         self.device = base.w_avg.device
@@ -164,25 +168,47 @@ class Stylizer:
         image = to_tensor(aligned, self.encoder.input_size).to(self.device)
         return self.encoder.module(image) + self.encoder.latent_avg
 
+    @torch.no_grad()
+    def completed(self, aligned: Image.Image, w_plus: Tensor) -> Face:
+        """Return the face of rows [1, L, 512] with the features that the residual encoder sees beside them."""
+        if self.residual is None:
+            return Face(w_plus)
+        photo = to_tensor(aligned, self.residual.module.config.input_size).to(self.device)
+        return Face(w_plus, residual_of(self.residual.module, self.base.generator, photo, w_plus).float())
+
+    @property
+    def rows_alone(self) -> bool:
+        """Whether features beside the rows are asked for, but nothing finds them."""
+        return self.settings.mode == "e4e" and self.settings.residual > 0 and self.residual is None
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of the networks that photos are inverted by."""
+        parts = {"generator": self.base, "encoder": self.encoder, "residual_encoder": self.residual}
+        return {name: part.fingerprint for name, part in parts.items() if part is not None}
+
+    def invert_frame(self, aligned: Image.Image, steady: Callable[[Tensor], Tensor]) -> Face:
+        """Return the face of a clip's frame, its rows made steady before what is found from them."""
+        if self.settings.mode == "e4e":
+            return self.completed(aligned, steady(self.encode(aligned)))
+        face = self.invert(aligned)
+        return face.with_rows(steady(face.w_plus))
+
     def invert(self, aligned: Image.Image) -> Face:
         """Return the one face of an aligned photo, from the cache where it is there."""
         settings = self.settings
-        facts = settings.facts() | {"generator": self.base.fingerprint}
-        if settings.mode != "optimize":
-            facts["encoder"] = self.encoder.fingerprint
-        key = self.cache.key(aligned, **facts)
+        key = self.cache.key(aligned, **settings.facts(), **self.digests())
         found = self.cache.get(key)
         if found is not None:
             return found.to(self.device)
         if settings.mode == "optimize":
             face = Face(self.base.generator.broadcast(self.base.w_avg[None]).clone())
         else:
-            face = Face(self.encode(aligned))
+            face = self.completed(aligned, self.encode(aligned))
         if settings.mode != "e4e":
             self._objective = self._objective or self._make_objective()
             target = to_tensor(aligned, self.size).to(self.device)
             face = invert(target, self.base.generator, w_init=face.w_plus, objective=self._objective,
-                          residual=settings.features(), **settings.schedule())
+                          residual=settings.features(), residual_init=face.residual, **settings.schedule())
         if face.residual is not None:
             # As the cache keeps it, so that the first run draws what later ones draw.
             face = replace(face, residual=face.residual.half().float())
@@ -244,8 +270,23 @@ def build_stylizer(
     loaded = load_style(style, device=device)
     ground = base_of(loaded, name=base)
     made = load_encoder(encoder or base or loaded.encoder_name, device=device) if inversion.mode != "optimize" else None
+    # Optimisation ends a little nearer to the photo from a residual of zero, with a sixth of its square.
+    beside = residual_encoder(ground, inversion.residual, device=device) if inversion.mode == "e4e" else None
     return Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
-                    cache=LatentCache(cache), finder=FaceFinder() if align else None, faces=faces)
+                    cache=LatentCache(cache), finder=FaceFinder() if align else None, faces=faces, residual=beside)
+
+
+def residual_encoder(base: Base, resolution: int, *, device: torch.device | str) -> ResidualFinder | None:
+    """Return the starter's residual encoder if it was made for this generator and these features, else None.
+
+    Raises:
+        CheckpointError: if its file is damaged.
+    """
+    if not resolution or base.name == "official":
+        return None
+    found = load_residual_encoder(device=device)
+    fits = found.generator == base.fingerprint and found.module.config.resolution == resolution
+    return found if fits else None
 
 
 def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *, colour: str = "style") -> Image.Image:

@@ -136,9 +136,11 @@ class ClipDrawer:
         side = self.stylizer.size
         crop = Crop(align_face(image, track.landmarks, output_size=side),
                     photo_corners(track.landmarks, image.size, output_size=side), track.landmarks)
-        found = self.stylizer.invert(crop.image)
-        rows = torch.from_numpy(track.latent(found.w_plus.cpu().numpy(), seconds=seconds)).to(found.w_plus)
-        return self.stylizer.restyle(found.with_rows(rows), look=self.look, landmarks=crop.places()), crop
+        def steady(rows: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(track.latent(rows.cpu().numpy(), seconds=seconds)).to(rows)
+
+        found = self.stylizer.invert_frame(crop.image, steady)
+        return self.stylizer.restyle(found, look=self.look, landmarks=crop.places()), crop
 
     def _measure(self, image: Image.Image, result: Image.Image, track: Track) -> None:
         unit = float(eye_distance(track.landmarks))

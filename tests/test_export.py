@@ -14,9 +14,11 @@ from PIL import Image
 
 import export
 from checkpoints.builders import load_base, load_encoder
+from checkpoints.features import load_residual_encoder
 from data.images import read_image, to_pil, to_tensor
 from models.deformable import DeformableGenerator
 from models.face import Face
+from models.residual_encoder import residual_of
 from models.stylegan2 import Generator, GeneratorConfig
 from pipeline import exporting
 from styles.controls import Look
@@ -73,11 +75,13 @@ def drawn(style, w_plus, alpha) -> torch.Tensor:
 
 
 def expected_picture(alpha: float) -> np.ndarray:
-    """Return what the project makes of the bundled face with the encoder alone, [S, S, 3]."""
+    """Return what the project makes of the bundled face with the encoders alone, [S, S, 3]."""
     style, encoder = load_style("toy"), load_encoder("starter")
+    photo = to_tensor(read_image(FACE), encoder.input_size)
     with torch.no_grad():
-        w_plus = encoder.module(to_tensor(read_image(FACE), encoder.input_size)) + encoder.latent_avg
-    return np.asarray(to_pil(drawn(style, w_plus, alpha))).astype(int)
+        w_plus = encoder.module(photo) + encoder.latent_avg
+        residual = residual_of(load_residual_encoder().module, style.base.generator, photo, w_plus)
+    return np.asarray(to_pil(style.draw(Face(w_plus, residual), Look(alpha=alpha)))).astype(int)
 
 
 def test_onnx_generator_equals_pytorch_at_latents_the_export_has_not_seen(tmp_path):
@@ -163,11 +167,15 @@ def test_missing_packages_and_wrong_sizes_are_one_line(tmp_path, monkeypatch, ca
 
 def test_larger_photos_are_averaged_in_the_graph():
     style, encoder = load_style("toy"), load_encoder("starter")
-    graph = exporting.PhotoGraph(style, encoder, size=256).eval()
+    beside = load_residual_encoder(), style.base
+
+    def graph(size: int) -> exporting.PhotoGraph:
+        return exporting.PhotoGraph(style.graph(), exporting.Inverter(encoder, beside, size=size)).eval()
+
     photo = to_tensor(read_image(FACE), 128)
     with torch.no_grad():
-        doubled = graph(photo.repeat_interleave(2, 2).repeat_interleave(2, 3), torch.ones(1))
-        plain = exporting.PhotoGraph(style, encoder, size=128).eval()(photo, torch.ones(1))
+        doubled = graph(256)(photo.repeat_interleave(2, 2).repeat_interleave(2, 3), torch.ones(1))
+        plain = graph(128)(photo, torch.ones(1))
     assert torch.allclose(doubled, plain, atol=1e-4)
 
 

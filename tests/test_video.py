@@ -99,9 +99,9 @@ class FakeStylizer:
     def __init__(self, finder=None, pause=0.0):
         self.finder, self.pause = finder or FakeFinder(), pause
 
-    def invert(self, aligned):
+    def invert_frame(self, aligned, steady):
         time.sleep(self.pause)
-        return InvertedFace(torch.from_numpy(np.asarray(aligned.resize((4, 4)), np.float32)).reshape(1, 6, 8))
+        return InvertedFace(steady(torch.from_numpy(np.asarray(aligned.resize((4, 4)), np.float32)).reshape(1, 6, 8)))
 
     def outlines(self, crop, result):
         return crop.places(), crop.places() * 1.01

@@ -18,7 +18,7 @@ from training.pretrain.faces import FacePack, is_photo_name
 
 
 class MissingStageError(ValueError):
-    """An earlier stage has not been run; the message names its file."""
+    """An earlier stage has not been run, or with other weights; the message names its file."""
 
 
 class Clock:
@@ -122,11 +122,19 @@ class RandomFaces:
 
     def __call__(self, n: int) -> Tensor:
         """Return [n, 3, S, S] in [-1, 1]."""
+        return self.images(*self.choose(n))
+
+    def choose(self, n: int) -> tuple[Tensor, Tensor]:
+        """Return the numbers [n] of random faces in the pack, and whether each is mirrored, [n] bool."""
         index = self._draw(self.train, n)
         if self.photo_share is not None:
             chosen = torch.rand(n, generator=self.rng) < self.photo_share
             index = torch.where(chosen, self._draw(self.photos, n), self._draw(self.others, n))
-        return self.pack.batch(index, flip=torch.rand(n, generator=self.rng) < 0.5).to(self.device)
+        return index, torch.rand(n, generator=self.rng) < 0.5
+
+    def images(self, index: Tensor, flip: Tensor) -> Tensor:
+        """Return the faces [n, 3, S, S] in [-1, 1] that ``choose`` has drawn."""
+        return self.pack.batch(index, flip=flip).to(self.device)
 
     def _draw(self, faces: Tensor, n: int) -> Tensor:
         return faces[torch.randint(len(faces), (n,), generator=self.rng)]

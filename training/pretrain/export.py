@@ -17,6 +17,7 @@ from training.pretrain.autoencoder import starter_encoder_config, starter_genera
 from training.pretrain.common import load_state
 from training.pretrain.critic import STARTER_DISCRIMINATOR
 from training.pretrain.landmark_network import STARTER_LANDMARKS
+from training.pretrain.residual import STARTER_RESIDUAL
 from training.pretrain.vit import STARTER_VIT
 
 
@@ -34,6 +35,14 @@ def _export_encoder(weights: dict, images: int, folder: Path) -> None:
     latent_avg = torch.zeros(config.n_styles, config.style_dim)
     save_model(folder / "encoder.safetensors", {**weights, "latent_avg": latent_avg},
                {"kind": "encoder", "encoder": config.to_dict(), "images": images}, half=True)
+
+
+def _export_residual(state: dict | None, folder: Path) -> None:
+    if state is not None:
+        # It predicts the features of the generator that it was trained against, and of no other, so it names that one.
+        save_model(folder / "residual.safetensors", state["average"],
+                   {"kind": "residual", "residual": STARTER_RESIDUAL.to_dict(), "images": state["seen"],
+                    "generator": state["generator"]}, half=True)
 
 
 def export_face_id(weights: Path, folder: Path) -> None:
@@ -76,6 +85,7 @@ def export_starter(state_folder: Path, folder: Path, *, face_id: Path | None = N
     if landmarks is not None:
         save_model(folder / "landmarks_net.safetensors", landmarks["average"],
                    {"kind": "landmarks", "landmarks": STARTER_LANDMARKS.to_dict(), "images": landmarks["seen"]}, half=True)
+    _export_residual(load_state(state_folder / "residual.pt"), folder)
     if face_id is not None:
         export_face_id(face_id, folder)
     return json.loads(json.dumps(write_starter_manifest(folder)))
