@@ -51,6 +51,8 @@ class FineTuner:
         ValueError: for shapes or settings that do not fit the networks.
     """
 
+    terms = TERMS
+
     def __init__(
         self, generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, config: FineTuneConfig,
         pair: Pair, latents: Tensor, landmark_net: nn.Module | None = None,
@@ -262,6 +264,18 @@ class FineTuner:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             rows = [self.base.synthesis(w_plus, noise=noise)]
             return rows + [self.ema.synthesis(w_plus, alpha=alpha, noise=noise).image for alpha in alphas]
+
+    @property
+    def total(self) -> int:
+        """Number of steps of the whole run."""
+        return self.config.iterations
+
+    def sheet(self) -> dict[str, Tensor]:
+        """Return rows of images of the current averages: the pair, undeformed samples, stylized ones by alpha."""
+        base, *stylized = self.preview()
+        rows = {"source, target, adversarial reference": torch.cat(tuple(self.pair)), "base": base}
+        return rows | {f"stylized, alpha {alpha}": images
+                       for alpha, images in zip((0.0, 0.5, 1.0), stylized, strict=True)}
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"deformable": self.deformable, "ema": self.ema, "patch": self.patch, "path_penalty": self.path_penalty}

@@ -1,4 +1,4 @@
-"""A fine-tuning run from its first to its last step: progress, saved states, reports, and a clean stop."""
+"""A training run from its first to its last step: progress, saved states, reports, and a clean stop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from models.stylegan2 import Generator
 from training.config import FineTuneConfig
-from training.finetune import TERMS, FineTuner, Pair
+from training.finetune import Pair
 from training.inversion import invert
 from training.report import LossTable, contact_sheet, plot_losses
 from training.state import STATE_FILE, save_state
+from training.trainer import Trainer
 
 SHORT = {"adversarial": "adv", "directional": "dir", "reference": "ref"}
 
@@ -90,6 +91,7 @@ class Session:
         save_every, sheet_every: intervals in steps; 0 means only at the end.
         resume_hint: the command that continues the run.
         quiet: show no progress bar.
+        label: what the progress bar calls the run.
     """
 
     folder: Path
@@ -98,39 +100,37 @@ class Session:
     sheet_every: int = 50
     resume_hint: str = "the same command with --resume"
     quiet: bool = False
+    label: str = "fine-tuning"
 
     @property
     def state_path(self) -> Path:
         """The state file."""
         return self.folder / STATE_FILE
 
-    def save(self, tuner: FineTuner) -> None:
+    def save(self, tuner: Trainer) -> None:
         """Save the state."""
         save_state(self.state_path, tuner, run=self.run)
 
-    def sheet(self, tuner: FineTuner) -> None:
-        """Save a contact sheet of the current averages: the pair, undeformed samples, stylized ones by alpha."""
-        base, *stylized = tuner.preview()
-        rows = {"source, target, adversarial reference": torch.cat(tuple(tuner.pair)), "base": base}
-        rows |= {f"stylized, alpha {alpha}": images for alpha, images in zip((0.0, 0.5, 1.0), stylized, strict=True)}
-        contact_sheet(self.folder / f"sheet_{tuner.step_count:05d}.png", rows)
+    def sheet(self, tuner: Trainer) -> None:
+        """Save a contact sheet of where the run is."""
+        contact_sheet(self.folder / f"sheet_{tuner.step_count:05d}.png", tuner.sheet())
 
-    def train(self, tuner: FineTuner, *, on_step: Callable[[FineTuner], None] | None = None) -> None:
+    def train(self, tuner: Trainer, *, on_step: Callable[[Trainer], None] | None = None) -> None:
         """Run the steps that are left.
 
         Raises:
             Interrupted: after SIGINT, when the state is saved.
-            DivergedError: see ``FineTuner.step``; the last saved state stays.
+            DivergedError: see ``Trainer.step``; the last saved state stays.
         """
-        table = LossTable(self.folder / "losses.csv", TERMS)
+        table = LossTable(self.folder / "losses.csv", tuner.terms)
         table.rewrite(tuner.history)
         if tuner.step_count == 0:
             for stale in self.folder.glob("sheet_*.png"):
                 stale.unlink()
             self.save(tuner)
             self.sheet(tuner)
-        total = tuner.config.iterations
-        with stop_on_sigint() as flag, tqdm(total=total, initial=tuner.step_count, desc="fine-tuning",
+        total = tuner.total
+        with stop_on_sigint() as flag, tqdm(total=total, initial=tuner.step_count, desc=self.label,
                                             disable=self.quiet) as bar:
             while tuner.step_count < total:
                 values = tuner.step()
@@ -148,9 +148,9 @@ class Session:
         self.sheet(tuner)
         plot_losses(self.folder / "losses.png", tuner.history)
 
-    def _regular(self, tuner: FineTuner) -> None:
+    def _regular(self, tuner: Trainer) -> None:
         """Do what is due after a step that is not the last."""
-        if tuner.step_count == tuner.config.iterations:
+        if tuner.step_count == tuner.total:
             return
         if self.save_every and tuner.step_count % self.save_every == 0:
             self.save(tuner)
@@ -159,10 +159,10 @@ class Session:
             plot_losses(self.folder / "losses.png", tuner.history)
 
 
-def describe(tuner: FineTuner) -> str:
+def describe(tuner: Trainer) -> str:
     """Return every loss term in one line; a term that is not computed in every step shows its last value."""
     parts = []
-    for name in TERMS:
+    for name in tuner.terms:
         known = [row[name] for row in tuner.history[-100:] if row[name] == row[name]]
         if known:
             parts.append(f"{SHORT.get(name, name)} {known[-1]:.3g}")

@@ -1,4 +1,4 @@
-"""The saved state of a fine-tuning run: one file, replaced as a whole, that holds only tensors and plain values."""
+"""The saved state of a training run: one file, replaced as a whole, that holds only tensors and plain values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 
 from checkpoints.io import CheckpointError, atomic_write, load_model, read_torch
 from training.config import FineTuneConfig
-from training.finetune import FineTuner, Pair
+from training.finetune import Pair
+from training.trainer import Trainer
 
 KIND, FORMAT = "training-state", 1
 STATE_FILE = "state.pt"
 
 
-def save_state(path: Path, tuner: FineTuner, *, run: Mapping[str, Any]) -> None:
+def save_state(path: Path, tuner: Trainer, *, run: Mapping[str, Any]) -> None:
     """Write the tuner's state atomically.
 
     Whenever the process is killed, the file is the previous state or this one, never part of one.
@@ -34,11 +35,11 @@ def save_state(path: Path, tuner: FineTuner, *, run: Mapping[str, Any]) -> None:
         torch.save(payload, temporary)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Read a state file and remove what a killed save left beside it.
+def read_run(path: Path) -> dict[str, Any]:
+    """Read a state file of any trainer and remove what a killed save left beside it.
 
     Returns:
-        {"run": facts, "tuner": state, "config": FineTuneConfig, "pair": Pair, "latents": [2, L, D], "path": path}.
+        {"run": facts, "tuner": state, "path": path}.
 
     Raises:
         CheckpointError: if the file is missing, damaged or of another kind.
@@ -48,19 +49,33 @@ def read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: holds no training state; start again without --resume")
     if payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: has format {payload.get('format')}, expected {FORMAT}; start again without --resume")
-    try:
-        tuner = payload["tuner"]
-        found = {"run": payload["run"], "tuner": tuner, "config": FineTuneConfig.from_dict(tuner["config"]),
-                 "pair": Pair(**tuner["pair"]), "latents": tuner["latents"], "path": path}
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: is no complete training state ({error}); start again without --resume") from error
+    if not isinstance(payload.get("tuner"), dict) or not isinstance(payload.get("run"), dict):
+        raise CheckpointError(f"{path}: is no complete training state; start again without --resume")
     for leftover in path.parent.glob(f".{path.name}.*.part"):
         leftover.unlink(missing_ok=True)
-    return found
+    return {"run": payload["run"], "tuner": payload["tuner"], "path": path}
 
 
-def restore(tuner: FineTuner, state: Mapping[str, Any]) -> None:
-    """Load the state of ``read_state`` into a tuner built for it.
+def read_state(path: Path) -> dict[str, Any]:
+    """Read the state file of a fine-tuning run, see ``read_run``.
+
+    Returns:
+        {"run": facts, "tuner": state, "config": FineTuneConfig, "pair": Pair, "latents": [2, L, D], "path": path}.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another kind.
+    """
+    found = read_run(path)
+    try:
+        tuner = found["tuner"]
+        return {**found, "config": FineTuneConfig.from_dict(tuner["config"]), "pair": Pair(**tuner["pair"]),
+                "latents": tuner["latents"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no complete training state ({error}); start again without --resume") from error
+
+
+def restore(tuner: Trainer, state: Mapping[str, Any]) -> None:
+    """Load the state of ``read_run`` or ``read_state`` into a trainer built for it.
 
     Raises:
         CheckpointError: if it does not fit the tuner's networks.
