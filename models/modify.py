@@ -6,7 +6,7 @@ the paper), the last xi rows how it is drawn (w_h); the remapping network makes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -134,3 +134,8 @@ class StyleModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return D(E(image)) of images [N, 3, S, S], eq. 1 on style images and eq. 7 on photos."""
         return self.decode(self.encode(image))
+
+
+def version_z(seeds: Sequence[int], width: int) -> Tensor:
+    """Return z [N, width] of versions by their seeds, each drawn from a generator of its own."""
+    return torch.cat([torch.randn(1, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -243,9 +243,10 @@ def build_stylizer(
     device = torch.device(device)
     loaded = load_style(style, device=device)
     ground = base_of(loaded, name=base)
+    loaded.cache = kept = LatentCache(cache)
     made = load_encoder(encoder or ground.name, device=device) if inversion.mode != "optimize" else None
     return Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
-                    cache=LatentCache(cache), finder=FaceFinder() if align else None, faces=faces)
+                    cache=kept, finder=FaceFinder() if align else None, faces=faces)
 
 
 def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *, colour: str = "style") -> Image.Image:

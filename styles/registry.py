@@ -22,7 +22,8 @@ from styles.protocol import Style
 # Modules of further kinds, separated by commas; each calls ``register`` when it is imported.
 PLUGINS = "STYLE_KINDS"
 # Files of older versions do not name their kind: they hold the first.
-KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle"}
+KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle",
+                                       "modify": "styles.modify:ModifyStyle"}
 FIRST = "deformable"
 # What a released file holds, by ``checkpoints.official.recognise`` -> the kind that reads it.
 RELEASED = {"style": "deformable"}
