@@ -71,8 +71,10 @@ def add_settings(parser: ArgumentParser, config: type[StageConfig], types: Mappi
         values = [getattr(each, field.name) for each in (published, starter)]
         shown = [",".join(v) or "all" if isinstance(v, tuple) else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
         default = shown[0] if shown[0] == shown[1] else f"{shown[0]}, starter {shown[1]}"
-        group.add_argument(f"--{field.name}", type=kinds[type(values[0]).__name__], default=None,
-                           choices=CHOICES.get(field.name), help=f"{HELP[field.name]} [{default}]".replace("%", "%%"))
+        spelled = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+        group.add_argument(*spelled, type=kinds[type(values[0]).__name__], default=None,
+                           metavar=None if field.name in CHOICES else field.name.split("_")[-1].upper(),
+                           choices=CHOICES.get(field.name), help=f"{HELP[field.name]} [{default}]")
 
 
 def choose_config(args: Namespace, config: type[Config], *, size: int, dtype: str, **changes: Any) -> Config:
