@@ -48,25 +48,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return args
 
 
-def aligner(size: int) -> Any:
-    """Return a function from a photo and its name to its largest face, aligned at ``size`` px."""
-    from pipeline.align import align_face
-    from pipeline.faces import FaceFinder
-
-    finder = FaceFinder()
-
-    def align(image: Any, name: str) -> Any:
-        faces = finder.find(image)
-        if not faces:
-            raise cli.UserError(f"{name}: no face found; give an aligned image and leave out --align")
-        return align_face(image, faces[0].landmarks, output_size=size)
-
-    return align
-
-
 def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) -> Any:
     """Return a new tuner at step 0, its pair inverted."""
     from checkpoints import builders
+    from pipeline.faces import face_aligner
     from training.inputs import read_pair
     from training.mixed import training_dtype
     from training.options import choose_config
@@ -74,7 +59,7 @@ def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) 
 
     size = base.generator.config.size
     config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))
-    pair = read_pair(args.source, args.target, args.style_ref, size=size, align=aligner(size) if args.align else None)
+    pair = read_pair(args.source, args.target, args.style_ref, size=size, align=face_aligner(size) if args.align else None)
     w_init = base.generator.broadcast(base.w_avg[None])
     if args.inversion_start == "encoder" or (args.inversion_start == "auto" and args.base == "starter"):
         encoder = builders.load_encoder("starter" if size <= 256 else "official", device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from checkpoints.builders import landmarks_path
+from pipeline.align import align_face
 from pipeline.cli import UserError
 
 DETECTION_SIDE = 1000
@@ -102,3 +103,19 @@ class FaceFinder:
             left, top, right, bottom = (corners / scale).flatten()
             faces.append(Face((left, top, right, bottom), (points - offset) / scale, float(score)))
         return faces
+
+
+def face_aligner(size: int) -> Callable[[Image.Image, str], Image.Image]:
+    """Return a function from a photo and its name to its largest face, aligned at ``size`` px.
+
+    It raises UserError, naming the photo, where it finds no face.
+    """
+    finder = FaceFinder()
+
+    def align(image: Image.Image, name: str) -> Image.Image:
+        faces = finder.find(image)
+        if not faces:
+            raise UserError(f"{name}: no face found; give an aligned image and leave out --align")
+        return align_face(image, faces[0].landmarks, output_size=size)
+
+    return align

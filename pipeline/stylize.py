@@ -272,8 +272,9 @@ def build_stylizer(
     made = load_encoder(encoder or base or loaded.encoder_name, device=device) if inversion.mode != "optimize" else None
     # Optimisation ends a little nearer to the photo from a residual of zero, with a sixth of its square.
     beside = residual_encoder(ground, inversion.residual, device=device) if inversion.mode == "e4e" else None
+    loaded.cache = kept = LatentCache(cache)
     return Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
-                    cache=LatentCache(cache), finder=FaceFinder() if align else None, faces=faces, residual=beside)
+                    cache=kept, finder=FaceFinder() if align else None, faces=faces, residual=beside)
 
 
 def residual_encoder(base: Base, resolution: int, *, device: torch.device | str) -> ResidualFinder | None:

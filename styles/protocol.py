@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,14 @@ from checkpoints.builders import Base, load_base
 from checkpoints.io import CheckpointError
 from models.face import Face
 from styles.controls import Control, FileValue, Look
+
+
+class FaceCache(Protocol):
+    """Where a kind may keep what it works out of a face at length, by a digest of everything that decides it."""
+
+    def get(self, key: str) -> Face | None: ...
+
+    def put(self, key: str, face: Face) -> None: ...
 
 
 class Style(ABC):
@@ -29,9 +37,13 @@ class Style(ABC):
         config: of its file: "base" {"name", "fingerprint"} says what it was trained from.
         fingerprint: digest of everything that changes its pictures.
         device: where it computes.
+
+    Attributes:
+        cache: what a kind may keep things in from one run to the next; None keeps nothing.
     """
 
     kind: ClassVar[str]
+    cache: FaceCache | None = None
 
     def __init__(self, name: str, config: Mapping[str, Any], fingerprint: str, *, device: torch.device) -> None:
         self.name, self.config, self.fingerprint, self.device = name, dict(config), fingerprint, torch.device(device)

@@ -23,7 +23,7 @@ from styles.protocol import Style
 PLUGINS = "STYLE_KINDS"
 # Files of older versions do not name their kind: they hold the first.
 KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle", "blend": "styles.blend:BlendStyle",
-                                       "dual": "styles.dualstyle:DualStyle"}
+                                       "dual": "styles.dualstyle:DualStyle", "modify": "styles.modify:ModifyStyle"}
 FIRST = "deformable"
 # What a released file holds, by ``checkpoints.official.recognise`` -> the kind that reads it.
 RELEASED = {"style": "deformable", "blend": "blend", "dual": "dual"}

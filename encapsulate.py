@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Encapsulate a folder of style images into networks: who gets the file restyles photos without ever seeing an image."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import cli
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    from training.modify_config import EncapsulationConfig
+    from training.modify_run import add_settings
+
+    parser = cli.ArgumentParser(prog="encapsulate.py", description=__doc__)
+    parser.add_argument("images", type=Path, help="folder of style images: aligned faces, or photos of drawings with --align")
+    parser.add_argument("--style", required=True, help="name of the new style, saved as checkpoints/NAME.safetensors")
+    parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=False,
+                        help="find and align the faces of the images first")
+    parser.add_argument("--base", default="starter", help="generator to start from: starter, official or a file")
+    parser.add_argument("--encoder", default=None, help="encoder to start from; the one of the base where not given")
+    parser.add_argument("--vit", default=None, help="ViT: starter, official or a file; what suits the base where not given")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
+    parser.add_argument("--save_every", type=cli.non_negative_int, default=50, help="steps between saved states")
+    parser.add_argument("--sheet_every", type=cli.non_negative_int, default=50, help="steps between contact sheets")
+    add_settings(parser, EncapsulationConfig, {"int": cli.non_negative_int, "float": cli.finite_float, "bool": cli.str2bool})
+    cli.add_common(parser)
+    parser.set_defaults(seed=None)
+    args = parser.parse_args(argv)
+    args.command = shlex.join(["python", "encapsulate.py", *(sys.argv[1:] if argv is None else argv)])
+    return args
+
+
+def build(args: Namespace, base: Any, encoder: Any, images: Any, config: Any) -> Any:
+    """Return a new stage at step 0."""
+    from copy import deepcopy
+
+    import torch
+
+    from models.modify import RemappingConfig, RemappingNetwork, StyleModel
+    from models.spatial_transformer import construction_rng
+    from training.modify import Encapsulator
+    from training.modify_judges import load_judges
+
+    shape = RemappingConfig(config.rows, base.generator.config.style_dim, config.n_mlp)
+    with construction_rng(torch.Generator().manual_seed(config.seed)):
+        remapping = RemappingNetwork(shape).to(images.device)
+    model = StyleModel(deepcopy(encoder.module), deepcopy(base.generator), remapping, encoder.latent_avg)
+    return Encapsulator(
+        model, deepcopy(base.discriminator), config=config,
+        judges=load_judges(args.vit, size=base.generator.config.size, device=images.device),
+        source=lambda step, rng: images.random(config.batch, mirror=config.mirror, rng=rng),
+        preview=images.batch(range(min(6, len(images)))))
+
+
+def run(args: Namespace) -> int:
+    from training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    from checkpoints.builders import checkpoints_dir, load_base, load_encoder
+    from pipeline.faces import face_aligner
+    from styles.modify import save_style
+    from training.folder import FolderImages
+    from training.mixed import training_dtype
+    from training.modify_config import EncapsulationConfig
+    from training.modify_run import check_run, choose_config, run_stage, saved_state, stored_config
+    from training.session import Interrupted
+    from training.state import refuse_existing, refuse_other_run
+
+    if Path(args.style).name != args.style or args.style.startswith("."):
+        raise cli.UserError(f"--style {args.style!r}: give a plain name without slashes")
+    device, folder = cli.resolve_device(args.device), args.outdir or Path("outputs/encapsulate") / args.style
+    output = checkpoints_dir() / f"{args.style}.safetensors"
+    cli.ensure_dir(folder), cli.ensure_dir(output.parent)
+    if not (args.resume or args.overwrite):
+        refuse_existing(output, folder)
+    state = saved_state(folder, resume=args.resume)
+    try:
+        config = (stored_config(args, EncapsulationConfig, state) if state else
+                  choose_config(args, EncapsulationConfig, size=0, dtype=training_dtype(args.dtype, device)))
+        base = load_base(args.base, device=device, with_discriminator=True)
+        encoder = load_encoder(args.encoder or args.base, device=device)
+        size = base.generator.config.size
+        if state is None:
+            config = choose_config(args, EncapsulationConfig, size=size, dtype=config.dtype)
+        images = FolderImages.read(args.images, size=size, align=face_aligner(size) if args.align else None, device=device)
+        stage = build(args, base, encoder, images, config)
+        facts = {"base": base.fingerprint, "encoder": encoder.fingerprint, "folder of images": images.digest}
+        if state is not None:
+            check_run(state, facts)
+            if not args.overwrite:
+                refuse_other_run(output, state["run"]["run"])
+        name = run_stage(stage, folder, state=state, facts=facts, args=args, label="encapsulating")
+    except Interrupted as error:
+        cli.report(error)
+        return 130
+    except (ArithmeticError, OSError, ValueError) as error:
+        raise cli.UserError(str(error)) from error
+    save_style(output, stage.model, stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
+               training={"settings": config.to_dict(), "steps": stage.step_count, "run": name})
+    print(output)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, lambda: parse(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,239 @@
+"""MODIFY: networks, terms, both stages of training, and folders of images."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from modify_worker import ENCODER, JUDGES, tiny_adapter, tiny_encapsulator, tiny_images, tiny_parts
+from torch import Tensor
+
+from checkpoints import CheckpointError
+from data.images import ImageError, save_image
+from losses.modify import (
+    RECONSTRUCTION_PHASE, STYLISATION, SWAPPING_PHASE, code_term, critic_terms, gradient_penalty, identity_loss,
+    reconstruction_loss, swapping_loss, weighted,
+)
+from models.modify import RemappingConfig, RemappingNetwork, StyleModel, version_z
+from training.folder import FolderImages
+from training.modify import adapt_to
+from training.modify_config import AdaptationConfig, EncapsulationConfig
+from training.objective import DivergedError
+from training.session import Session
+from training.state import read_run, restore, save_state
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """Names of networks and parts whose tensors differ."""
+    return {".".join(name.split(".")[:1]) for name in before if not torch.equal(before[name], after[name])}
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+def test_rows_are_swapped_above_the_content(rng: torch.Generator) -> None:
+    model, _ = tiny_parts()
+    codes, rows = torch.randn(2, 8, 16, generator=rng), torch.randn(2, 3, 16, generator=rng)
+    mixed = model.swapped(codes, rows)
+    assert model.first_style_row == 5
+    assert torch.equal(mixed[:, :5], codes[:, :5]) and torch.equal(mixed[:, 5:], rows)
+    assert torch.equal(model.swapped(codes, rows, strength=0.0), codes)
+    torch.testing.assert_close(model.swapped(codes, rows[:1], strength=0.25)[:, 5:], 0.75 * codes[:, 5:] + 0.25 * rows[:1])
+    with pytest.raises(ValueError, match="style rows"):
+        model.swapped(codes, rows[:, :2])
+
+
+def test_the_model_is_encoder_mean_latent_and_the_one_synthesis() -> None:
+    model, _ = tiny_parts()
+    image = tiny_images(2)
+    codes = model.encoder(image)
+    direct = model.generator.synthesis(codes + model.latent_avg, noise=model.generator.fixed_noise())
+    assert torch.equal(model(image), direct)
+    twice = image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(model.encode(twice), codes)
+
+
+def test_parts_that_do_not_fit_are_named(rng: torch.Generator) -> None:
+    model, _ = tiny_parts()
+    with pytest.raises(ValueError, match="fewer than 8 rows"):
+        StyleModel(model.encoder, model.generator, RemappingNetwork(RemappingConfig(8, 16, 1)), model.latent_avg)
+    with pytest.raises(ValueError, match="mean latent"):
+        StyleModel(model.encoder, model.generator, model.remapping, torch.zeros(7, 16))
+    with pytest.raises(ValueError, match=r"z \[N, 16\]"):
+        model.remapping(torch.randn(2, 15, generator=rng))
+    assert ENCODER.n_styles == 8
+
+
+def test_versions_depend_on_their_seed_alone() -> None:
+    both = version_z([3, 4], 16)
+    assert torch.equal(both[1:], version_z([4], 16)) and not torch.equal(both[0], both[1])
+
+
+# ---------------------------------------------------------------------------------------------------------------- terms
+def test_terms_have_known_values() -> None:
+    ones = torch.ones(2, 3, 4, 4)
+    assert float(reconstruction_loss(ones, -ones[:1])) == 4.0
+    e = torch.eye(3)
+    assert float(identity_loss(2 * e[:1], e[:1])) == pytest.approx(0.0, abs=1e-6)
+    assert float(identity_loss(e[:1], e[1:2])) == pytest.approx(1.0) and float(identity_loss(e[:1], -e[:1])) == pytest.approx(2.0)
+    codes = torch.zeros(2, 5, 4)
+    rows = torch.full((2, 2, 4), 3.0)
+    assert float(swapping_loss(rows, codes)) == pytest.approx(3.0 * 8**0.5)
+    assert float(code_term("style_rows", codes=codes, rows=rows, reencoded=codes)) == 9.0
+    assert float(code_term("all_rows", codes=codes, rows=rows, reencoded=codes)) == 0.0
+    assert float(critic_terms("wgan").critic(torch.tensor([2.0]), torch.tensor([5.0]))) == 3.0
+
+
+def test_a_linear_critic_has_a_known_penalty(rng: torch.Generator) -> None:
+    weight = torch.zeros(3, 2, 2)
+    weight[0, 0, 0], weight[1, 1, 1] = 3.0, 4.0
+    real, fake = torch.randn(2, 2, 3, 2, 2, generator=rng)
+    penalty = gradient_penalty(lambda x: (x * weight).sum(dim=(1, 2, 3)), real, fake, share=torch.rand(2, 1, 1, 1, generator=rng))
+    assert float(penalty) == pytest.approx(16.0)
+    flat = torch.zeros((), requires_grad=True)
+    penalty = gradient_penalty(lambda x: flat * x.sum(dim=(1, 2, 3)), real, fake, share=torch.rand(2, 1, 1, 1, generator=rng))
+    (gradient,) = torch.autograd.grad(penalty, flat)
+    assert bool(torch.isfinite(gradient))
+
+
+def test_swapping_loss_has_gradients_also_at_zero(rng: torch.Generator) -> None:
+    rows = torch.randn(2, 2, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    codes = torch.randn(2, 4, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(swapping_loss, (rows, codes))
+    (gradient,) = torch.autograd.grad(swapping_loss(rows, torch.cat([rows, rows], dim=1).detach()), rows)
+    assert float(gradient.abs().max()) == 0.0
+
+
+def test_weights_and_wrong_shapes() -> None:
+    assert sum(RECONSTRUCTION_PHASE.values()) == pytest.approx(2.7) and sum(SWAPPING_PHASE.values()) == pytest.approx(1.1)
+    terms = {"r": torch.tensor(2.0), "swap": torch.tensor(3.0)}
+    assert weighted(terms, RECONSTRUCTION_PHASE) == {"r": pytest.approx(1.6)}
+    with pytest.raises(ValueError, match="no weight for"):
+        weighted(terms, STYLISATION)
+    for call in (lambda: swapping_loss(torch.zeros(2, 3, 4), torch.zeros(2, 2, 4)), lambda: critic_terms("hinge"),
+                 lambda: identity_loss(torch.zeros(2, 3), torch.zeros(3, 3)),
+                 lambda: code_term("none", codes=torch.zeros(1), rows=torch.zeros(1), reencoded=torch.zeros(1))):
+        with pytest.raises(ValueError, match="got"):
+            call()
+
+
+# --------------------------------------------------------------------------------------------------------------- stages
+def test_each_phase_trains_its_networks() -> None:
+    stage = tiny_encapsulator()
+    first = deepcopy(stage.model.state_dict())
+    row = stage.step()
+    middle = deepcopy(stage.model.state_dict())
+    assert changed(first, middle) == {"encoder", "generator"}
+    assert row["r"] > 0 and row["critic"] == row["critic"] and row["swap"] != row["swap"]
+    stage.step()
+    before = deepcopy(stage.model.state_dict())
+    row = stage.step()
+    assert changed(before, stage.model.state_dict()) == {"remapping"}
+    assert row["swap"] > 0 and row["r"] != row["r"]
+    assert not any("running_mean" in name and not torch.equal(first[name], before[name]) for name in first)
+    everything = tiny_encapsulator(steps=0, swap_steps=1, swap_parts="all")
+    before = deepcopy(everything.model.state_dict())
+    everything.step()
+    assert changed(before, everything.model.state_dict()) == {"encoder", "generator", "remapping"}
+
+
+def test_released_forms_and_chosen_parts_train() -> None:
+    stage = tiny_encapsulator(critic_form="softplus", code_form="all_rows", penalty=0.0, encoder_parts=("styles.*",),
+                              generator_parts=("to_rgb*",))
+    before = deepcopy(stage.model.state_dict())
+    rows = [stage.step() for _ in range(stage.total)]
+    moved = {name for name in before if not torch.equal(before[name], stage.model.state_dict()[name])}
+    assert moved and all(name.startswith(("encoder.styles.", "generator.to_rgb", "remapping.")) for name in moved)
+    assert rows[0]["critic"] > 0 and rows[0]["penalty"] != rows[0]["penalty"]
+    with pytest.raises(ValueError, match="no parameter has a name like"):
+        tiny_encapsulator(encoder_parts=("nothing*",))
+
+
+@pytest.mark.parametrize("make", [tiny_encapsulator, tiny_adapter])
+def test_a_run_that_was_cut_off_goes_on_to_the_bit(make, tmp_path) -> None:  # noqa: ANN001
+    whole = make()
+    rows = [whole.step() for _ in range(4)]
+    for stop in (1, 3):
+        first, second = make(), make()
+        for _ in range(stop):
+            first.step()
+        save_state(tmp_path / "state.pt", first, run={"run": "0"})
+        restore(second, read_run(tmp_path / "state.pt"))
+        assert str([second.step() for _ in range(4 - stop)]) == str(rows[stop:])
+        for name, module in second.trained().items():
+            ours, theirs = module.state_dict(), whole.trained()[name].state_dict()
+            assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    with pytest.raises(CheckpointError, match="does not fit this run"):
+        state = read_run(tmp_path / "state.pt")
+        del state["tuner"]["networks"]["critic"]
+        restore(make(), state)
+
+
+def test_a_session_writes_table_plot_and_sheets(tmp_path) -> None:  # noqa: ANN001
+    stage = tiny_encapsulator()
+    Session(tmp_path, {"run": "0"}, save_every=1, sheet_every=2, quiet=True).train(stage)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"state.pt", "losses.csv", "losses.png", "sheet_00000.png", "sheet_00002.png", "sheet_00004.png"}
+    assert len((tmp_path / "losses.csv").read_text().splitlines()) == 5
+
+
+def test_adapting_moves_the_copy_alone_and_learns_the_photo() -> None:
+    stage = tiny_adapter(steps=30, lr=5e-3, encoder_parts=("styles.*.linear.*", "latlayer*"))
+    before, critic = deepcopy(stage.unadapted.state_dict()), deepcopy(stage.critic)
+    rows = [stage.step() for _ in range(stage.total)]
+    after = stage.unadapted.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    moved = {name for name, tensor in stage.model.encoder.state_dict().items() if not torch.equal(tensor, before[f"encoder.{name}"])}
+    assert moved and all(".linear." in name or name.startswith("latlayer") for name in moved)
+    mean = [sum(row["r"] for row in part) for part in (rows[:8], rows[-8:])]
+    assert mean[1] < 0.9 * mean[0]
+    assert not torch.equal(critic.final_conv[0].weight, stage.critic.final_conv[0].weight)
+
+
+def test_test_time_training_returns_codes_and_leaves_the_style() -> None:
+    model, critic = tiny_parts()
+    before = deepcopy({**model.state_dict(), **{f"c.{k}": v for k, v in critic.state_dict().items()}})
+    photo = tiny_images(1, seed=20)
+    with torch.no_grad():  # as styles draw
+        codes = adapt_to(photo, model, critic, config=AdaptationConfig(steps=20, lr=5e-3), judges=JUDGES)
+    after = {**model.state_dict(), **{f"c.{k}": v for k, v in critic.state_dict().items()}}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with torch.no_grad():
+        assert reconstruction_loss(model.decode(codes), photo) < 0.9 * reconstruction_loss(model(photo), photo)
+
+
+def test_numbers_that_are_not_finite_stop_before_the_weights(tmp_path) -> None:  # noqa: ANN001
+    stage = tiny_adapter(adv_weight=0.0)
+    before = deepcopy(stage.model.state_dict())
+    stage.source = lambda step, rng: torch.full((1, 3, 32, 32), float("nan"))
+    with pytest.raises(DivergedError, match="step 0"):
+        stage.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in stage.model.state_dict().items())
+
+
+def test_settings_are_checked_and_travel() -> None:
+    config = EncapsulationConfig.profile("starter", encoder_parts=["a*"])
+    assert EncapsulationConfig.from_dict(config.to_dict()) == config and config.rows == 5
+    assert EncapsulationConfig() == EncapsulationConfig.profile("published") and AdaptationConfig().steps == 20_000
+    for wrong in ({"lr": -1.0}, {"critic_form": "hinge"}, {"batch": 0}, {"code_form": "x"}, {"steps": 0, "swap_steps": 0},
+                  {"swap_weight": 0.0, "adv_z_weight": 0.0}, {"beta2": 1.0}, {"lr": float("nan")}):
+        with pytest.raises(ValueError, match="must be|nothing to train"):
+            EncapsulationConfig(**wrong)
+    with pytest.raises(ValueError, match="nothing to train"):
+        AdaptationConfig(r_weight=0.0, lpips_weight=0.0, id_weight=0.0, adv_weight=0.0)
+
+
+# --------------------------------------------------------------------------------------------------------------- images
+def test_a_folder_is_read_once_and_mirrored(tmp_path) -> None:  # noqa: ANN001
+    images = tiny_images(3)
+    for index, image in enumerate(images):
+        save_image(tmp_path / f"{index}.png", image)
+    folder = FolderImages.read(tmp_path, size=32)
+    assert len(folder) == 3 and folder.names == ("0.png", "1.png", "2.png")
+    torch.testing.assert_close(folder.batch([2, 0]), images[[2, 0]], atol=1 / 127, rtol=0)
+    flipped = folder.batch([1], flip=torch.tensor([True]))
+    assert torch.equal(flipped, folder.batch([1]).flip(3))
+    assert folder.digest != FolderImages(folder.pixels.flip(0), folder.names).digest
+    assert len(folder.random(5, mirror=True, rng=torch.Generator().manual_seed(0))) == 5
+    (tmp_path / "3.png").write_bytes(b"junk")
+    with pytest.raises(ImageError, match="3.png"):
+        FolderImages.read(tmp_path, size=32)

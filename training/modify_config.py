@@ -1,0 +1,148 @@
+"""Settings of MODIFY's two stages: the paper's as defaults, and the starter's profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from losses.modify import CODE_FORMS, CRITIC_FORMS, RECONSTRUCTION_PHASE, STYLISATION, SWAPPING_PHASE
+from training.config import DTYPES
+
+SWAP_PARTS = ("remapping", "all")
+Config = TypeVar("Config", bound="StageConfig")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What both stages share. Rates are Adam's; weights multiply terms; ``*_parts`` are patterns of parameter names as in
+    file names (``styles.*.linear.*``), nothing stands for all; the penalty is a term of the critic that bounds it, see
+    ``losses.modify.gradient_penalty``, in every ``penalty_every``-th step, times that number."""
+
+    PROFILES: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": {}}
+
+    batch: int = 4
+    lr: float = 1e-4
+    critic_lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    critic_form: str = "wgan"
+    penalty: float = 10.0
+    penalty_every: int = 1
+    mirror: bool = True
+    seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_parts") and not isinstance(value, str):
+                object.__setattr__(self, field.name, tuple(map(str, value)))
+            least = 1 if field.name in ("batch", "penalty_every", "rows") else 0
+            if isinstance(value, (int, float)) and not least <= value < float("inf"):
+                raise ValueError(f"{field.name} must be at least {least}, got {value}")
+        for name, allowed in (("critic_form", CRITIC_FORMS), ("dtype", DTYPES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if max(self.beta1, self.beta2) >= 1.0:
+            raise ValueError(f"beta1 and beta2 must be below 1, got {self.beta1} and {self.beta2}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+        """Rebuild a config from ``to_dict``; unknown names raise ValueError."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings {sorted(unknown)}")
+        return cls(**values)
+
+    @classmethod
+    def profile(cls: type[Config], name: str, **changes: Any) -> Config:
+        """Return the settings of a profile with some of them changed."""
+        if name not in cls.PROFILES:
+            raise ValueError(f"profile must be one of {sorted(cls.PROFILES)}, got {name!r}")
+        return cls(**{**cls.PROFILES[name], **changes})
+
+
+@dataclass(frozen=True)
+class EncapsulationConfig(StageConfig):
+    """Stage 1: ``steps`` of reconstruction with eq. 1 to 4, then ``swap_steps`` of swapping with eq. 5 and 6.
+
+    The first phase trains encoder and generator; the second the remapping network, with ``swap_parts`` "all" the other two
+    as well, of which the paper says nothing: alone it is mapped into an embedding space that stays as it is. ``rows`` is xi,
+    ``n_mlp`` the depth of the remapping network, ``remap_lr`` its rate, ``code_form`` the form of eq. 6.
+    """
+
+    steps: int = 150_000
+    swap_steps: int = 20_000
+    rows: int = 9
+    n_mlp: int = 8
+    remap_lr: float = 1e-4
+    r_weight: float = RECONSTRUCTION_PHASE["r"]
+    lpips_weight: float = RECONSTRUCTION_PHASE["lpips"]
+    id_weight: float = RECONSTRUCTION_PHASE["id"]
+    adv_r_weight: float = RECONSTRUCTION_PHASE["adv_r"]
+    swap_weight: float = SWAPPING_PHASE["swap"]
+    adv_z_weight: float = SWAPPING_PHASE["adv_z"]
+    code_form: str = "swapping"
+    swap_parts: str = "remapping"
+    encoder_parts: tuple[str, ...] = ()
+    generator_parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.code_form not in CODE_FORMS or self.swap_parts not in SWAP_PARTS:
+            raise ValueError(f"code_form must be one of {CODE_FORMS} and swap_parts one of {SWAP_PARTS}, got "
+                             f"{self.code_form!r} and {self.swap_parts!r}")
+        if not self.steps + self.swap_steps:
+            raise ValueError("nothing to train: steps and swap_steps are both 0")
+        for steps, weights in ((self.steps, self.reconstruction_weights), (self.swap_steps, self.swapping_weights)):
+            if steps and not any(weights.values()):
+                raise ValueError(f"nothing to train: the weights of {', '.join(weights)} are all 0")
+
+    @property
+    def reconstruction_weights(self) -> dict[str, float]:
+        """Weights of the first phase by term."""
+        return {"r": self.r_weight, "lpips": self.lpips_weight, "id": self.id_weight, "adv_r": self.adv_r_weight}
+
+    @property
+    def swapping_weights(self) -> dict[str, float]:
+        """Weights of the second phase by term."""
+        return {"swap": self.swap_weight, "adv_z": self.adv_z_weight}
+
+
+@dataclass(frozen=True)
+class AdaptationConfig(StageConfig):
+    """Stage 2: a copy of the encoder learns photos (eq. 7); generator and remapping network stay as they are."""
+
+    steps: int = 20_000
+    r_weight: float = STYLISATION["r"]
+    lpips_weight: float = STYLISATION["lpips"]
+    id_weight: float = STYLISATION["id"]
+    adv_weight: float = STYLISATION["adv"]
+    encoder_parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not any(self.weights.values()):
+            raise ValueError(f"nothing to train: the weights of {', '.join(self.weights)} are all 0")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights by term."""
+        return {"r": self.r_weight, "lpips": self.lpips_weight, "id": self.id_weight, "adv": self.adv_weight}
+
+
+# The starter's networks know faces already, and at 128 px five rows are style. Beyond the paper's rates the critic runs away
+# with them: at five and ten times as much the reconstructions were worse after every one of the first steps. Of the encoder
+# only the layers that make the rows are adapted, so that what is adapted is small.
+EncapsulationConfig.PROFILES = {"published": {}, "starter": {
+    "steps": 600, "swap_steps": 300, "rows": 5, "remap_lr": 2e-3,
+}}
+HEADS = ("styles.*.linear.*", "latlayer*")
+AdaptationConfig.PROFILES = {"published": {}, "starter": {
+    "steps": 300, "lr": 1e-2, "penalty_every": 4, "encoder_parts": HEADS,
+}}
