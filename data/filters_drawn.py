@@ -69,7 +69,7 @@ def hair_mask(picture: np.ndarray, points: np.ndarray, head: np.ndarray, skin: n
     if not above.any():
         return np.zeros((side, side))
     own, other = (np.linalg.norm(lab - np.median(lab[part], axis=0), axis=2) for part in (above, skin > 0.9))
-    member = ((own < other) & (y < chin)).astype(np.float64) * (1.0 - skin)
+    member = ((own < other) & (y < points[48:68, 1].mean())).astype(np.float64) * (1.0 - skin)
     return np.clip((gaussian_filter(member, 0.008 * side) - 0.5) * 8.0 + 0.5, 0.0, 1.0)
 
 
