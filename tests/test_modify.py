@@ -21,7 +21,7 @@ from training.modify import adapt_to
 from training.modify_config import AdaptationConfig, EncapsulationConfig
 from training.objective import DivergedError
 from training.session import Session
-from training.state import read_run, restore, save_state
+from training.state import read_state, restore, save_state
 
 
 def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -157,13 +157,13 @@ def test_a_run_that_was_cut_off_goes_on_to_the_bit(make, tmp_path) -> None:  # n
         for _ in range(stop):
             first.step()
         save_state(tmp_path / "state.pt", first, run={"run": "0"})
-        restore(second, read_run(tmp_path / "state.pt"))
+        restore(second, read_state(tmp_path / "state.pt"))
         assert str([second.step() for _ in range(4 - stop)]) == str(rows[stop:])
         for name, module in second.trained().items():
             ours, theirs = module.state_dict(), whole.trained()[name].state_dict()
             assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     with pytest.raises(CheckpointError, match="does not fit this run"):
-        state = read_run(tmp_path / "state.pt")
+        state = read_state(tmp_path / "state.pt")
         del state["tuner"]["networks"]["critic"]
         restore(make(), state)
 
