@@ -69,12 +69,23 @@ def build(args: Namespace, style: Any, images: Any, config: Any) -> Any:
                    judges=load_judges(args.vit, size=images.size, device=images.device))
 
 
+def drawer(args: Namespace, images: Any, folder: Path) -> Any:
+    """Return what draws a photo into the folder once its steps are done, for the session to call after every step."""
+    from data.images import save_image
+
+    def draw(stage: Any) -> None:
+        if stage.step_count % args.steps_per_photo == 0:
+            done = stage.step_count // args.steps_per_photo - 1
+            save_image(folder / f"{images.names[done].replace('.', '_')}.png", stage.draw(images.batch([done])))
+
+    return draw
+
+
 def run(args: Namespace) -> int:
     from training.memory import keep_freed_memory
 
     keep_freed_memory()
     from checkpoints.builders import checkpoints_dir
-    from data.images import save_image
     from pipeline.faces import face_aligner
     from styles.modify import save_adapted
     from training.folder import FolderImages
@@ -95,11 +106,6 @@ def run(args: Namespace) -> int:
         refuse_existing(output, folder)
     state, size = saved_state(folder, resume=args.resume), style.model.generator.config.size
 
-    def drawn(stage: Any) -> None:
-        if args.mode == "online" and stage.step_count % args.steps_per_photo == 0:
-            done = stage.step_count // args.steps_per_photo - 1
-            save_image(folder / f"{images.names[done].replace('.', '_')}.png", stage.draw(images.batch([done])))
-
     try:
         images = FolderImages.read(args.photos, size=size, align=face_aligner(size) if args.align else None, device=device)
         fixed = {"steps": len(images) * args.steps_per_photo, "batch": 1} if args.mode == "online" else {}
@@ -111,7 +117,8 @@ def run(args: Namespace) -> int:
             check_run(state, facts)
             if not args.overwrite:
                 refuse_other_run(output, state["run"]["run"])
-        run_name = run_stage(stage, folder, state=state, facts=facts, args=args, label="adapting", on_step=drawn)
+        run_name = run_stage(stage, folder, state=state, facts=facts, args=args, label="adapting",
+                             on_step=drawer(args, images, folder) if args.mode == "online" else None)
     except Interrupted as error:
         cli.report(error)
         return 130

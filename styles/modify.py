@@ -37,8 +37,8 @@ VERSION = Control("version", "number of a random version of the style; what lies
 STRENGTH = Control("strength", "0 keeps the encoder's style rows, 1 takes those of --version", default=1.0, high=1.5)
 TEST_TIME = Control("test_time", "steps by which the encoder is trained on each photo before it is drawn; the paper takes 50",
                     default=0.0, high=100.0, sweep=(0.0, 50.0), label="Test-time steps")
-CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic. It holds no "
-        "image, no latent of an image, and no name, number or digest of the images that it was trained on.")
+CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic. It holds "
+        "no image, no latent of an image, and no name, number or digest of the images that it was trained on.")
 PARTS = {"e.": "encoder", "g.": "generator", "m.": "remapping", "c.": "critic"}
 MAX_VERSION, MAX_STEPS, KEPT = 2**31, 10_000, 64
 
@@ -216,7 +216,8 @@ def _with_parent(path: Path, tensors: dict[str, Tensor], config: dict[str, Any])
     try:
         parent = find_style(name)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: was adapted from the style {name!r}, which is not here; put that file beside it") from error
+        raise CheckpointError(f"{path}: was adapted from the style {name!r}, which is not here; put that file beside it"
+                              ) from error
     below, whole = load_model(parent, kind="style")
     if whole.get("style_kind") != ModifyStyle.kind or "adapts" in whole:
         raise CheckpointError(f"{path}: was adapted from the style {name!r}, but {parent} is no encapsulated style; put the "
@@ -245,8 +246,8 @@ def _ground(path: Path, config: Mapping[str, Any], device: torch.device) -> tupl
             raise CheckpointError(f"{path}: its config does not say which {part} it was made from; encapsulate the style anew")
         loaded.append(load(facts["name"], device=device))
         if loaded[-1].fingerprint != facts["fingerprint"]:
-            raise CheckpointError(f"{path}: was made from another {part} than the {facts['name']} that is here; get the one of "
-                                  "the file's maker, or encapsulate the style anew")
+            raise CheckpointError(f"{path}: was made from another {part} than the {facts['name']} that is here; get the one "
+                                  "of the file's maker, or encapsulate the style anew")
     return loaded[0], loaded[1]
 
 
@@ -259,8 +260,8 @@ def _networks(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any],
     """
     strange = [name for name in tensors if not name.startswith(tuple(PARTS))]
     if strange:
-        raise CheckpointError(f"{path}: does not fit: unexpected {', '.join(strange[:3])}, and such a file holds only networks; "
-                              "encapsulate the style anew")
+        raise CheckpointError(f"{path}: does not fit: unexpected {', '.join(strange[:3])}, and such a file holds only "
+                              "networks; encapsulate the style anew")
     remapping = read_config(path, config, "remapping", RemappingConfig.from_dict)
     critic = read_config(path, config, "critic", DiscriminatorConfig.from_dict)
     states: dict[str, dict[str, Tensor]] = {"e.": dict(encoder.module.state_dict()), "g.": dict(base.generator.state_dict()),
@@ -269,7 +270,8 @@ def _networks(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any],
         states[name[:2]][name[2:]] = tensor
     makers = {"e.": lambda: type(encoder.module)(encoder.module.config), "g.": lambda: Generator(base.generator.config),
               "m.": lambda: RemappingNetwork(remapping), "c.": lambda: Discriminator(critic)}
-    made = {prefix: build_strict(make, states[prefix], what=f"{path}: part {PARTS[prefix]}") for prefix, make in makers.items()}
+    made = {prefix: build_strict(make, states[prefix], what=f"{path}: part {PARTS[prefix]}")
+            for prefix, make in makers.items()}
     try:
         return StyleModel(made["e."], made["g."], made["m."], encoder.latent_avg), made["c."]
     except ValueError as error:

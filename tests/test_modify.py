@@ -74,7 +74,8 @@ def test_terms_have_known_values() -> None:
     assert float(reconstruction_loss(ones, -ones[:1])) == 4.0
     e = torch.eye(3)
     assert float(identity_loss(2 * e[:1], e[:1])) == pytest.approx(0.0, abs=1e-6)
-    assert float(identity_loss(e[:1], e[1:2])) == pytest.approx(1.0) and float(identity_loss(e[:1], -e[:1])) == pytest.approx(2.0)
+    assert float(identity_loss(e[:1], e[1:2])) == pytest.approx(1.0)
+    assert float(identity_loss(e[:1], -e[:1])) == pytest.approx(2.0)
     codes = torch.zeros(2, 5, 4)
     rows = torch.full((2, 2, 4), 3.0)
     assert float(swapping_loss(rows, codes)) == pytest.approx(3.0 * 8**0.5)
@@ -87,10 +88,11 @@ def test_a_linear_critic_has_a_known_penalty(rng: torch.Generator) -> None:
     weight = torch.zeros(3, 2, 2)
     weight[0, 0, 0], weight[1, 1, 1] = 3.0, 4.0
     real, fake = torch.randn(2, 2, 3, 2, 2, generator=rng)
-    penalty = gradient_penalty(lambda x: (x * weight).sum(dim=(1, 2, 3)), real, fake, share=torch.rand(2, 1, 1, 1, generator=rng))
+    share = torch.rand(2, 1, 1, 1, generator=rng)
+    penalty = gradient_penalty(lambda x: (x * weight).sum(dim=(1, 2, 3)), real, fake, share=share)
     assert float(penalty) == pytest.approx(16.0)
     flat = torch.zeros((), requires_grad=True)
-    penalty = gradient_penalty(lambda x: flat * x.sum(dim=(1, 2, 3)), real, fake, share=torch.rand(2, 1, 1, 1, generator=rng))
+    penalty = gradient_penalty(lambda x: flat * x.sum(dim=(1, 2, 3)), real, fake, share=share)
     (gradient,) = torch.autograd.grad(penalty, flat)
     assert bool(torch.isfinite(gradient))
 
@@ -182,7 +184,8 @@ def test_adapting_moves_the_copy_alone_and_learns_the_photo() -> None:
     rows = [stage.step() for _ in range(stage.total)]
     after = stage.unadapted.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    moved = {name for name, tensor in stage.model.encoder.state_dict().items() if not torch.equal(tensor, before[f"encoder.{name}"])}
+    moved = {name for name, tensor in stage.model.encoder.state_dict().items()
+             if not torch.equal(tensor, before[f"encoder.{name}"])}
     assert moved and all(".linear." in name or name.startswith("latlayer") for name in moved)
     mean = [sum(row["r"] for row in part) for part in (rows[:8], rows[-8:])]
     assert mean[1] < 0.9 * mean[0]

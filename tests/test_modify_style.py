@@ -81,7 +81,8 @@ def test_the_file_holds_only_networks_and_says_so(folder: Path) -> None:
     tensors, config = load_model(path, kind="style")
     model, critic = tiny_parts()
     networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping, "c.": critic}
-    shapes = {prefix + name: tensor.shape for prefix, module in networks.items() for name, tensor in module.state_dict().items()}
+    shapes = {prefix + name: tensor.shape for prefix, module in networks.items()
+              for name, tensor in module.state_dict().items()}
     assert {name: tensor.shape for name, tensor in tensors.items()}.items() <= shapes.items()
     assert not any(tensor.ndim >= 3 and 3 in tensor.shape[:2] and min(tensor.shape[-2:]) >= 16 for tensor in tensors.values())
     assert "no image, no latent of an image" in config["card"]
@@ -96,7 +97,8 @@ def test_the_file_holds_only_networks_and_says_so(folder: Path) -> None:
 
 def test_a_tensor_of_no_network_is_refused(style, tmp_path) -> None:  # noqa: ANN001
     tensors, config = load_model(style_path(), kind="style")
-    for extra in ({"image": torch.zeros(1, 3, 32, 32)}, {"e.image": torch.zeros(1, 3, 32, 32)}, {"latent": torch.zeros(8, 16)}):
+    image = torch.zeros(1, 3, 32, 32)
+    for extra in ({"image": image}, {"e.image": image}, {"latent": torch.zeros(8, 16)}):
         save_model(tmp_path / "odd.safetensors", {**tensors, **extra}, config)
         with pytest.raises(CheckpointError, match="unexpected"):
             load_style(tmp_path / "odd.safetensors")
@@ -150,7 +152,8 @@ def test_versions_change_the_style_rows_alone(style) -> None:  # noqa: ANN001
     faces, seen = face(), {}
     decode = style.model.decode
     style.model.decode = lambda codes: seen.setdefault(len(seen), codes)
-    looks = [Look(), Look(version=1.0), Look(version=2.0), Look(version=1.5), Look(version=1.0, strength=0.0), Look(version=1.0)]
+    looks = [Look(), Look(version=1.0), Look(version=2.0), Look(version=1.5),
+             Look(version=1.0, strength=0.0), Look(version=1.0)]
     for look in looks:
         style.draw(faces, look)
     style.model.decode = decode

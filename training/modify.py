@@ -109,7 +109,7 @@ class Stage:
             self.optimizers[name].step()
 
     def likeness(self, drawn: Tensor, target: Tensor, weights: Mapping[str, float]) -> dict[str, Tensor]:
-        """Return pixels, perceptual distance and identity of images against targets (eq. 1 to 3 and 7), those with a weight."""
+        """Return pixels, perceptual distance and identity of images against targets (eq. 1 to 3, 7), those with a weight."""
         drawn, terms = drawn.float(), {}
         if weights["r"]:
             terms["r"] = reconstruction_loss(drawn, target)

@@ -69,7 +69,8 @@ def add_settings(parser: ArgumentParser, config: type[StageConfig], types: Mappi
         if field.name not in HELP:
             continue
         values = [getattr(each, field.name) for each in (published, starter)]
-        shown = [",".join(v) or "all" if isinstance(v, tuple) else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
+        shown = [",".join(v) or "all" if isinstance(v, tuple) else f"{v:.6g}" if isinstance(v, float) else str(v)
+                 for v in values]
         default = shown[0] if shown[0] == shown[1] else f"{shown[0]}, starter {shown[1]}"
         spelled = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
         group.add_argument(*spelled, type=kinds[type(values[0]).__name__], default=None,
@@ -118,8 +119,8 @@ def check_run(state: Mapping[str, Any], facts: Mapping[str, str]) -> None:
     """Raise CheckpointError unless a saved run was started from the same things: facts by what they are called."""
     other = [name for name, value in facts.items() if state["run"].get(name) != value]
     if other:
-        raise CheckpointError(f"{state['path']}: was started with another {' and '.join(other)}; give the same, or start again "
-                              "without --resume")
+        raise CheckpointError(f"{state['path']}: was started with another {' and '.join(other)}; give the same, or start "
+                              "again without --resume")
 
 
 def run_stage(
