@@ -65,7 +65,8 @@ def settings(args: Namespace) -> Any:
         pretrain=replace(own.pretrain, steps=args.pretrain_steps, **shared),
         finetune=replace(own.finetune, steps=args.finetune_steps, **shared),
         destylize=replace(own.destylize, steps=args.destylize_steps), refine=replace(own.refine, steps=args.refine_steps),
-        sampler=replace(own.sampler, samples=args.sampler_samples), save_every=args.save_every, seed=args.seed)
+        sampler=replace(own.sampler, samples=args.sampler_samples, codes=min(own.sampler.codes, args.sampler_samples)),
+        save_every=args.save_every, seed=args.seed)
 
 
 def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: Any, trainer: Any, done: dict[str, Any]) -> None:
