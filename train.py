@@ -98,15 +98,26 @@ def run(args: Namespace) -> int:
     size = base.generator.config.size
     if args.img_res not in (None, size):
         raise cli.UserError(f"--img_res {args.img_res}: the base makes images of {size} px; leave the option out")
+    config = choose_config(args, size=size, dtype="float32")
+    if args.export_published and (config.look or config.guarded or config.carry_image):
+        raise cli.UserError("--export_published: the published file cannot hold the starter profile's look and warps; add "
+                            "--profile published, or --look_res 0 --guarded false --carry_image false")
     vit = builders.load_vit(args.vit or ("starter" if size <= 256 else "official"), device=device)
     landmark_net = load_landmark_net(device=device).module
+
+    def keep() -> None:
+        save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
+                   training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
+                   target_latent=tuner.latents[1])
+
     try:
         tuner = (resumed_tuner(base.generator, base.discriminator, dino=vit, args=args, state=state,
                                fingerprint=base.fingerprint, landmark_net=landmark_net)
                  if state else start(args, base, vit, landmark_net, device))
         if tuner.guide is not None and not tuner.guide.is_sure:
             print(f"the pair's landmarks are not sure (they differ from the mirrored images' by {tuner.guide.doubt:.0%} of "
-                  "the eye distance), so training goes on without the landmark term", file=sys.stderr)
+                  "the eye distance), so training goes on without the landmark terms: the deformation is left to the "
+                  "directional term, and the look keeps the drawing's own shape", file=sys.stderr)
         if args.checkpointing:
             tuner.save_memory()
         digest = run_digest(tuner.config, tuner.pair, base.fingerprint)
@@ -118,11 +129,14 @@ def run(args: Namespace) -> int:
     except Interrupted as error:
         cli.report(error)
         return 130
-    except (ArithmeticError, OSError, ValueError) as error:
+    except ArithmeticError as error:
+        if not tuner.step_count:
+            raise cli.UserError(str(error)) from error
+        keep()
+        raise cli.UserError(f"{error}; {output} holds the style of step {tuner.step_count}, the last good one") from error
+    except (OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
-    save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
-               training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
-               target_latent=tuner.latents[1])
+    keep()
     print(output)
     if args.export_published:
         export_published(args.export_published, tuner.ema)

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.sampling_grids import enlarged, halved
 from models.spatial_transformer import (
     SpatialTransformerConfig,
     build_affine,
     build_tps,
     config_from_published,
-    enlarged,
-    halved,
     strength_field,
     warp,
 )

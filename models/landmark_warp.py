@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.spatial_transformer import pixel_lattice, radial_basis
+from models.sampling_grids import pixel_lattice
+from models.spline import spline_values
 
 # Points along each border of the picture that stay where they are.
 BORDER_POINTS = 5
@@ -49,16 +50,8 @@ def landmark_grid(source: Tensor, target: Tensor, size: int, *, smoothing: Tenso
     border = border_points()
     before, after = (torch.cat([points.detach().cpu().double() * 2.0 - 1.0, border]) for points in (source, target))
     stiffness = torch.cat([smoothing.detach().cpu().double(), border.new_full((len(border),), BORDER_STIFFNESS)])
-    count = len(after)
-    system = after.new_zeros(count + 3, count + 3)
-    system[:count, :count] = radial_basis(after, after) + torch.diag(stiffness)
-    system[:count, count] = system[count, :count] = 1.0
-    system[:count, count + 1:] = after
-    system[count + 1:, :count] = after.T
-    weights = torch.linalg.solve(system, torch.cat([before - after, after.new_zeros(3, 2)]))  # [C + 3, 2]
     lattice = pixel_lattice(size, mode="exact", dtype=torch.float64)
-    basis = torch.cat([radial_basis(lattice, after), lattice.new_ones(len(lattice), 1), lattice], dim=1)
-    grid = lattice + basis @ weights  # [size^2, 2]
+    grid = lattice + spline_values(after[None], (before - after)[None], lattice, smoothing=stiffness)[0]  # [size^2, 2]
     return grid.to(source.device, torch.float32).reshape(1, size, size, 2)
 
 

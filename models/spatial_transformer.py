@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.bicubic import sample_bicubic
+from models.sampling_grids import pixel_lattice, unfolded
 from models.spatial_config import SpatialTransformerConfig
 
 # Published styles were trained on bilinear sampling. Between two pixels that is a blur, of which eyes of a few feature
 # pixels keep little.
-# Guarded warps keep at least this share of every cell's area.
-LEAST_DETERMINANT = 0.1
 INTERPOLATION = {"exact": "bicubic", "published": "bilinear"}
 
 
@@ -49,17 +48,6 @@ def resting_points(grid_size: int = 10, extent: float = 0.95) -> Tensor:
     # The upper limit carries a small margin because arange excludes it.
     ticks = np.arange(-extent, extent + 1e-5, 2.0 * extent / (grid_size - 1))
     return torch.from_numpy(np.array(list(itertools.product(ticks, ticks)), dtype=np.float32))
-
-
-def pixel_lattice(size: int, *, mode: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the (x, y) of every pixel, rows first: [size^2, 2].
-
-    `published`: 2 i / (size - 1) - 1, the corners of the image are -1 and 1; `exact`: (2 i + 1) / size - 1, pixel centres.
-    """
-    steps = torch.arange(size, dtype=dtype, device="cpu")
-    ticks = steps * 2 / (size - 1) - 1 if mode == "published" else (2 * steps + 1) / size - 1
-    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
-    return torch.stack([x.reshape(-1), y.reshape(-1)], dim=1)  # [size, size] x 2 -> [size^2, 2]
 
 
 def radial_basis(points: Tensor, centres: Tensor) -> Tensor:
@@ -107,49 +95,6 @@ def warp(features: Tensor, grid: Tensor, *, mode: str, where: str) -> Tensor:
         warped = sample(features.to(grid.dtype), grid, mode=mode)
     # grid_sample answers in NCHW; the layers after it are faster in the layout of the layers before it.
     return warped.to(features.dtype).contiguous(memory_format=torch.channels_last)
-
-
-def unfolded(grid: Tensor, *, least: float = LEAST_DETERMINANT) -> Tensor:
-    """Return a sampling grid [N, S, S, 2] that folds nowhere: its displacement scaled down as far as that needs.
-
-    With g = rest + s d, the determinant of the Jacobian in a corner of a cell is 1 + s (a + d') + s^2 (a d' - b c), with
-    (a, b; c, d') the differences of d in units of the cell. s in (0, 1], one per sample, is the largest that keeps all of
-    them at ``least`` or above; where that is 1 the grid comes back as it is, to the bit.
-    """
-    size, cell = grid.shape[1], 2.0 / grid.shape[1]
-    rest = pixel_lattice(size, mode="exact", dtype=grid.dtype).to(grid.device).reshape(1, size, size, 2)
-    offsets = grid - rest
-    with torch.no_grad():
-        across = (offsets[:, :, 1:] - offsets[:, :, :-1]) / cell  # [N, S, S-1, 2]
-        down = (offsets[:, 1:] - offsets[:, :-1]) / cell  # [N, S-1, S, 2]
-        smallest = grid.new_ones(len(grid))
-        for x in (across[:, :-1], across[:, 1:]):
-            for y in (down[:, :, :-1], down[:, :, 1:]):
-                trace = x[..., 0] + y[..., 1]
-                determinant = x[..., 0] * y[..., 1] - x[..., 1] * y[..., 0]
-                # The smallest positive root of 1 - least + s trace + s^2 determinant.
-                inside = trace.square() - 4.0 * (1.0 - least) * determinant
-                divisor = inside.clamp_min(0.0).sqrt() - trace
-                is_root = (inside >= 0.0) & (divisor > 1e-12)
-                root = torch.where(is_root, 2.0 * (1.0 - least) / divisor.clamp_min(1e-12), 1.0)
-                smallest = torch.minimum(smallest, root.flatten(1).amin(dim=1))
-    scale = smallest[:, None, None, None]
-    return torch.where(scale < 1.0, rest + scale * offsets, grid)
-
-
-def halved(grid: Tensor) -> Tensor:
-    """Return a sampling grid [N, S, S, 2] at half its side: means of 2 x 2 places, which lie in the larger pixels' centres."""
-    return F.avg_pool2d(grid.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)  # [N, S, S, 2] -> [N, S/2, S/2, 2]
-
-
-def enlarged(grid: Tensor, size: int) -> Tensor:
-    """Return a sampling grid [N, S, S, 2] at ``size`` px, [N, size, size, 2]: its displacement, interpolated."""
-    def rest(side: int) -> Tensor:
-        return pixel_lattice(side, mode="exact", dtype=grid.dtype).to(grid.device).reshape(1, side, side, 2)
-
-    offsets = (grid - rest(grid.shape[1])).permute(0, 3, 1, 2)  # [N, S, S, 2] -> [N, 2, S, S]
-    offsets = F.interpolate(offsets, size=(size, size), mode="bilinear", align_corners=False)
-    return rest(size) + offsets.permute(0, 2, 3, 1)
 
 
 def check_features(features: Tensor, channels: int, size: int) -> None:

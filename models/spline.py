@@ -20,15 +20,16 @@ def frame_points(count: int = FRAME_POINTS) -> Tensor:
     return torch.unique(torch.cat(edges), dim=0)
 
 
-def spline_values(knots: Tensor, values: Tensor, places: Tensor, *, smoothing: float = SMOOTHING) -> Tensor:
+def spline_values(knots: Tensor, values: Tensor, places: Tensor, *, smoothing: float | Tensor = SMOOTHING) -> Tensor:
     """Evaluate the smoothing thin-plate spline through ``values`` at ``knots`` (Wahba 1990) at other places.
 
-    (K + smoothing I) c + P a = v, P^T c = 0, with K the kernel of ``radial_basis`` and P = [1, x, y].
+    (K + diag(smoothing)) c + P a = v, P^T c = 0, with K the kernel of ``radial_basis`` and P = [1, x, y].
 
     Args:
         knots: [N, K, 2].
         values: [N, K, D].
         places: [P, 2] or [N, P, 2].
+        smoothing: one number, or [K]; a knot with 0 is met exactly.
 
     Returns:
         [N, P, D], float64.
@@ -36,10 +37,11 @@ def spline_values(knots: Tensor, values: Tensor, places: Tensor, *, smoothing: f
     knots, values = knots.double(), values.double()
     places = places.double().expand(len(knots), -1, -1)
     count = knots.shape[1]
+    stiffness = torch.as_tensor(smoothing, dtype=torch.float64).expand(count)
     rows = []
     for own, value, where in zip(knots, values, places, strict=True):
         system = own.new_zeros(count + 3, count + 3)
-        system[:count, :count] = radial_basis(own, own) + smoothing * torch.eye(count, dtype=own.dtype)
+        system[:count, :count] = radial_basis(own, own) + torch.diag(stiffness)
         system[:count, count] = system[count, :count] = 1.0
         system[:count, count + 1:], system[count + 1:, :count] = own, own.T
         right = torch.cat([value, value.new_zeros(3, value.shape[1])])

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.deformable import DeformableGenerator
-from models.spatial_transformer import INTERPOLATION, enlarged, halved, pixel_lattice, unfolded
+from models.sampling_grids import enlarged, halved, pixel_lattice, unfolded
+from models.spatial_transformer import INTERPOLATION
 from models.stylegan2 import layer_at
 from styles.controls import Control
 

@@ -7,7 +7,7 @@ import torch
 
 from models.deformable import DeformableGenerator
 from models.face import Face
-from models.spatial_transformer import enlarged, pixel_lattice
+from models.sampling_grids import enlarged, pixel_lattice
 from models.stylegan2 import Generator, GeneratorConfig
 
 SIZE, DIM = 64, 16

@@ -11,7 +11,8 @@ import torch
 from data.landmarks68 import MEAN_FACE, MIRROR
 from data.landmarks68 import REGIONS as LANDMARKS
 from models.deformable import DeformableGenerator
-from models.spatial_transformer import pixel_lattice, resting_points, strength_field
+from models.sampling_grids import pixel_lattice
+from models.spatial_transformer import resting_points, strength_field
 from models.stylegan2 import Generator, GeneratorConfig
 from styles.controls import REGIONS, ByRegion, parse_regions
 from styles.regions import point_strengths, region_weights

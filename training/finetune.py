@@ -21,18 +21,22 @@ from losses import (
 )
 from models.deformable import DeformableGenerator
 from models.dino import DinoFeatures
-from models.face import Face
 from models.discriminator import Discriminator, PatchDiscriminator
+from models.face import Face
 from models.spatial_transformer import NonFiniteError, construction_rng
 from models.stylegan2 import Generator
 from training.config import FineTuneConfig
+from training.course import runaway
 from training.ema import update_ema
 from training.guide import LandmarkGuide
 from training.mixed import precision, recompute
-from training.pair_start import PairStart, control_goals, source_face
 from training.objective import DivergedError, StructureObjective, check_gradients, check_terms, warp_term
+from training.pair_start import PairStart, control_goals
+from training.pair_terms import control_term, look_term
 
 LIKENESS_LAYERS = (2, 5)
+# Terms that say whether the run still goes where the pair points.
+WATCHED = ("look", "control", "landmarks")
 __all__ = ["DivergedError", "FineTuneConfig", "FineTuner", "Pair", "TERMS"]
 
 TERMS = ("d", "r1", "adversarial", "directional", "pairs", "reference", "look", "control", "landmarks", "warp", "total",
@@ -159,7 +163,8 @@ class FineTuner:
             The terms of ``TERMS`` with their weights; those that this step does not compute are NaN.
 
         Raises:
-            DivergedError: if a term, a gradient or a sampling grid is not finite; no weight has become so.
+            DivergedError: if a term, a gradient or a sampling grid is not finite, where no weight has become so; or if a
+                term of ``WATCHED`` runs away.
         """
         config, index = self.config, self.step_count
         terms: dict[str, Tensor] = {}
@@ -181,12 +186,26 @@ class FineTuner:
         self.step_count += 1
         values = {name: float(terms[name].detach()) if name in terms else math.nan for name in TERMS}
         self.history.append(values)
+        astray = runaway(self.history, WATCHED)
+        if astray is not None:
+            raise DivergedError(f"step {index}: loss term {astray!r} has grown to {values[astray]:.3g}, twice its best")
         return values
+
+    def slow_down(self, factor: float) -> None:
+        """Multiply every learning rate."""
+        for optimizer in (self.g_optimizer, self.d_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] *= factor
 
     def _draw_w(self, count: int) -> Tensor:
         """Return w_plus [count, L, D] of fresh z."""
         z = torch.randn(count, self.base.config.style_dim, generator=self.rng).to(self.device)
         return self.deformable.broadcast(self.deformable.mapping(z))
+
+    @property
+    def source(self) -> Face:
+        """The pair's real face in the drawing's rows."""
+        return Face(self.latents[1:], None if self.start is None else self.start.residual)
 
     def _noise(self, count: int) -> list[Tensor]:
         return self.base.random_noise(count, generator=self.rng)
@@ -271,52 +290,22 @@ class FineTuner:
         }
         if grids:
             terms["warp"] = config.warp_weight * warp_term(grids, config.warp_form)
-        if config.look_weight:
-            terms["look"] = config.look_weight * self._look_term()
-        warping = self._warping_terms(image, images[:batch], w_plus)
+        if config.look_weight and self.start is not None:
+            with precision(self.device, self.dtype):
+                terms["look"] = config.look_weight * look_term(
+                    self.deformable, self.source, likeness=self.likeness, undeformed=self.start.unwarped,
+                    drawing=self.pair.target)
+        warping: dict[str, Tensor] = {}
+        if self.guide is not None and self.guide.is_sure and self.warps:
+            # The layers after the transformers would paint the shape, where alpha does not reach, and blur it.
+            if config.landmark_weight:
+                warping["landmarks"] = config.landmark_weight * self.guide.term(image, images[:batch])
+            if config.control_weight and self.deformable.tps is not None:
+                warping["control"] = config.control_weight * control_term(
+                    self.deformable, self.guide, images=image, w_plus=self.mixed(w_plus, 1), source=self.source)
         self._optimise(self.g_optimizer, terms, "generator", warping=warping)
         terms |= warping
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
-
-    def _look_term(self) -> Tensor:
-        """Distance of the real face's own stylization from the drawing: undeformed in the face's shape, deformed in its own."""
-        face = source_face(self.latents, self.start)
-        alpha = torch.tensor([0.0, 1.0], device=self.device)
-        with precision(self.device, self.dtype):
-            images = self.deformable.synthesis(
-                face.w_plus.expand(2, -1, -1), alpha=alpha, residual=face.residual.expand(2, -1, -1, -1),
-                noise=self.base.fixed_noise()).image
-        return self.likeness(images, torch.cat([self.start.unwarped, self.pair.target]))
-
-    def _warping_terms(self, image: Tensor, stylized: Tensor, w_plus: Tensor) -> dict[str, Tensor]:
-        """Return the terms of landmarks and control points, which only the transformers follow.
-
-        The layers after the transformers would paint the shape, where alpha does not reach, and blur it.
-        """
-        config, terms = self.config, {}
-        if self.guide is None or not self.guide.is_sure or not self.warps:
-            return terms
-        if config.landmark_weight:
-            terms["landmarks"] = config.landmark_weight * self.guide.term(image, stylized)
-        if config.control_weight and self.deformable.tps is not None:
-            terms["control"] = config.control_weight * self._control_term(image, w_plus)
-        return terms
-
-    def _control_term(self, image: Tensor, w_plus: Tensor) -> Tensor:
-        """Mean square of the first TPS block's distance from the spline through each face's landmarks, in control spacings."""
-        block = self.deformable.tps.stns[0]
-        with torch.no_grad():
-            points = torch.cat([self.guide.net(image).points, self.guide.points[:1].float()])
-            moved = torch.cat([self.guide.goal(points[:-1]), self.guide.points[1:].float()])
-            goal = control_goals(points, moved, grid_size=self.config.warp_grid).to(self.device)
-            face = source_face(self.latents, self.start) if self.start is not None else Face(self.latents[1:])
-            faces = torch.cat([self.mixed(w_plus, 1), face.w_plus])
-            residual = None
-            if face.residual is not None:
-                residual = torch.cat([face.residual.new_zeros(len(w_plus), *face.residual.shape[1:]), face.residual])
-            features = self.deformable.features(faces, noise=self.base.fixed_noise(), residual=residual)
-        spacing = 2.0 / (self.config.warp_grid - 1)
-        return ((block.loc_net(features) - goal) / spacing).square().sum(dim=2).mean()
 
     def _path_phase(self) -> dict[str, Tensor]:
         """Path length of the generator without transformers, times the interval, in float32.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from data.landmarks68 import MEAN_FACE
-from models.face import Face
-from models.spatial_transformer import pixel_lattice, resting_points, sample
+from models.sampling_grids import pixel_lattice
+from models.spatial_transformer import resting_points, sample
 from models.spline import reading_offsets
 from models.stylegan2 import Generator
 from training.guide import LandmarkGuide
@@ -88,8 +88,3 @@ def invert_with_look(
         mean = torch.from_numpy(MEAN_FACE)[None]
         look = carried(look, guide.points[:1], mean)
     return torch.cat([face.w_plus, drawn.w_plus]), PairStart(unwarped, face.residual, look)
-
-
-def source_face(latents: Tensor, start: PairStart) -> Face:
-    """Return the real face with the drawing's own rows: latents [2, L, D] hold the drawing's after its real face's."""
-    return Face(latents[1:], start.residual)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from training.course import Course
 from training.report import LossTable, contact_sheet, plot_losses
 from training.state import STATE_FILE, save_state
 from training.trainer import Trainer
@@ -91,7 +92,8 @@ class Session:
 
         Raises:
             Interrupted: after SIGINT, when the state is saved.
-            ArithmeticError: see ``Trainer.step``; the last saved state stays.
+            ArithmeticError: see ``Trainer.step``, if going back and slowing down did not help; a trainer that can be slowed
+                down is in its last good state then.
         """
         table = LossTable(self.folder / "losses.csv", trainer.terms)
         table.rewrite(trainer.history)
@@ -103,8 +105,16 @@ class Session:
         total = trainer.total
         with stop_on_sigint() as flag, tqdm(total=total, initial=trainer.step_count, desc=self.label,
                                             disable=self.quiet) as bar:
+            course = Course(trainer)
             while trainer.step_count < total:
-                values = trainer.step()
+                try:
+                    values = trainer.step()
+                except ArithmeticError as error:
+                    course.go_back(error)
+                    table.rewrite(trainer.history)
+                    bar.n = trainer.step_count
+                    continue
+                course.kept_regularly()
                 table.append(trainer.step_count - 1, values)
                 bar.set_postfix_str(describe(trainer), refresh=False)
                 bar.update(1)

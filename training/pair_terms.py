@@ -1,0 +1,63 @@
+"""Terms of fine-tuning that the pair itself supervises: its own stylization, and where its landmarks go."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.deformable import DeformableGenerator
+from models.face import Face
+from training.guide import LandmarkGuide
+from training.pair_start import control_goals
+
+
+def look_term(
+    deformable: DeformableGenerator, face: Face, *, likeness: torch.nn.Module, undeformed: Tensor, drawing: Tensor,
+) -> Tensor:
+    """Return the distance of the real face's own stylization from the drawing, a scalar.
+
+    Undeformed it should be the drawing in the face's shape, deformed the drawing itself.
+
+    Args:
+        deformable: the style.
+        face: the pair's real face in the drawing's rows, one.
+        likeness: (images, targets) -> scalar.
+        undeformed: the drawing in the face's shape, [1, 3, S, S].
+        drawing: [1, 3, S, S].
+    """
+    alpha = torch.tensor([0.0, 1.0], device=drawing.device)
+    images = deformable.synthesis(
+        face.w_plus.expand(2, -1, -1), alpha=alpha, residual=face.residual.expand(2, -1, -1, -1),
+        noise=deformable.generator.fixed_noise()).image
+    return likeness(images, torch.cat([undeformed, drawing]))
+
+
+def control_term(
+    deformable: DeformableGenerator, guide: LandmarkGuide, *, images: Tensor, w_plus: Tensor, source: Face,
+) -> Tensor:
+    """Return how far the first TPS block's control points are from those of the landmarks' spline, a scalar.
+
+    The mean square distance in units of the control points' spacing: over faces that move as the pair's sides have in
+    common, and the pair's own face, which moves as it was drawn.
+
+    Args:
+        deformable: the style; gradients reach its first TPS block alone.
+        guide: of the pair.
+        images: undeformed faces [N, 3, S, S].
+        w_plus: their latents as the style draws them, [N, L, D].
+        source: the pair's real face in the drawing's rows.
+    """
+    block, side = deformable.tps.stns[0], deformable.config.grid_size
+    with torch.no_grad():
+        own = guide.points.float()
+        points = torch.cat([guide.net(images).points, own[:1]])
+        moved = torch.cat([guide.goal(points[:-1]), own[1:]])
+        goal = control_goals(points, moved, grid_size=side, extent=deformable.config.extent).to(w_plus)
+        residual = None
+        if source.residual is not None:
+            none = source.residual.new_zeros(len(w_plus), *source.residual.shape[1:])
+            residual = torch.cat([none, source.residual])
+        features = deformable.features(torch.cat([w_plus, source.w_plus]), noise=deformable.generator.fixed_noise(),
+                                       residual=residual)
+    spacing = 2.0 * deformable.config.extent / (side - 1)
+    return ((block.loc_net(features) - goal) / spacing).square().sum(dim=2).mean()
