@@ -16,6 +16,7 @@ from training.config import PROFILES
 
 ROOT = Path(__file__).parent
 STYLE = "demo"
+READY = ("oil", "flat", "ink")  # bundled styles that restyle the photo too
 # Inputs are named from the root of the project, as README does.
 PAIR = ROOT / "data" / "style_images_aligned"
 
@@ -103,6 +104,10 @@ def run(args: Namespace) -> int:
         seconds[f"restyling a photo, alpha {alpha}"] = call("inference.py", [
             "--style", STYLE, "--input_image", str(photo), "--alpha", alpha, "--cache", str(outdir / "inference/latents"),
             "--output", str(outdir / "inference" / f"alpha{alpha}"), *machine], inference.main)
+    for style in READY:
+        seconds[f"restyling a photo, style {style}"] = call("inference.py", [
+            "--style", style, "--input_image", str(photo), "--cache", str(outdir / "inference/latents"),
+            "--output", str(outdir / "inference" / style), *machine], inference.main)
     seconds["samples"] = call("generate_samples.py", [
         "--style", STYLE, "--n_each", "8", "--alpha", "1", "--output", str(outdir / "samples"), *machine],
         generate_samples.main)
@@ -115,6 +120,9 @@ def run(args: Namespace) -> int:
                sorted((outdir / "training").glob("sheet_*.png"))[-1:] + sorted((outdir / "training").glob("loss*.png"))),
         figure(outdir, "A photo", "Aligned photo, its inversion, and the result at alpha 0 and at alpha 1.",
                sorted((outdir / "inference").glob("alpha*/*_side.png"))),
+        figure(outdir, "Ready styles", "The same photo, its inversion, and the result in three styles that come with the "
+               f"project: {', '.join(READY)}.",
+               [path for style in READY for path in sorted((outdir / "inference" / style).glob("*_side.png"))]),
         figure(outdir, "Samples", "Random faces above, stylized ones below.", sorted((outdir / "samples").glob("*.png"))),
         figure(outdir, "Deformation", "The strength alpha from -0.5 to 1.",
                sorted((outdir / "sweep").glob("*.png")) + sorted((outdir / "sweep").glob("*.gif"))),

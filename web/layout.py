@@ -12,6 +12,7 @@ import gradio as gr
 from PIL import Image
 
 from checkpoints.paths import style_names
+from pipeline.cli import DEFAULT_STYLE
 from styles.controls import Look
 from training.config import PROFILES
 from web.controls import Kept, Panel, build_panel, look_of
@@ -47,7 +48,7 @@ def told(function: Callable) -> Callable:
 
 def default_style() -> str | None:
     names = style_names()
-    return names[0] if names else None
+    return DEFAULT_STYLE if DEFAULT_STYLE in names else names[0] if names else None
 
 
 def saved(picture: Image.Image) -> str:
