@@ -55,7 +55,8 @@ def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) 
     from training.inputs import read_pair
     from training.mixed import training_dtype
     from training.options import choose_config
-    from training.prepare import encoded_start, inversion_loss, new_tuner
+    from training.likeness import inversion_loss
+    from training.prepare import encoded_start, new_tuner
 
     size = base.generator.config.size
     config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))

@@ -28,7 +28,8 @@ from training.config import FineTuneConfig
 from training.finetune import FineTuner, Pair
 from training.mixed import training_dtype
 from training.options import run_digest
-from training.prepare import encoded_start, inversion_loss, new_tuner, run_parts
+from training.likeness import inversion_loss
+from training.prepare import encoded_start, new_tuner, run_parts
 from training.session import Session
 from training.state import STATE_FILE, read_state, restore
 
@@ -109,7 +110,7 @@ def train_style(bench: Bench, folder: Path, pair: Pair, changes: dict[str, Any])
     if state is not None and state["run"].get("run") == digest:
         _, pair, latents, begun = run_parts(state)
         tuner = FineTuner(base.generator, base.discriminator, dino=bench.vit, config=config, pair=pair, latents=latents,
-                          landmark_net=bench.landmark_net.module)
+                          landmark_net=bench.landmark_net.module, start=begun)
         restore(tuner, state)
     else:
         start = encoded_start(bench.encoder.module, bench.encoder.latent_avg, pair, input_size=bench.encoder.input_size)

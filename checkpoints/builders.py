@@ -23,9 +23,8 @@ from checkpoints.io import (
 from checkpoints.nvidia import read_nvidia
 from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir, find_style, official_path, starter_dir, style_names
-from models.deformable import generator_config_from_state
 from models.discriminator import Discriminator, DiscriminatorConfig
-from models.stylegan2 import Generator, GeneratorConfig
+from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 
 __all__ = ["Base", "Encoder", "checkpoints_dir", "compute_w_avg", "find_style", "landmarks_path", "load_base", "load_encoder",
            "load_starter_discriminator", "load_vit", "starter_dir", "style_names"]

@@ -19,14 +19,13 @@ from checkpoints.io import (
 from checkpoints.official import describe_parts, options_of, recognise
 from checkpoints.packed import PACKED, unpack_half
 from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_path, starter_dir
-from models.deformable import generator_config_from_state
 from models.dino import DinoFeatures, ViTConfig, clean_vit_state, vit_from_hub, vit_from_state
 from models.e4e import E4EConfig, E4EEncoder
 from models.face_id import FaceIdConfig, FaceIdNet
 from models.landmarks import LandmarkConfig, LandmarkNet
 from models.psp import PSPEncoder
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
-from models.stylegan2 import Generator, GeneratorConfig
+from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 
 OFFICIAL_ENCODER = "e4e_ffhq_encode.pt"
 OFFICIAL_PSP = "psp_encoder.pt"

@@ -19,7 +19,7 @@ from models.spatial_transformer import (
     strength_field,
     warp,
 )
-from models.stylegan2 import Generator, GeneratorConfig, layer_at
+from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state, layer_at
 
 PUBLISHED_PARTS = ("g", "stns", "rtstn")
 PUBLISHED_EXTENT = 0.95
@@ -236,19 +236,6 @@ def configs_from_published(
     """
     check_published_parts(state)
     return generator_config_from_state(state["g"]), config_from_published(state["stns"])
-
-
-def generator_config_from_state(state: Mapping[str, Tensor]) -> GeneratorConfig:
-    """Read size, widths and mapping depth from a generator's state dict; raises ValueError where it is none."""
-    try:
-        channels = {4: state["conv1.conv.weight"].shape[1]}
-        style_dim = state["style.1.weight"].shape[0]
-    except KeyError as error:
-        raise ValueError(f"the generator's state misses {error.args[0]!r}") from error
-    while (key := f"convs.{2 * len(channels) - 1}.conv.weight") in state:
-        channels[4 * 2 ** len(channels)] = state[key].shape[1]
-    depth = sum(1 for name in state if name.startswith("style.") and name.endswith(".weight"))
-    return GeneratorConfig(size=max(channels), style_dim=style_dim, n_mlp=depth, channels=channels)
 
 
 def _detached(module: nn.Module) -> dict[str, Tensor]:

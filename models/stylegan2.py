@@ -276,3 +276,16 @@ class Generator(nn.Module):
             if 2 * block + 2 in on_image:
                 image = on_image[2 * block + 2](image)
         return self._to_rgb(x, image, len(self.to_rgbs), w_plus)
+
+
+def generator_config_from_state(state: Mapping[str, Tensor]) -> GeneratorConfig:
+    """Read size, widths and mapping depth from a generator's state dict; raises ValueError where it is none."""
+    try:
+        channels = {4: state["conv1.conv.weight"].shape[1]}
+        style_dim = state["style.1.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"the generator's state misses {error.args[0]!r}") from error
+    while (key := f"convs.{2 * len(channels) - 1}.conv.weight") in state:
+        channels[4 * 2 ** len(channels)] = state[key].shape[1]
+    depth = sum(1 for name in state if name.startswith("style.") and name.endswith(".weight"))
+    return GeneratorConfig(size=max(channels), style_dim=style_dim, n_mlp=depth, channels=channels)

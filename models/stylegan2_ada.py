@@ -16,10 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.deformable import generator_config_from_state
 from models.discriminator import DiscriminatorConfig
 from models.layers import blur_kernel
-from models.stylegan2 import GeneratorConfig
+from models.stylegan2 import GeneratorConfig, generator_config_from_state
 
 State = dict[str, Tensor]
 

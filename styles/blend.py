@@ -25,10 +25,9 @@ from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir
 from data.images import read_image, to_tensor
 from models.blending import BlendGenerator
-from models.deformable import generator_config_from_state
 from models.face import Face
 from models.style_encoder import StyleEncoder, StyleEncoderConfig, style_encoder_config_from_state
-from models.stylegan2 import GeneratorConfig
+from models.stylegan2 import GeneratorConfig, generator_config_from_state
 from styles.controls import Control, FileValue, Look
 from styles.protocol import DrawGraph, Style, file_path
 

@@ -37,7 +37,7 @@ class DeformableGraph(nn.Module):
         if self.rows is not None:
             kept = w_plus[:, :w_plus.shape[1] - len(self.rows)]
             w_plus = torch.cat([kept, self.rows.expand(len(w_plus), -1, -1)], dim=1)
-        carried: dict[int, Tensor] = self.deformable.residuals(residual, 1.0)
+        carried = self._residuals(residual)
         passed: dict[int, list[Tensor]] = {size: [] for size in config.resolutions}
         transforms = {layer_at(size): partial(self._transform, size=size, alpha=alpha, carried=carried, passed=passed)
                       for size in {*config.resolutions, *carried}}
@@ -46,6 +46,15 @@ class DeformableGraph(nn.Module):
             on_image = {layer_at(size): partial(self._carry_image, grids=passed[size]) for size in config.resolutions}
         return generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms,
                                    image_transforms=on_image)
+
+    def _residuals(self, residual: Tensor | None) -> dict[int, Tensor]:
+        """Return what is added to the features by side; a traced shape is a tensor, so it becomes a number here."""
+        config, found = self.deformable.config, {}
+        if residual is not None:
+            found[int(residual.shape[3])] = residual
+        if self.deformable.look is not None:
+            found[config.look] = found[config.look] + self.deformable.look if config.look in found else self.deformable.look
+        return found
 
     def _carry_image(self, image: Tensor, *, grids: list[Tensor]) -> Tensor:
         for grid in grids:

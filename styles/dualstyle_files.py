@@ -25,10 +25,9 @@ from checkpoints.io import (
     take_vector,
 )
 from checkpoints.official import check_official, describe_parts, recognise
-from models.deformable import generator_config_from_state
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, sampler_rows
-from models.stylegan2 import Generator, GeneratorConfig
+from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 
 RELEASED_FILE = "generator.pt"
 SAMPLER_FILE = "sampler.pt"

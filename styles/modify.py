@@ -30,7 +30,7 @@ from styles.protocol import Style
 from training.modify import Judges, adapt_to
 from training.modify_config import AdaptationConfig
 from training.modify_judges import load_judges
-from training.objective import DivergedError
+from training.checks import DivergedError
 
 VERSION = Control("version", "number of a random version of the style; what lies between two numbers blends them; without one "
                   "the photo keeps the style rows that the encoder gives it", low=0.0, high=8.0, sweep=(1.0, 7.0))

@@ -17,12 +17,11 @@ from checkpoints.manifest import import_file
 from checkpoints.official import official_keys
 from data.images import ImageError, read_image
 from models.blending import COLOR_ROW, BlendGenerator
-from models.deformable import generator_config_from_state
 from models.e4e import E4EConfig, E4EEncoder
 from models.face import Face
 from models.psp import PSPEncoder
 from models.style_encoder import StyleEncoder, StyleEncoderConfig
-from models.stylegan2 import GeneratorConfig
+from models.stylegan2 import GeneratorConfig, generator_config_from_state
 from styles.blend import BlendStyle, save_blend
 from styles.controls import FileValue, Look
 from styles.registry import controls_of, load_style

@@ -16,6 +16,7 @@ import stylize_dataset
 from checkpoints.builders import load_base
 from models.deformable import DeformableGenerator
 from pipeline import dataset
+from styles.controls import Look
 from pipeline.cli import UserError
 from styles.deformable import save_style
 
@@ -88,7 +89,7 @@ def test_worker_restyles_as_the_pipeline_does_and_failures_are_rows(style, photo
     batch = {"path": np.array([found["c.png"].path, found["bad.png"].path, "/no/such.png"]),
              "stem": np.array([found["c.png"].stem, found["bad.png"].stem, "such"])}
     columns = worker(batch)
-    assert worker.look.alpha == given.alpha
+    assert worker.look == given.look
     assert columns["status"] == ["done", "failed", "failed"] and "not found" in columns["error"][2]
     name, = [name for name in columns["outputs"] if name]
     item = worker.stylizer.stylize(Image.open(found["c.png"].path).convert("RGB"), look=worker.look)
@@ -101,7 +102,7 @@ def test_worker_restyles_as_the_pipeline_does_and_failures_are_rows(style, photo
 def test_digest_changes_with_all_that_changes_pictures(tmp_path):
     given = settings(Path("s"), tmp_path)
     others = [given.digest("two"), *(replace(given, **change).digest("one") for change in (
-        {"alpha": 0.1}, {"steps": 3}, {"inversion": "optimize"}, {"align": True}, {"faces": "all"}, {"base": "other"},
+        {"look": Look(alpha=0.1)}, {"steps": 3}, {"inversion": "optimize"}, {"align": True}, {"faces": "all"}, {"base": "other"},
         {"encoder": "other"}))]
     assert len({given.digest("one"), *others}) == 1 + len(others)
     assert replace(given, output="elsewhere", device="cuda").digest("one") == given.digest("one")

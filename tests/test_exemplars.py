@@ -18,7 +18,7 @@ from models.stylegan2 import Generator, GeneratorConfig
 from training.adversarial_stage import FolderTuning, StageConfig, run_steps
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining, mixing_row
 from training.exemplars import DestylizeSettings, RefineSettings, SamplerFit, SamplerSettings, destylize, refine_codes
-from training.objective import DivergedError
+from training.checks import DivergedError
 
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 4})
 ROWS = CONFIG.n_latent

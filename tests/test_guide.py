@@ -105,7 +105,7 @@ def test_pair_that_differs_from_its_mirror_is_no_guide(monkeypatch):
 
 
 def test_tuner_uses_the_guide_where_the_weight_asks_for_it():
-    with pytest.raises(ValueError, match="landmark_weight needs a landmark network"):
+    with pytest.raises(ValueError, match="need a landmark network"):
         tiny_tuner(landmark_weight=1.0)
     tuner = tiny_tuner(landmark_weight=3.0, landmark_net=MovingFace())
     values = tuner.step()

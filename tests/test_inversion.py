@@ -10,8 +10,8 @@ from models.stylegan2 import layer_at
 from training import inversion
 from training.config import FineTuneConfig
 from training.inversion import ResidualSettings, feature_deviation
-from training.prepare import encoded_start, inversion_loss
-from training.prepare import invert_pair
+from training.likeness import inversion_loss
+from training.prepare import encoded_start, invert_pair
 from tuner_worker import tiny_networks, tiny_pair
 
 

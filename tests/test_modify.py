@@ -19,7 +19,7 @@ from models.modify import RemappingConfig, RemappingNetwork, StyleModel, version
 from training.folder import FolderImages
 from training.modify import adapt_to
 from training.modify_config import AdaptationConfig, EncapsulationConfig
-from training.objective import DivergedError
+from training.checks import DivergedError
 from training.session import Session
 from training.state import read_state, restore, save_state
 

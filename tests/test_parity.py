@@ -25,11 +25,11 @@ from losses import (
     r1_penalty,
     reference_consistency,
 )
-from models.deformable import DeformableGenerator, generator_config_from_state
+from models.deformable import DeformableGenerator
 from models.dino import DinoFeatures, ViTConfig, build_vit, self_similarity
 from models.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminator
 from models.e4e import E4EConfig, E4EEncoder
-from models.stylegan2 import Generator, GeneratorConfig
+from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 from op import backend, fused_leaky_relu, upfirdn2d
 from pipeline.align import align_face
 

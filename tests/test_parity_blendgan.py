@@ -14,7 +14,7 @@ from parity_fill import ParityFolder, published_order, relative_error
 from torch import Tensor
 
 from models.blending import BlendGenerator, interpolation_weights
-from models.deformable import generator_config_from_state
+from models.stylegan2 import generator_config_from_state
 from models.discriminator import DiscriminatorConfig
 from models.layers import EqualLinear
 from models.projection_discriminator import ProjectionDiscriminator

@@ -16,9 +16,8 @@ from torch import Tensor
 from losses.contextual import contextual_loss, feature_mean_matching
 from losses.exemplar import path_norm, row_spread
 from losses.noise import noise_regularization, ramped_rate
-from models.deformable import generator_config_from_state
 from models.dualstylegan import CodeSampler, DualStyleGAN, ModRes, sampler_rows
-from models.stylegan2 import Generator
+from models.stylegan2 import Generator, generator_config_from_state
 
 TOLERANCE = 1e-5  # of the largest stored value; both sides in float64
 NAME = "dualstylegan_128"

@@ -106,9 +106,12 @@ def test_training_ends_with_the_page(tmp_path: Path, ending: signal.Signals, bac
     """Also where the page was started in the background of a script, which ignores interrupts."""
     (tmp_path / "train.py").write_text(CHILD)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if background else None
+    # Under nohup these tests ignore it, and so would the page.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         page = subprocess.Popen([sys.executable, "-c", PAGE, str(tmp_path)], cwd=ROOT)
     finally:
+        signal.signal(signal.SIGHUP, hangup)
         if background:
             signal.signal(signal.SIGINT, before)
     pid, deadline = tmp_path / "pid", time.monotonic() + 240

@@ -16,6 +16,7 @@ import generate_samples
 import inference
 from checkpoints.builders import load_base
 from models.deformable import DeformableGenerator
+from models.face import Face
 from pipeline.latents import LatentCache
 from styles.deformable import export_published, save_style
 from styles.registry import load_style
@@ -81,8 +82,8 @@ def test_latents_are_keyed_by_content_not_by_name():
 
 def test_damaged_latent_counts_as_absent(tmp_path):
     cache = LatentCache(tmp_path)
-    cache.put("k", torch.ones(1, 2, 3))
-    assert torch.equal(cache.get("k"), torch.ones(1, 2, 3))
+    cache.put("k", Face(torch.ones(1, 2, 3), torch.ones(1, 4, 8, 8)))
+    assert torch.equal(cache.get("k").w_plus, torch.ones(1, 2, 3)) and cache.get("k").residual.shape == (1, 4, 8, 8)
     (tmp_path / "k.safetensors").write_bytes(b"junk")
     assert cache.get("k") is None and not (tmp_path / "k.safetensors").exists()
 

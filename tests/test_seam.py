@@ -19,7 +19,7 @@ NAMES = re.compile(r"deformable|doesfs|blendgan|\bblend_(?!strip)\w+|styles\.ble
 # The module names by which each system's files are known; training/pretrain and what all share belong to none.
 SYSTEMS = {
     "one-shot": r"deformable\w*|mixing|finetune|prepare|guide|objective",
-    "blend": r"blend\w*|style_encoder|projection_discriminator",
+    "blend": r"blend|blending|blend_(?!weights)\w+|style_encoder|projection_discriminator",
     "dual": r"dual\w*|exemplar\w*|modres",
     "modify": r"modify\w*",
     "landmark projection": r"\w*projection_run|projection|published_projection",
@@ -93,10 +93,10 @@ def test_the_protocol_imports_no_kind(name):
     assert not [module for module in imported(ROOT / "styles" / f"{name}.py") if system_of(tuple(module.split(".")))]
 
 
-@pytest.mark.parametrize("name", ["session", "state", "report", "trainer"])
+@pytest.mark.parametrize("name", ["session", "course", "state", "report", "trainer"])
 def test_a_session_imports_no_system(name):
     found = imported(ROOT / "training" / f"{name}.py")
-    assert all(module.split(".")[:2] in (["training", own] for own in ("report", "state", "trainer")) for module in found)
+    assert all(module.split(".")[:2] in (["training", own] for own in ("course", "report", "state", "trainer")) for module in found)
 
 
 @pytest.mark.parametrize("script", sorted(OPTIONS))

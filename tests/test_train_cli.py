@@ -18,6 +18,8 @@ from styles.registry import load_style
 from training.state import read_state
 
 VIT = ViTConfig(32, 8, 24, 12, 3)
+# What the published file can hold.
+PLAIN = ("--look-res", "0", "--guarded", "false", "--carry_image", "false", "--warp-grid", "10")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def command(weights, tmp_path, monkeypatch):
     def run(*options: str) -> int:
         standard = {"--style": "tiny", "--base": weights / "generator.safetensors", "--vit": weights / "vit.safetensors",
                     "--source": weights / "source.png", "--target": weights / "target.png", "--num_iter": 2,
-                    "--batch": 2, "--adversarial-batch": 1, "--inversion-steps": 2, "--warp-res": 16,
+                    "--batch": 2, "--adversarial-batch": 1, "--inversion-steps": 2, "--warp-res": 16, "--look-res": 16,
                     "--save-every": 1, "--dtype": "float32"}
         words = [str(word) for pair in standard.items() if pair[0] not in options for word in pair]
         return train.main(words + list(options))
@@ -54,7 +56,7 @@ def command(weights, tmp_path, monkeypatch):
 
 
 def test_writes_a_style_a_published_file_and_reports(command, tmp_path, capsys):
-    assert command("--export-published", "old/tiny.pt", "--g_lr", "1e-3") == 0
+    assert command("--export-published", "old/tiny.pt", "--g_lr", "1e-3", *PLAIN) == 0
     printed = capsys.readouterr()
     assert printed.out.split() == [str(tmp_path / "styles" / "tiny.safetensors"), "old/tiny.pt"]
     assert "adv" in printed.err and "ViTTokenDistance" in printed.err
@@ -66,6 +68,11 @@ def test_writes_a_style_a_published_file_and_reports(command, tmp_path, capsys):
     w_plus, noise = style.deformable.broadcast(style.w_avg[None]), style.deformable.generator.fixed_noise()
     images = [s.deformable.synthesis(w_plus, noise=noise).image for s in (style, published)]
     assert (images[0] - images[1]).abs().max() < 1e-5
+
+
+def test_a_look_cannot_be_exported_as_published(command, capsys, tmp_path):
+    assert command("--export-published", "old/tiny.pt") == 2
+    assert "--look_res 0" in one_line(capsys) and not (tmp_path / "outputs" / "train" / "tiny" / "state.pt").exists()
 
 
 def test_resumed_run_is_the_whole_run(command, tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from losses.adversarial import logistic_loss, nonsaturating_loss, r1_penalty
 from models.stylegan2 import Generator
 from training.ema import update_ema
-from training.objective import check_gradients, check_terms
+from training.checks import check_gradients, check_terms
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from checkpoints.builders import Base, checkpoints_dir, load_base, load_encoder,
 from checkpoints.io import fingerprint
 from training.exemplar_run import Tools
 from training.exemplars import TokenMaps
-from training.prepare import inversion_loss
+from training.likeness import inversion_loss
 
 STARTER_SIDE = 256
 

@@ -16,7 +16,7 @@ from models.dino import DinoFeatures
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, CodeSampler, DualStyleGAN
 from models.stylegan2 import Generator
 from training.inversion import frozen
-from training.objective import check_terms
+from training.checks import check_terms
 
 # Rows from which the face of a portrait keeps the portrait's own codes when it is encoded again.
 KEPT_ROW = 8

@@ -30,7 +30,8 @@ from training.course import runaway
 from training.ema import update_ema
 from training.guide import LandmarkGuide
 from training.mixed import precision, recompute
-from training.objective import DivergedError, StructureObjective, check_gradients, check_terms, warp_term
+from training.checks import DivergedError, check_gradients, check_terms
+from training.objective import StructureObjective, warp_term
 from training.pair_start import PairStart, control_goals
 from training.pair_terms import control_term, look_term
 

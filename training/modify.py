@@ -17,7 +17,7 @@ from losses.modify import (
 from models.modify import StyleModel, version_z
 from training.mixed import precision
 from training.modify_config import AdaptationConfig, EncapsulationConfig, StageConfig
-from training.objective import check_gradients, check_terms
+from training.checks import check_gradients, check_terms
 
 # Number of the step and the run's random generator -> images [N, 3, S, S] in [-1, 1].
 Source = Callable[[int, torch.Generator], Tensor]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from checkpoints.builders import checkpoints_dir, load_vit
 from models.dino import DinoFeatures
 from training.modify import Judges
-from training.prepare import inversion_loss
+from training.likeness import inversion_loss
 
 
 class MeanToken(nn.Module):

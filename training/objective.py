@@ -21,10 +21,6 @@ from training.config import FineTuneConfig
 Tokens = Mapping[tuple[str, int], Tensor]
 
 
-class DivergedError(ArithmeticError):
-    """A loss term or a gradient is not finite; the message names it and the step."""
-
-
 class References(NamedTuple):
     """Features [1, T, D] and self-similarities [1, T, T] of the real and the style reference."""
 
@@ -88,33 +84,3 @@ class StructureObjective:
 def warp_term(grids: list[Tensor], form: str) -> Tensor:
     """Return the published sum or the mean-square smoothness of sampling grids [N, R, R, 2]."""
     return published_warp_loss(grids) if form == "published" else warp_smoothness(grids)
-
-
-def check_terms(terms: Mapping[str, Tensor], *, step: int) -> None:
-    """Raise DivergedError naming the first term that is not finite."""
-    for name, value in terms.items():
-        if not bool(torch.isfinite(value).all()):
-            raise DivergedError(f"step {step}: loss term {name!r} is {float(value.detach())}; training stopped before "
-                                "the weights changed. Lower the learning rates or the term's weight")
-
-
-def check_gradients(named: Mapping[str, Tensor], *, step: int, phase: str) -> None:
-    """Raise DivergedError naming the first parameter whose gradient is not finite.
-
-    Args:
-        named: parameters by name; those without a gradient are skipped.
-        step: number of the step.
-        phase: the optimisation that the gradients belong to, for the message.
-    """
-    gradients = [parameter.grad for parameter in named.values() if parameter.grad is not None]
-    if not gradients:
-        return
-    # One number tells of every gradient: a NaN or an infinity survives both the norm and the sum.
-    total = torch.stack(torch._foreach_norm(gradients, float("inf"))).sum()
-    if bool(torch.isfinite(total)):
-        return
-    for name, parameter in named.items():
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            raise DivergedError(f"step {step}: the gradient of {name} is not finite in the {phase} phase; training "
-                                "stopped before the weights changed. Lower the learning rates")
-    raise DivergedError(f"step {step}: the gradients of the {phase} phase overflow")

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from checkpoints.io import CheckpointError
-from losses import InversionLoss, LPIPSDistance, ViTTokenDistance
-from losses.perceptual import ALEXNET_FILE, LPIPS_FILE
+from losses import InversionLoss
 from models.dino import DinoFeatures
 from models.discriminator import Discriminator
 from models.stylegan2 import Generator
@@ -78,20 +77,6 @@ def new_tuner(
     latents = invert_pair(pair, generator, config=config, w_init=w_init, objective=objective, quiet=quiet)
     return FineTuner(generator, discriminator, dino=dino, config=config, pair=pair, latents=latents,
                      landmark_net=landmark_net)
-
-
-def inversion_loss(dino: DinoFeatures, folder: Path, *, needs_lpips: bool = False) -> InversionLoss:
-    """Return L1 + LPIPS where AlexNet's files lie in ``folder``, else L1 + the distance of the transformer's tokens.
-
-    Raises:
-        FileNotFoundError: naming the missing file, if ``needs_lpips``.
-        ValueError: if a file does not fit.
-    """
-    if needs_lpips or all((folder / name).is_file() for name in (ALEXNET_FILE, LPIPS_FILE)):
-        return InversionLoss(LPIPSDistance.from_folder(folder))
-    # Early, middle and late layers of a transformer of any depth.
-    layers = sorted({dino.depth // 6, dino.depth * 5 // 12, dino.depth * 2 // 3})
-    return InversionLoss(ViTTokenDistance(dino, layers=layers))
 
 
 def run_parts(state: Mapping[str, Any]) -> tuple[FineTuneConfig, Pair, Tensor, PairStart | None]:

@@ -1,0 +1,23 @@
+"""The objective of inverting images, with the best perceptual network at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from losses import InversionLoss, LPIPSDistance, ViTTokenDistance
+from losses.perceptual import ALEXNET_FILE, LPIPS_FILE
+from models.dino import DinoFeatures
+
+
+def inversion_loss(dino: DinoFeatures, folder: Path, *, needs_lpips: bool = False) -> InversionLoss:
+    """Return L1 + LPIPS where AlexNet's files lie in ``folder``, else L1 + the distance of the transformer's tokens.
+
+    Raises:
+        FileNotFoundError: naming the missing file, if ``needs_lpips``.
+        ValueError: if a file does not fit.
+    """
+    if needs_lpips or all((folder / name).is_file() for name in (ALEXNET_FILE, LPIPS_FILE)):
+        return InversionLoss(LPIPSDistance.from_folder(folder))
+    # Early, middle and late layers of a transformer of any depth.
+    layers = sorted({dino.depth // 6, dino.depth * 5 // 12, dino.depth * 2 // 3})
+    return InversionLoss(ViTTokenDistance(dino, layers=layers))
