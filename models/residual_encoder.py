@@ -62,6 +62,22 @@ class ResidualEncoderConfig:
         return cls(**values)
 
 
+def space_to_depth(image: Tensor, step: int) -> Tensor:
+    """Return squares of ``step`` px as channels, as ``F.pixel_unshuffle`` does, in operations that every exporter knows.
+
+    Args:
+        image: [N, C, H, W], H and W multiples of ``step``.
+        step: side of a square in px.
+
+    Returns:
+        [N, C step^2, H / step, W / step].
+    """
+    count, channels, height, width = image.shape
+    image = image.reshape(count, channels, height // step, step, width // step, step)
+    image = image.permute(0, 1, 3, 5, 2, 4)  # [N, C, H', s, W', s] -> [N, C, s, s, H', W']
+    return image.reshape(count, channels * step**2, height // step, width // step)
+
+
 class StyledBlock(nn.Module):
     """x + conv(leaky(a conv(x) + b)), a - 1 and b linear in a latent and 0 at first; [N, C, H, W], [N, D] -> [N, C, H, W]."""
 
@@ -136,9 +152,9 @@ class ResidualEncoder(nn.Module):
         # Of the layers that will draw the features; of length about 1, so that no single step of training moves it far.
         style = w_plus[:, layer_at(config.resolution) + 1:].mean(dim=1) / config.style_dim**0.5
         there = features / self.deviation
-        fine = F.leaky_relu(self.stem(F.pixel_unshuffle(photo, 2)), SLOPE)
+        fine = F.leaky_relu(self.stem(space_to_depth(photo, 2)), SLOPE)
         fine = F.leaky_relu(self.down(fine), SLOPE)
-        x = F.leaky_relu(self.merge(torch.cat([F.pixel_unshuffle(photo, PHOTO_STEP), fine, there], dim=1)), SLOPE)
+        x = F.leaky_relu(self.merge(torch.cat([space_to_depth(photo, PHOTO_STEP), fine, there], dim=1)), SLOPE)
         for block in self.before:
             x = block(x, style)
         inner = self.shrink(F.leaky_relu(x, SLOPE))

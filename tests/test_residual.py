@@ -15,7 +15,7 @@ from checkpoints.builders import load_base, load_encoder
 from checkpoints.features import load_residual_encoder
 from checkpoints.io import load_model, save_model
 from data.images import read_image, to_tensor
-from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig, residual_of
+from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig, residual_of, space_to_depth
 from models.stylegan2 import Generator, GeneratorConfig, Halfway
 from pipeline.latents import LatentCache
 from pipeline.sampling import undeformed
@@ -85,6 +85,12 @@ def test_wrong_shapes_are_named(change: dict) -> None:
     shapes = {"photo": (1, 3, 128, 128), "features": (1, 6, 32, 32), "w_plus": (1, 10, 16)} | change
     with pytest.raises(ValueError, match="expected photo and features of"):
         ResidualEncoder(replace(TINY, channels=6, style_dim=16))(*(torch.zeros(shape) for shape in shapes.values()))
+
+
+def test_squares_become_channels() -> None:
+    image = torch.randn(2, 3, 12, 8)
+    for step in (2, 4):
+        assert torch.equal(space_to_depth(image, step), torch.nn.functional.pixel_unshuffle(image, step))
 
 
 def test_config_survives_json_and_rejects_nonsense() -> None:
