@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +127,9 @@ class _SplitSynthesis:
     def __getattr__(self, name: str):
         return getattr(self.deformable, name)
 
-    def synthesis(self, w_plus: Tensor, *, noise: Sequence[Tensor]) -> Deformed:
+    def synthesis(self, w_plus: Tensor, *, noise: Sequence[Tensor], **rest: Any) -> Deformed:
+        if rest or len(w_plus) <= self.batch:  # one term's samples
+            return self.deformable.synthesis(w_plus, noise=noise, **rest)
         parts = [slice(0, self.batch), slice(self.batch, len(w_plus))]
         found = [self.deformable.synthesis(w_plus[part], noise=[one[part] for one in noise]) for part in parts]
         grids = [torch.cat(pair) for pair in zip(*(one.grids for one in found), strict=True)]
