@@ -30,7 +30,7 @@ from models.dino import DinoFeatures, ViTConfig, build_vit, self_similarity
 from models.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminator
 from models.e4e import E4EConfig, E4EEncoder
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
-from op import backend, fused_leaky_relu, upfirdn2d
+from op import fused_leaky_relu, upfirdn2d
 from pipeline.align import align_face
 
 TENSOR_TOLERANCE = 1e-4  # of the largest stored value
