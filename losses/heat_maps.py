@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # First and last landmark of each group, in the order of the published nine numbers; a later group overrides an earlier.
 GROUPS: Mapping[str, tuple[int, int]] = MappingProxyType({
@@ -21,7 +20,6 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "mouth": ("outer_lip", "inner_lip"),
 })
 LIBRARY_WEIGHTS = (0.05, 1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0)
-SMALLEST_NOISE = 8
 ROUNDING = 1e-6
 
 
@@ -93,52 +91,9 @@ def point_loss(points: Tensor, target: Tensor, weights: Tensor, *, unit: Tensor)
     return ((distance * weights).sum(dim=1) / weights.sum() / unit).mean()
 
 
-def noise_regularization(noise: Sequence[Tensor]) -> Tensor:
-    """How far noise maps are from white: StyleGAN2 (Karras et al. 2020) appendix D, equation 6.
-
-    L = sum over maps and levels of mean(n shift_x(n))^2 + mean(n shift_y(n))^2, each map averaged to half its side until
-    it has at most 8 px.
-
-    Args:
-        noise: maps [1, 1, H, W], H = W.
-
-    Returns:
-        Scalar >= 0.
-
-    Raises:
-        ValueError: for another shape or no maps.
-    """
-    if not noise or any(level.ndim != 4 for level in noise):
-        raise ValueError(f"expected noise maps [1, 1, H, W], got {[list(level.shape) for level in noise]}")
-    total = noise[0].new_zeros(())
-    for level in noise:
-        while True:
-            for axis in (3, 2):
-                total = total + (level * torch.roll(level, shifts=1, dims=axis)).mean().square()
-            if level.shape[2] <= SMALLEST_NOISE:
-                break
-            level = F.avg_pool2d(level, 2)
-    return total
-
-
-@torch.no_grad()
-def normalize_noise(noise: Sequence[Tensor]) -> None:
-    """Set each map to mean 0 and mean square 1, in place."""
-    for level in noise:
-        level -= level.mean()
-        level *= level.square().mean().rsqrt()
-
-
 def noise_scale(step: int, steps: int, *, w_std: float = 1.0, initial: float = 0.05, ramp: float = 0.75) -> float:
     """Return the deviation of the noise on w, initial w_std max(0, 1 - t / ramp)^2 with t = step / steps."""
     return initial * w_std * max(0.0, 1.0 - step / steps / ramp) ** 2
-
-
-def learning_rate(step: int, steps: int, *, rate: float = 0.1, rampup: float = 0.05, rampdown: float = 0.25) -> float:
-    """Return the rate of one step: rate (1 - cos(pi min(1, (1 - t) / rampdown))) / 2 min(1, t / rampup), t = step / steps."""
-    t = step / steps
-    falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - t) / rampdown))
-    return rate * falling * min(1.0, t / rampup)
 
 
 def smoothness(w: Tensor, previous: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from models.discriminator import DiscriminatorConfig

@@ -32,7 +32,7 @@ from pipeline.stylize import Crop, InversionSettings, Stylizer
 from styles.controls import Control, Look
 from styles.protocol import Style
 from styles.registry import load_style
-from training.projection import RESOLUTION, Expression, Person, Projection, ProjectionSettings, Projector
+from training.projection import RESOLUTION, Expression, Person, ProjectionSettings, Projector
 
 PANEL = 256
 VIDEO_FRAMES = 60

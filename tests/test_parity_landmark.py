@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from parity_fill import ParityFolder, relative_error
 from torch import Tensor
 
 from losses import heat_maps
+from losses.noise import noise_regularization, ramped_rate
 from models.fan import FAN, FANConfig, fan_input
 from models.stylegan2 import Generator
 from models.stylegan2_ada import convert_generator
@@ -109,7 +111,7 @@ def test_noise_regularization(parity_systems: ParityFolder) -> None:
     stored = parity_systems.tensors("landmark_terms")
     maps = [parity_systems.input(f"noise_{side}", (1, 1, side, side)).double().requires_grad_(True)
             for side in (4, 8, 16, 32, 64, 128)]
-    loss = heat_maps.noise_regularization(maps)
+    loss = noise_regularization(maps)
     expect(loss, stored["noise_regularization"], "loss")
     for level, gradient in zip(maps, torch.autograd.grad(loss, maps), strict=True):
         if (key := f"noise_regularization_grad_{level.shape[2]}") in stored:
@@ -118,7 +120,7 @@ def test_noise_regularization(parity_systems: ParityFolder) -> None:
 
 def test_schedules(parity_systems: ParityFolder) -> None:
     stored = parity_systems.tensors("landmark_terms")
-    for key, function in (("noise_scale", heat_maps.noise_scale), ("learning_rate", heat_maps.learning_rate)):
+    for key, function in (("noise_scale", heat_maps.noise_scale), ("learning_rate", partial(ramped_rate, rate=0.1))):
         series = stored[f"{key}_1000_steps"]
         ours = torch.tensor([function(step, len(series)) for step in range(len(series))], dtype=torch.float64)
         expect(ours, series, key)

@@ -15,7 +15,8 @@ from test_video import FakeFinder, decoded, make_clip, sound_of
 import project_landmarks
 from checkpoints.builders import Base
 from data.landmarks68 import MEAN_FACE, REGIONS
-from losses.heat_maps import FAMILIES, GROUPS, group_weights, heat_map_loss, normalize_noise, point_loss
+from losses.heat_maps import FAMILIES, GROUPS, group_weights, heat_map_loss, point_loss
+from losses.noise import renew_noise
 from models.face import Face
 from models.landmark_warp import landmark_grid, polygon_mask, sample_image
 from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks, soft_argmax
@@ -113,7 +114,7 @@ def test_losses_at_their_edges():
     maps = drawn_maps(FACE, torch.zeros(1, 68, 32, 32))
     assert torch.allclose(maps.sum(dim=(2, 3)), torch.ones(1, 68), atol=1e-5)
     noise = [torch.rand(1, 1, 8, 8) * 5]
-    normalize_noise(noise)
+    renew_noise(noise)
     assert abs(float(noise[0].mean())) < 1e-6 and abs(float(noise[0].square().mean()) - 1) < 1e-5
 
 

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.adversarial import nonsaturating_loss
-from losses.heat_maps import (
-    group_weights, heat_map_loss, learning_rate, noise_regularization, noise_scale, normalize_noise, smoothness,
-)
+from losses.heat_maps import group_weights, heat_map_loss, noise_scale, smoothness
+from losses.noise import noise_regularization, ramped_rate, renew_noise
 from models.stylegan2 import Generator
 from training.inversion import frozen
 from training.projection import PUBLISHED_WEIGHTS, Progress
 
 W_SAMPLES, W_SEED = 10_000, 123
+# Highest learning rate of the published schedule.
+RATE = 0.1
 NOISE_WEIGHT = 1e5
 PERCEPTUAL_SIDE = 256
 
@@ -119,11 +120,11 @@ class PublishedProjector:
         else:
             latent, noise = after.w_plus.clone().requires_grad_(True), after.noise
             variables = [latent]
-        optimizer = torch.optim.Adam(variables, betas=(0.9, 0.999), lr=learning_rate(0, steps))
+        optimizer = torch.optim.Adam(variables, betas=(0.9, 0.999), lr=ramped_rate(0, steps, rate=RATE))
         objective = self._objective(look, landmarks, after)
         with torch.enable_grad(), frozen(self.generator):
             for step in range(steps):
-                optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+                optimizer.param_groups[0]["lr"] = ramped_rate(step, steps, rate=RATE)
                 scale = noise_scale(step, steps, w_std=self.w_std)
                 shaken = latent + scale * torch.randn(latent.shape, generator=rng).to(latent)
                 w_plus = shaken if after is not None else self.generator.broadcast(shaken)
@@ -137,7 +138,7 @@ class PublishedProjector:
                 loss.backward()
                 optimizer.step()
                 if after is None:
-                    normalize_noise(noise)
+                    renew_noise(noise)
                 if progress is not None:
                     progress(step + 1, image.detach())
         return self._result(latent.detach(), [level.detach() for level in noise])
