@@ -45,8 +45,9 @@ COLOR = Control("color_strength", "0 keeps the face's colours, 1 takes the drawi
 
 # Styles with a residual of their own are drawn in the drawing's rows, which that residual was made for.
 DRAWN_COLOR = replace(COLOR, default=1.0, help="0 keeps the face's colours, 1 takes the drawing's")
-LOOK = Control("look_strength", "how much of the drawing's own look is added, 0 none, 1 as in the pair", default=1.0, high=1.5,
-               label="Look of the drawing")
+# A photo keeps more of its person with less than the whole look.
+LOOK = Control("look_strength", "how much of the drawing's own look is added, 0 none, 1 as in the pair", default=0.7,
+               samples=1.0, high=1.5, label="Look of the drawing")
 
 
 class DeformableStyle(Style):
@@ -175,7 +176,7 @@ class DeformableStyle(Style):
         if self.deformable.look is not None:
             layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
             rows = self.target_latent[layer:]
-        return DeformableGraph(self.deformable, inputs=(ALPHA,), rows=rows)
+        return DeformableGraph(self.deformable, inputs=(ALPHA,), rows=rows, look=LOOK.default)
 
 
 def save_style(

@@ -21,12 +21,14 @@ class DeformableGraph(nn.Module):
     Args:
         deformable: the network.
         inputs: the control that is its input beside latents and residual.
+        look: how much of the style's own residual is added.
         rows: fine rows [K, D] of the drawing in which a style with a residual of its own draws; the face's where None.
     """
 
-    def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...], rows: Tensor | None = None) -> None:
+    def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...], rows: Tensor | None = None,
+                 look: float = 1.0) -> None:
         super().__init__()
-        self.deformable, self.inputs = deformable, inputs
+        self.deformable, self.inputs, self.look = deformable, inputs, look
         self.register_buffer("rows", rows, persistent=False)
         for size in deformable.config.resolutions:
             self.register_buffer(f"lattice_{size}", pixel_lattice(size, mode="exact"), persistent=False)
@@ -53,7 +55,8 @@ class DeformableGraph(nn.Module):
         if residual is not None:
             found[int(residual.shape[3])] = residual
         if self.deformable.look is not None:
-            found[config.look] = found[config.look] + self.deformable.look if config.look in found else self.deformable.look
+            own = self.look * self.deformable.look
+            found[config.look] = own + found[config.look] if config.look in found else own
         return found
 
     def _carry_image(self, image: Tensor, *, grids: list[Tensor]) -> Tensor:
