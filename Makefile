@@ -15,7 +15,7 @@ demo: $(VENV)/.ops
 	$(PY) demo.py --outdir outputs/demo
 
 test: $(VENV)/.ready-dev $(VENV)/.ops
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # Twenty kills of each kind and ten thousand damaged files.
 nightly: $(VENV)/.ready-dev $(VENV)/.ops

@@ -30,6 +30,7 @@ HELP = {
     "encoder": "train all heads of the encoder against the finished generator",
     "critic": "train the StyleGAN2 discriminator against the finished generator",
     "vit": "self-distilled vision transformer",
+    "drawings": "draw packed faces in the project's looks, with known landmarks",
     "landmarks": "68 points: dlib's shape predictor, and the differentiable heat-map network",
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
     "export": "write the starter files from what is trained",
@@ -52,7 +53,14 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--landmarks", type=Path, default=None, help=".npz with names and landmarks")
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--output", type=Path, required=True, help="file to write, .npz")
+        elif name == "drawings":
+            stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
+            stage.add_argument("--count", type=cli.positive_int, default=2400, help="number of drawings")
+            stage.add_argument("--output", type=Path, required=True, help="file to write, .npz; a run that was interrupted "
+                                                                         "goes on")
         elif name == "landmarks":
+            stage.add_argument("--drawings", type=Path, default=None, help="file of the drawings stage to train on as well")
+            stage.add_argument("--start", type=Path, default=None, help="folder of starter files whose network to go on from")
             stage.add_argument("--output", type=Path, default=STARTER / "landmarks.dat", help="file")
             stage.add_argument("--threads", type=cli.positive_int, default=2, help="threads of dlib's trainer")
             stage.add_argument("--part", choices=("both", "predictor", "network"), default="both", help="which to train")
@@ -78,7 +86,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def run(args: Namespace) -> int:
-    for name in ("data", "teacher"):
+    for name in ("data", "teacher", "drawings"):
         path = getattr(args, name, None)
         if path is not None and not path.exists():
             raise cli.UserError(f"{path}: not found; check --{name}")
@@ -140,6 +148,10 @@ def work(args: Namespace) -> dict:
 
         return export_starter(args.state, args.output, face_id=args.face_id)
     pack = FacePack.load(args.data)
+    if args.stage == "drawings":
+        from training.pretrain.drawings import draw_pack
+
+        return draw_pack(pack, args.output, count=args.count, size=args.size)
     if args.stage == "landmarks":
         return train_landmarks(pack, args)
     from training.pretrain.vit import train_vit
@@ -149,6 +161,7 @@ def work(args: Namespace) -> dict:
 
 def train_landmarks(pack: FacePack, args: Namespace) -> dict:
     """Train the landmark parts that are asked for and return the facts of each."""
+    from training.pretrain.faces import FacePack
     from training.pretrain.landmark_network import train_landmark_network
     from training.pretrain.landmark_predictor import train_predictor
 
@@ -156,7 +169,9 @@ def train_landmarks(pack: FacePack, args: Namespace) -> dict:
     if args.part in ("both", "predictor"):
         facts["predictor"] = train_predictor(pack, args.output, threads=args.threads)
     if args.part in ("both", "network"):
-        facts["network"] = train_landmark_network(pack, args.state, minutes=args.minutes)
+        facts["network"] = train_landmark_network(
+            pack, args.state, minutes=args.minutes, start=args.start,
+            drawings=None if args.drawings is None else FacePack.load(args.drawings))
     return facts
 
 

@@ -108,8 +108,8 @@ def nine(args: Namespace, default: Sequence[float]) -> tuple[float, ...]:
 
 def run_starter(args: Namespace) -> int:
     """Project by moving the look's inversion."""
-    from pipeline.projection import build_studio, project_photo
-    from pipeline.projection_run import animate, is_animation
+    from projection.stills import build_studio, project_photo
+    from projection.runs import animate, is_animation
     from pipeline.stylize import InversionSettings
     from training.projection import STARTER_WEIGHTS, ProjectionSettings
 
@@ -133,7 +133,7 @@ def run(args: Namespace) -> int:
     cli.ensure_dir(args.outdir)
     if args.profile == "starter":
         return run_starter(args)
-    from pipeline.projection_run import run_published
+    from projection.runs import run_published
     from training.published_projection import PUBLISHED_WEIGHTS
 
     return run_published(args, nine(args, PUBLISHED_WEIGHTS))

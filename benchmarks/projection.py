@@ -68,7 +68,7 @@ def run(args: Namespace) -> int:
     from data.grids import grid
     from data.images import list_images, save_image
     from losses.identity import IdentityLoss
-    from pipeline.projection import build_studio
+    from projection.stills import build_studio
     from training.projection import STARTER_WEIGHTS, ProjectionSettings, Projector, named_weights
 
     cli.ensure_dir(args.output)

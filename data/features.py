@@ -163,9 +163,9 @@ def draw_eyes(pen: Pen, points: np.ndarray, eyes: Eyes) -> None:
 
 
 def draw_brows(pen: Pen, points: np.ndarray, colour: Sequence[float], *, width: float = 0.018, cover: float = 1.0) -> None:
-    """Draw both brows as strokes that are thick at the nose and end in a point."""
+    """Draw both brows as strokes that are thick at the nose and end in a point, below their landmarks' upper edge."""
     for index in BROWS:
-        pen.lay(colour, pen.stroke(points[list(index)], width, taper=(0.1, 0.75)) * cover)
+        pen.lay(colour, pen.stroke(points[list(index)] + [0.0, 0.5 * width], width, taper=(0.1, 0.75)) * cover)
 
 
 def draw_nose(pen: Pen, points: np.ndarray, colour: Sequence[float], *, width: float = 0.006, cover: float = 0.8) -> None:

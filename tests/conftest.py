@@ -21,7 +21,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
 
 
+# What takes longest begins first, so that no process is left with it alone in the end.
+LONGEST = ("pretrain", "export", "parity", "dataset", "op_backend", "notebook", "parity_dualstylegan", "distributed", "bench",
+           "resume", "residual", "train_cli", "parity_blendgan", "scripts", "train_blend", "video", "app", "batch", "kinds")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     if torch.cuda.is_available():
         return
     for item in items:

@@ -25,7 +25,7 @@ from models.face import Face  # noqa: E402
 from pipeline.cli import UserError  # noqa: E402
 from styles.controls import REGIONS, Control, Look  # noqa: E402
 from web.jobs import Trainer, check_name  # noqa: E402
-from web.controls import first_values, look_of, step_of, value_of  # noqa: E402
+from web.controls import first_values, kept_values, look_of, step_of, value_of  # noqa: E402
 from web.studio import Cache, Studio, Wish, truncated  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +88,11 @@ def test_widgets_say_what_a_control_takes(tmp_path):
         value_of(rows, [0.5, "0,one"])
     choice = Control("model", "one", type="choice", choices=("a", "b"), default="b")
     assert value_of(choice, first_values(choice, samples=False)) == "b" and value_of(choice, [None]) is None
+    either = Control("exemplar", "one", type="choice", choices=("a", "b"), files=True)
+    (tmp_path / "own.png").write_bytes(b"picture")
+    assert first_values(either, samples=False) == [None, None] and value_of(either, ["a", None]) == "a"
+    assert value_of(either, ["a", str(tmp_path / "own.png")]).path == str(tmp_path / "own.png")
+    assert kept_values(either, {"exemplar": (either, ["a", str(tmp_path / "gone.png")])}, samples=False) == ["a", None]
     file = Control("image", "one", type="file")
     (tmp_path / "image").write_bytes(b"1")
     assert value_of(file, [None]) is None and value_of(file, [str(tmp_path / "image")]).digest

@@ -22,11 +22,11 @@ from models.landmark_warp import landmark_grid, polygon_mask, sample_image
 from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks, soft_argmax
 from models.stylegan2 import Generator, GeneratorConfig
 from pipeline.cli import UserError
-from pipeline.expressions import aligned_points, bundled, check_pose, fitted, named, read_landmarks
+from projection.expressions import aligned_points, bundled, check_pose, fitted, named, read_landmarks
 from pipeline.latents import LatentCache
 from pipeline.naming import Photo
-from pipeline.projection import Plain, Studio
-from pipeline.projection_video import AnimationSettings, animate_clip, animate_photos
+from projection.stills import Plain, Studio
+from projection.films import AnimationSettings, animate_clip, animate_photos
 from pipeline.stylize import InversionSettings, Look, Stylizer
 from training.projection import (
     EXPRESSIVE, STARTER_WEIGHTS, Expression, Person, ProjectionSettings, Projector, drawn_maps, eye_unit, goals, moved_photo,

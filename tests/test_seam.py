@@ -15,14 +15,14 @@ GENERAL = ("inference.py", "generate_samples.py", "deformation_control.py", "exp
 # Whole identifiers of the systems and of what only they have. "blended" and "to modify" are plain English, so these
 # two count only as a system's own words: BlendGAN, blend_..., styles.blend; MODIFY, styles.modify.
 NAMES = re.compile(r"deformable|doesfs|blendgan|\bblend_(?!strip)\w+|styles\.blend|dualstyle|modres|exemplar|\bMODIFY\b|styles\.modify"
-                   r"|landmark_projection|EdgeDrawing", re.IGNORECASE)
+                   r"|landmark_projection|\bprojection[./]|EdgeDrawing", re.IGNORECASE)
 # The module names by which each system's files are known; training/pretrain and what all share belong to none.
 SYSTEMS = {
     "one-shot": r"deformable\w*|mixing|finetune|prepare|guide|objective",
     "blend": r"blend|blending|blend_(?!weights)\w+|style_encoder|projection_discriminator",
     "dual": r"dual\w*|exemplar\w*|modres",
     "modify": r"modify\w*",
-    "landmark projection": r"\w*projection_run|projection|published_projection",
+    "landmark projection": r"projection|published_projection|expressions",
 }
 OPTIONS = {
     "inference": "align alpha cache clip_output color_strength face faces force input_image inversion jobs largest lr output "
@@ -63,7 +63,7 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if name.split(".")[0] in ("models", "losses", "training", "styles")}
+    return {name for name in found if name.split(".")[0] in ("models", "losses", "training", "styles", "projection")}
 
 
 def system_of(parts: tuple[str, ...]) -> str | None:
@@ -73,7 +73,7 @@ def system_of(parts: tuple[str, ...]) -> str | None:
 
 def test_systems_do_not_import_each_other():
     crossing = []
-    for folder in ("models", "losses", "training", "styles"):
+    for folder in ("models", "losses", "training", "styles", "projection"):
         for path in (ROOT / folder).rglob("*.py"):
             own = system_of(path.relative_to(ROOT).with_suffix("").parts)
             for name in imported(path):

@@ -32,11 +32,11 @@ def first_values(control: Control, *, samples: bool) -> list[Any]:
     """Return what the widgets of a control show at first: the control's default, left to the style where it has none.
 
     Numbers are [number], behind a switch where there is no default, then a factor per region, or a text with numbers per
-    row; choices are [text or None], files [path or None].
+    row; choices are [text or None], and [text or None, path or None] where a file will do as well; files [path or None].
     """
     default = control.default_for(samples=samples)
     if control.type != "number":
-        return [default if control.type == "choice" else None]
+        return [default if control.type == "choice" else None] + [None] * (control.type == "choice" and control.files)
     first = [default] if default is not None else [False, min(max(1.0, control.low), control.high)]
     return first + {"region": [1.0] * len(REGIONS), "row": [""], None: []}[control.per]
 
@@ -49,7 +49,8 @@ def value_of(control: Control, values: Sequence[Any]) -> Any:
     """
     try:
         if control.type != "number":
-            return None if values[0] is None else control.parse(str(values[0]))
+            given = [value for value in values if value is not None]
+            return control.parse(str(given[-1])) if given else None  # a file goes before a choice
         if control.default is None:
             switched, *values = values
             if not switched:
@@ -91,8 +92,12 @@ class Panel:
 def kept_values(control: Control, kept: Kept, *, samples: bool) -> list[Any]:
     """Return the values that a control of the style before had, if it was the same, else the first ones."""
     known, values = kept.get(control.name, (None, []))
-    gone = control.type == "file" and bool(values) and not (values[0] and Path(values[0]).is_file())
-    return values if known == control and not gone else first_values(control, samples=samples)
+    if known != control:
+        return first_values(control, samples=samples)
+    if control.type == "file" or control.files:
+        *names, path = values
+        return [*names, path if path and Path(path).is_file() else None]
+    return values
 
 
 def look_of(controls: Sequence[Control], kept: Kept, *, samples: bool) -> Look:
@@ -123,9 +128,10 @@ def build_panel(
         values, elem_id = shown[control.name], f"{prefix}_{control.name}"
         if control.type == "choice":
             made[control.name] = [_choice(control, values[0], elem_id, pictures.get(control.name, {}))]
+            if control.files:
+                made[control.name].append(_upload(f"{control.title}: or a picture of your own", values[1], f"{elem_id}_file"))
         elif control.type == "file":
-            made[control.name] = [gr.Image(values[0], type="filepath", sources=["upload", "clipboard"], format="png",
-                                           label=control.title, height=180, elem_id=elem_id)]
+            made[control.name] = [_upload(control.title, values[0], elem_id)]
         elif control.default is not None:
             made[control.name] = [_slider(control, values[0], elem_id)]
     folded = [control for control in controls if control.type == "number" and (control.default is None or control.per)]
@@ -134,6 +140,11 @@ def build_panel(
             for control in folded:
                 made[control.name] = [*made.get(control.name, ()), *_folded(control, shown[control.name], prefix)]
     return Panel(tuple(controls), tuple(tuple(made[control.name]) for control in controls))
+
+
+def _upload(title: str, value: str | None, elem_id: str) -> gr.Image:
+    return gr.Image(value, type="filepath", sources=["upload", "clipboard"], format="png", label=title, height=180,
+                    elem_id=elem_id)
 
 
 def _slider(control: Control, value: float, elem_id: str) -> gr.Slider:

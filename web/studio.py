@@ -123,7 +123,9 @@ class Studio:
 
     def draw(self, path: str | Path, style: str, wish: Wish, *, refine: bool = False) -> Image.Image:
         """Return the restyled photo in the view that is asked for: side by side, face, or whole photo."""
-        prepared, stylizer = self.prepare(path, style, refine=refine), self.stylizer(style, refine=refine)
+        stylizer = self.stylizer(style, refine=refine)
+        stylizer.style.prepare(wish.look)  # a look that cannot be drawn is told of before a photo is inverted
+        prepared = self.prepare(path, style, refine=refine)
         items = []
         for crop, face in zip(prepared.crops, prepared.faces, strict=True):
             face = truncated(face, stylizer.base.w_avg, wish.truncation)
@@ -138,6 +140,7 @@ class Studio:
     def random_faces(self, style: str, wish: Wish, *, seed: int, count: int) -> Image.Image:
         """Return ``count`` random faces above their restyled selves."""
         loaded, base = self.stylizer(style).style, self.stylizer(style).base
+        loaded.prepare(wish.look)
         indices = list(range(count))
         faces = sampling.random_faces(loaded, seed, indices, truncation_psi=wish.truncation)
         originals = sampling.base_images(base, seed, indices, truncation_psi=wish.truncation)

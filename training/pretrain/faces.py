@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from checkpoints.io import atomic_write
+
 HELD_OUT = 200
 
 
@@ -41,6 +43,22 @@ def _entries(source: Path) -> Iterator[tuple[str, bytes]]:
                 yield Path(member.name).stem, handle.read()
 
 
+def jpeg_bytes(image: Image.Image, *, quality: int = 95) -> np.ndarray:
+    """Return an RGB image as JPEG bytes, uint8 [B]."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def write_pack(
+    target: Path, names: list[str], blobs: list[np.ndarray], *, size: int, landmarks: np.ndarray, doubt: np.ndarray
+) -> None:
+    """Write a pack: JPEG bytes of images of ``size`` px, landmarks [M, 68, 2] as fractions of the side and doubts [M]."""
+    with atomic_write(target) as path, open(path, "wb") as file:
+        np.savez(file, names=np.array(names), data=np.concatenate(blobs), size=size, landmarks=landmarks, doubt=doubt,
+                 ends=np.cumsum([len(b) for b in blobs]))
+
+
 def pack_faces(source: Path, target: Path, *, size: int, landmarks: Path | None = None, quality: int = 95) -> int:
     """Write a folder or tar of aligned faces as one ``.npz`` of JPEG bytes at ``size`` px and return the count.
 
@@ -50,10 +68,8 @@ def pack_faces(source: Path, target: Path, *, size: int, landmarks: Path | None 
     names, blobs = [], []
     for name, data in _entries(source):
         image = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality, subsampling=0)
         names.append(name)
-        blobs.append(np.frombuffer(buffer.getvalue(), np.uint8))
+        blobs.append(jpeg_bytes(image, quality=quality))
     if not names:
         raise ValueError(f"{source}: no images found")
     points = np.full((len(names), 68, 2), np.nan, np.float32)
@@ -65,9 +81,7 @@ def pack_faces(source: Path, target: Path, *, size: int, landmarks: Path | None 
             if name in rows:
                 points[index] = table["landmarks"][rows[name]] / 256.0
                 doubt[index] = table["flip_disagreement"][rows[name]]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(target, names=np.array(names), data=np.concatenate(blobs), size=size, landmarks=points, doubt=doubt,
-             ends=np.cumsum([len(b) for b in blobs]))
+    write_pack(target, names, blobs, size=size, landmarks=points, doubt=doubt)
     return len(names)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from checkpoints.features import load_landmark_net
 from data.landmarks68 import MIRROR
 from data.warps import Caricature, backward_grid
 from models.landmarks import LandmarkConfig, Landmarks, LandmarkNet
@@ -23,13 +24,23 @@ from training.pretrain.vit import draw, landmark_targets, random_grids
 
 STARTER_LANDMARKS = LandmarkConfig()
 WARP_SIDE = 32
+# Rate of a network that is trained further, and the images that its average counts as seen.
+FURTHER_RATE, AVERAGED = 8e-4, 32_000
 # Brows, nose, eyes and mouth: parts whose own size must be right however small they are.
 PARTS = (slice(17, 22), slice(22, 27), slice(31, 36), slice(36, 42), slice(42, 48), slice(48, 68))
 
 
 @dataclass(frozen=True)
 class LandmarkTrainingConfig:
-    """Hyper-parameters; weights multiply the terms, probabilities are per face."""
+    """Hyper-parameters; weights multiply the terms, probabilities are per face.
+
+    Attributes:
+        drawn: of a face whose medium is changed at random.
+        negative: of a picture in inverted colours, as chalk on a board is beside ink on paper.
+        from_drawings: share of a batch that comes from the pack of drawings, where there is one.
+        caricatured: of a face that is deformed.
+        max_doubt: largest disagreement of labels with those of the mirrored face.
+    """
 
     batch: int = 32
     lr: float = 2e-3
@@ -38,6 +49,8 @@ class LandmarkTrainingConfig:
     map_weight: float = 0.05
     shape_weight: float = 0.25
     drawn: float = 0.5
+    negative: float = 0.05
+    from_drawings: float = 0.4
     caricatured: float = 0.7
     max_doubt: float = 0.075
 
@@ -58,10 +71,12 @@ def caricature_grid(points: Tensor, rng: torch.Generator, side: int) -> tuple[Te
 
 
 class LandmarkBatches:
-    """Random labelled training batches of a pack."""
+    """Random labelled training batches of a pack, and of a pack of drawings, see ``training.pretrain.drawings``."""
 
-    def __init__(self, pack: FacePack, config: LandmarkTrainingConfig, *, seed: int) -> None:
-        self.pack, self.config = pack, config
+    def __init__(
+        self, pack: FacePack, config: LandmarkTrainingConfig, *, seed: int, drawings: FacePack | None = None
+    ) -> None:
+        self.pack, self.config, self.drawings = pack, config, drawings
         train, _ = pack.split()
         self.index = train[pack.doubt[train] <= config.max_doubt]  # NaN, no label, compares as false
         if len(self.index) == 0:
@@ -71,12 +86,12 @@ class LandmarkBatches:
     def __call__(self) -> tuple[Tensor, Tensor]:
         """Return images [N, 3, S, S] in [-1, 1] and their landmarks [N, 68, 2] as fractions of the side."""
         config, rng = self.config, self.rng
-        index = self.index[torch.randint(len(self.index), (config.batch,), generator=rng)]
-        flip = torch.rand(config.batch, generator=rng) < 0.5
-        image, points = self.pack.batch(index, flip=flip), self.pack.landmarks[index]
-        mirrored = points[:, torch.from_numpy(MIRROR)] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
-        points = torch.where(flip[:, None, None], mirrored, points)
-        image, points = self._caricature(image, points)
+        drawings = 0 if self.drawings is None else round(config.from_drawings * config.batch)
+        index = self.index[torch.randint(len(self.index), (config.batch - drawings,), generator=rng)]
+        image, points = self._caricature(*self._flipped(self.pack, index))
+        if self.drawings is not None:
+            index = torch.randint(len(self.drawings.names), (drawings,), generator=rng)
+            image, points = (torch.cat(both) for both in zip((image, points), self._flipped(self.drawings, index)))
         size = image.shape[3]
         grid, theta = random_grids(config.batch, size, rng, scale=(0.8, 1.15))
         image = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
@@ -85,9 +100,18 @@ class LandmarkBatches:
         drawn = torch.rand(config.batch, generator=rng) < config.drawn
         if drawn.any():
             image[drawn] = draw(image[drawn], rng)
+        negative = torch.rand(config.batch, 1, 1, 1, generator=rng) < config.negative
+        image = torch.where(negative, -image, image)
         light = 1.0 + 0.2 * torch.randn(config.batch, 1, 1, 1, generator=rng)
         tint = 0.1 * torch.randn(config.batch, 3, 1, 1, generator=rng)
         return (image * light + tint).clamp(-1.0, 1.0), points
+
+    def _flipped(self, pack: FacePack, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images [N, 3, S, S] and landmarks [N, 68, 2] of faces [N] of a pack, half of them mirrored."""
+        flip = torch.rand(len(index), generator=self.rng) < 0.5
+        points = pack.landmarks[index]
+        mirrored = points[:, torch.from_numpy(MIRROR)] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+        return pack.batch(index, flip=flip), torch.where(flip[:, None, None], mirrored, points)
 
     def _caricature(self, image: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Exaggerate some of the faces; their labels move along exactly."""
@@ -202,14 +226,28 @@ class LandmarkTrainer:
         return {name: float(value.detach()) for name, value in terms.items()}
 
 
-def train_landmark_network(pack: FacePack, folder: Path, *, minutes: float) -> dict:
-    """Train for ``minutes``, saving ``folder/landmarks_net.pt``, and return the figures; resumes."""
-    config = LandmarkTrainingConfig()
+def train_landmark_network(
+    pack: FacePack, folder: Path, *, minutes: float, drawings: FacePack | None = None, start: Path | None = None
+) -> dict:
+    """Train for ``minutes``, saving ``folder/landmarks_net.pt``, and return the figures; resumes.
+
+    Args:
+        pack: labelled faces.
+        folder: of the state.
+        minutes: wall-clock budget.
+        drawings: labelled drawings of the same size to train on as well.
+        start: folder of starter files whose network is trained further, gently.
+    """
+    config = LandmarkTrainingConfig() if start is None else LandmarkTrainingConfig(lr=FURTHER_RATE)
     trainer, path = LandmarkTrainer(config), folder / "landmarks_net.pt"
     saved = load_state(path)
     if saved is not None:
         trainer.load(saved)
-    batches, clock = LandmarkBatches(pack, config, seed=trainer.seen), Clock(minutes)
+    elif start is not None:
+        state = load_landmark_net(start / "landmarks_net.safetensors").module.state_dict()
+        trainer.network.load_state_dict(state), trainer.average.load_state_dict(state)
+        trainer.seen = AVERAGED  # the running average counts from a trained network on
+    batches, clock = LandmarkBatches(pack, config, seed=trainer.seen, drawings=drawings), Clock(minutes)
     bar, averages = tqdm(desc="landmark network", unit="img", mininterval=2.0), {}
     while not clock.done():
         warmup = min(1.0, (trainer.seen + 1) / 3200.0)

@@ -21,9 +21,9 @@ from pipeline import video_io
 from pipeline.align import align_face
 from pipeline.batch import file_state, settings_digest
 from pipeline.cli import UserError, report
-from pipeline.expressions import check_pose
+from projection.expressions import check_pose
 from pipeline.naming import Photo
-from pipeline.projection import Studio
+from projection.stills import Studio
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.tracking import FaceTracker
 from pipeline.video import draw_clip, load_tracker, tracker_state

@@ -17,11 +17,11 @@ from checkpoints.features import load_landmark_net
 from data.images import read_image, save_image, to_tensor
 from models.fan import fan_input
 from pipeline import cli, video_io
-from pipeline.expressions import with_landmarks
+from projection.expressions import with_landmarks
 from pipeline.naming import folder_photos
 from pipeline.perceptual import inversion_objective
-from pipeline.projection import Film, Studio, row, save_latents, write_film
-from pipeline.projection_video import AnimationSettings, animate_clip, animate_photos
+from projection.stills import Film, Studio, row, save_latents, write_film
+from projection.films import AnimationSettings, animate_clip, animate_photos
 from training.projection import ProjectionSettings
 from training.published_projection import PublishedProjection, PublishedProjector, PublishedSettings
 

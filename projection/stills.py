@@ -21,7 +21,7 @@ from losses.identity import IdentityLoss, identity_distance
 from models.face import Face
 from pipeline.align import align_face, photo_corners
 from pipeline.cli import UserError, report
-from pipeline.expressions import (
+from projection.expressions import (
     FILES, bundled_expression, check_pose, expression_names, file_expression, named, photo_expression, with_landmarks,
 )
 from pipeline.faces import FaceFinder

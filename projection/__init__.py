@@ -1,0 +1,1 @@
+"""Landmark projection as users run it: expressions, stills, films and the page's tab."""
