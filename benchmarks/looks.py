@@ -36,7 +36,7 @@ def figures(style: Any, warp: Any, args: Namespace, net: Any) -> dict[str, dict[
     faces = random_faces(style, args.seed, list(range(args.faces)), truncation_psi=args.truncation)
     points = landmarks(undeformed(style.base, faces).clamp(-1.0, 1.0))
     truth = torch.stack([torch.from_numpy(warp.displace(p.numpy())).float() - p for p in points])
-    still, moved = (landmarks(style.draw(faces, Look(alpha=alpha, look_strength=1.0)).clamp(-1.0, 1.0)) for alpha in (0.0, 1.0))
+    still, moved = (landmarks(style.draw(faces, Look(alpha=alpha, look_strength=1.0, color_strength=1.0)).clamp(-1.0, 1.0)) for alpha in (0.0, 1.0))
     grids = model_displacement(style.deformable, style.colored(faces.w_plus, 1.0), points, alpha=1.0)
     return {way: {"cosine": round(float(displacement_cosine(field, truth).mean()), 3),
                   "length": round(float(magnitude_ratio(field, truth).mean()), 3)}

@@ -144,7 +144,8 @@ def model_displacement(deformable: DeformableGenerator, w_plus: Tensor, points: 
 
         hooks.append(block.register_forward_pre_hook(note))
     try:
-        grids = deformable.synthesis(w_plus, alpha=alpha, noise=deformable.generator.fixed_noise()).grids
+        grids = deformable.synthesis(w_plus, alpha=alpha, noise=deformable.generator.fixed_noise(),
+                                     places=points.to(w_plus)).grids
     finally:
         for hook in hooks:
             hook.remove()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.look import landmark_grid, look_maps, matched
 from models.sampling_grids import enlarged, halved
 from models.spatial_transformer import (
     SpatialTransformerConfig,
@@ -23,6 +24,7 @@ from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_s
 
 PUBLISHED_PARTS = ("g", "stns", "rtstn")
 PUBLISHED_EXTENT = 0.95
+LANDMARKS = 68
 
 
 class Deformed(NamedTuple):
@@ -34,11 +36,13 @@ class Deformed(NamedTuple):
 
 @dataclass
 class _Run:
-    """What one synthesis passes from layer to layer: alpha, residuals by side that are still to be added, TPS grids so
-    far, and the grids of each resolution, by which the image is carried along."""
+    """What one synthesis passes from layer to layer: alpha, residuals by side that are still to be added, the maps of a
+    matched look and its strength, TPS grids so far, and the grids of each resolution, by which the image is carried along."""
 
     alpha: float | Tensor
     residuals: dict[int, Tensor]
+    maps: Tensor | None = None
+    strength: float = 1.0
     grids: dict[int, Tensor] = field(default_factory=dict)
     passed: dict[int, list[Tensor]] = field(default_factory=dict)
 
@@ -80,7 +84,12 @@ class DeformableGenerator(nn.Module):
         if config.look:
             if config.look not in widths:
                 raise ValueError(f"the generator has no features of {config.look} px; choose one of {sorted(widths)}")
-            self.look = nn.Parameter(torch.zeros(1, widths[config.look], config.look, config.look))
+            shape = (1, widths[config.look], config.look, config.look)
+            self.look = nn.Parameter(torch.zeros(shape))
+            if config.look_form != "added":
+                self.register_buffer("look_source", torch.zeros(shape))
+            if config.look_form == "carried":
+                self.register_buffer("look_places", torch.zeros(1, LANDMARKS, 2))
 
     @classmethod
     def for_generator(
@@ -101,7 +110,7 @@ class DeformableGenerator(nn.Module):
 
     def synthesis(
         self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor], residual: Tensor | None = None,
-        look: float = 1.0,
+        look: float = 1.0, places: Tensor | None = None,
     ) -> Deformed:
         """Turn latents into deformed images.
 
@@ -111,7 +120,9 @@ class DeformableGenerator(nn.Module):
                 control point, in the order of `resting_points`; 0 is rest, 1 as learned, values outside extrapolate.
             noise: one [1 or N, 1, H, W] per convolution, see `Generator.synthesis`.
             residual: [N, C, R, R] of the undeformed face, see `models.face.Face`; warps at lower resolutions move it too.
-            look: how much of the style's own residual is added, where it has one.
+            look: how much of the style's own look is taken, where it has one.
+            places: landmarks [N, 68, 2] of the undeformed faces as fractions of the side, to which a look is carried; it
+                stays where the pair has it without them.
 
         Returns:
             Deformed(image, grids); grids is empty without TPS blocks.
@@ -120,8 +131,8 @@ class DeformableGenerator(nn.Module):
             ValueError: for wrong shapes.
             NonFiniteError: if a sampling grid holds NaN or infinity.
         """
-        run = _Run(alpha, self.residuals(residual, look))
-        sizes = {*self.config.resolutions, *run.residuals}
+        run = self._run(alpha, residual, look, places)
+        sizes = {*self.config.resolutions, *run.residuals} | ({self.config.look} if run.maps is not None else set())
         transforms = {layer_at(size): partial(self._transform, size=size, run=run) for size in sizes}
         on_image = {}
         if self.config.carry_image:
@@ -129,22 +140,42 @@ class DeformableGenerator(nn.Module):
         image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms, image_transforms=on_image)
         return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])
 
-    def features(self, w_plus: Tensor, *, noise: Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
-        """Return what the first warp gets to see, [N, C, R, R] at its side R, as the arguments of ``synthesis`` say."""
+    def features(
+        self, w_plus: Tensor, *, noise: Sequence[Tensor], residual: Tensor | None = None, look: float = 1.0,
+        places: Tensor | None = None, side: int | None = None,
+    ) -> Tensor:
+        """Return the features of ``side`` px, [N, C, side, side], before they are warped; see ``synthesis``.
+
+        Without a side they are what the first warp gets to see.
+        """
         seen: list[Tensor] = []
-        first = min(self.config.resolutions)
-        run = _Run(0.0, self.residuals(residual, 1.0))
+        wanted = side or min(self.config.resolutions)
+        run = self._run(0.0, residual, look, places)
+        sides = {*run.residuals, wanted} | ({self.config.look} if run.maps is not None else set())
 
-        def add(features: Tensor, side: int) -> Tensor:
-            return features + run.residuals[side].to(features.dtype)
-
-        def note(features: Tensor) -> Tensor:
-            seen.append(add(features, first) if first in run.residuals else features)
+        def note(features: Tensor, size: int) -> Tensor:
+            features = self._drawn(features, size=size, run=run)
+            if size == wanted:
+                seen.append(features)
             return features
 
-        transforms = {layer_at(side): partial(add, side=side) for side in run.residuals if side < first}
-        self.generator.synthesis(w_plus, noise=noise, feature_transforms={**transforms, layer_at(first): note})
+        transforms = {layer_at(size): partial(note, size=size) for size in sides if size <= wanted}
+        self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms)
         return seen[0]
+
+    def _run(self, alpha: float | Tensor, residual: Tensor | None, look: float, places: Tensor | None) -> _Run:
+        """Return what a synthesis of these arguments begins with."""
+        if self.look is None or self.config.look_form == "added" or look == 0.0:
+            return _Run(alpha, self.residuals(residual, look))
+        return _Run(alpha, self.residuals(residual, 0.0), self.maps(places), look)
+
+    def maps(self, places: Tensor | None) -> Tensor:
+        """Return the maps of the style's look, see ``models.look``, carried to landmarks [N, 68, 2] where it is carried."""
+        maps = look_maps(self.look, self.look_source)
+        if places is None or self.config.look_form != "carried":
+            return maps
+        grid = landmark_grid(places.to(maps), self.look_places, self.config.look)
+        return warp(maps.expand(len(grid), -1, -1, -1), grid, mode=self.config.mode, where="a look")
 
     def residuals(self, residual: Tensor | None, look: float) -> dict[int, Tensor]:
         """Return what is added to the features, by side: the face's own [N, C, R, R] and the style's, times ``look``."""
@@ -160,10 +191,17 @@ class DeformableGenerator(nn.Module):
             image = warp(image, halved(grid), mode=self.config.mode, where=f"the image at {size // 2} px")
         return image
 
-    def _transform(self, features: Tensor, *, size: int, run: _Run) -> Tensor:
-        """Add the residual where it belongs, and warp the features of one resolution."""
+    def _drawn(self, features: Tensor, *, size: int, run: _Run) -> Tensor:
+        """Add the residual where it belongs, and draw in the style's look."""
         if size in run.residuals:
             features = features + run.residuals.pop(size).to(features.dtype)
+        if run.maps is not None and size == self.config.look:
+            features = matched(features.float(), run.maps, strength=run.strength).to(features.dtype)
+        return features
+
+    def _transform(self, features: Tensor, *, size: int, run: _Run) -> Tensor:
+        """Draw, and warp the features of one resolution."""
+        features = self._drawn(features, size=size, run=run)
         if size not in self.config.resolutions:
             return features
         index, alpha = self.config.resolutions.index(size), run.alpha

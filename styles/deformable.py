@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from checkpoints.io import (
     save_model,
     take_vector,
 )
+from checkpoints.features import load_landmark_net
 from checkpoints.official import check_official
 from data.landmarks68 import MEAN_FACE
 from models.deformable import DeformableGenerator, configs_from_published
@@ -34,6 +36,7 @@ from models.spatial_transformer import SpatialTransformerConfig
 from models.stylegan2 import Generator, GeneratorConfig
 from styles.controls import Control, Look
 from styles.difference import full_tensors
+from styles.face_landmarks import FaceLandmarks
 from styles.protocol import Style
 from styles.regions import point_strengths
 
@@ -48,6 +51,9 @@ DRAWN_COLOR = replace(COLOR, default=1.0, help="0 keeps the face's colours, 1 ta
 # A photo keeps more of its person with less than the whole look.
 LOOK = Control("look_strength", "how much of the drawing's own look is added, 0 none, 1 as in the pair", default=0.7,
                samples=1.0, high=1.5, label="Look of the drawing")
+# A look that follows the face's own parts can be taken whole; less than all of the drawing's rows keeps more of a person.
+MATCHED_LOOK = replace(LOOK, default=1.0, samples=None, help="how much of the drawing's look is taken, 0 none, 1 as in the pair")
+MATCHED_COLOR = replace(DRAWN_COLOR, default=0.8, samples=1.0)
 
 
 class DeformableStyle(Style):
@@ -98,8 +104,10 @@ class DeformableStyle(Style):
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        if (config.get("transformers") or {}).get("look"):
-            return ALPHA, LOOK, DRAWN_COLOR
+        transformers = config.get("transformers") or {}
+        if transformers.get("look"):
+            added = transformers.get("look_form", "added") == "added"
+            return (ALPHA, LOOK, DRAWN_COLOR) if added else (ALPHA, MATCHED_LOOK, MATCHED_COLOR)
         return (ALPHA, COLOR) if "target_latent" in names else (ALPHA,)
 
     @property
@@ -126,12 +134,24 @@ class DeformableStyle(Style):
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
         places = np.repeat(MEAN_FACE[None], len(face), axis=0) if landmarks is None else landmarks
-        alpha = point_strengths(look.get("alpha", ALPHA.default), places, self.deformable.config)
-        has_look = self.deformable.look is not None
-        w_plus = self.colored(face.w_plus, look.get("color_strength", DRAWN_COLOR.default if has_look else None))
-        noise = self.deformable.generator.fixed_noise()
-        return self.deformable.synthesis(w_plus, alpha=alpha, noise=noise, residual=face.residual,
-                                         look=look.get("look_strength", LOOK.default)).image
+        values = {**{control.name: control.default for control in self.controls}, **look}
+        alpha = point_strengths(values["alpha"], places, self.deformable.config)
+        w_plus, found = self.colored(face.w_plus, values.get("color_strength")), None
+        if self.is_carried:
+            found = self.finder(face) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(w_plus)
+        return self.deformable.synthesis(
+            w_plus, alpha=alpha, noise=self.deformable.generator.fixed_noise(), residual=face.residual,
+            look=values.get("look_strength", 0.0), places=found).image
+
+    @property
+    def is_carried(self) -> bool:
+        """True where the style's look goes to each face's landmarks."""
+        return self.deformable.look is not None and self.deformable.config.look_form == "carried"
+
+    @cached_property
+    def finder(self) -> FaceLandmarks:
+        """Finds the landmarks of faces, to which a look is carried."""
+        return FaceLandmarks(self.deformable, load_landmark_net(device=self.device).module)
 
     def colored(self, w_plus: Tensor, strength: float | None) -> Tensor:
         """Move the colours of latents [N, L, D] towards those of the style's drawing.
@@ -172,11 +192,13 @@ class DeformableStyle(Style):
     def graph(self) -> nn.Module:
         from styles.deformable_graph import DeformableGraph
 
-        rows = None
+        rows, defaults = None, {control.name: control.default for control in self.controls}
         if self.deformable.look is not None:
             layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
             rows = self.target_latent[layer:]
-        return DeformableGraph(self.deformable, inputs=(ALPHA,), rows=rows, look=LOOK.default)
+        return DeformableGraph(
+            self.deformable, inputs=(ALPHA,), rows=rows, look=defaults.get("look_strength", 0.0),
+            color=defaults.get("color_strength") or 0.0, finder=self.finder if self.is_carried else None)
 
 
 def save_style(
@@ -200,10 +222,15 @@ def save_style(
         if part is not None:
             tensors |= _prefixed(prefix, part)
     if deformable.look is not None:
-        tensors["look"] = deformable.look
+        tensors |= {name: getattr(deformable, name) for name in look_tensors(deformable)}
     config = {"kind": "style", "style_kind": DeformableStyle.kind, "generator": deformable.generator.config.to_dict(),
               "transformers": asdict(deformable.config), "base": dict(base), "training": dict(training)}
     save_model(path, tensors, config)
+
+
+def look_tensors(deformable: DeformableGenerator) -> list[str]:
+    """Return the names of the tensors that hold a style's look."""
+    return [name for name in ("look", "look_source", "look_places") if getattr(deformable, name, None) is not None]
 
 
 def _prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
@@ -232,10 +259,11 @@ def _own_style(
     generator = build_strict(lambda: Generator(generator_config), own, what=f"{path}: part g")
     deformable = _deform(path, generator, transformers)
     if deformable.look is not None:
-        look = tensors.pop("look", None)
-        if look is None or look.shape != deformable.look.shape:
-            raise CheckpointError(f"{path}: holds no look {list(deformable.look.shape)}; train the style anew")
-        deformable.look.data.copy_(look)
+        for name in look_tensors(deformable):
+            own, given = getattr(deformable, name), tensors.pop(name, None)
+            if given is None or given.shape != own.shape:
+                raise CheckpointError(f"{path}: holds no {name} {list(own.shape)}; train the style anew")
+            own.data.copy_(given)
     parts = {"stns.": deformable.tps, "rtstn.": deformable.affine}
     known = tuple(prefix for prefix, module in parts.items() if module is not None)
     strange = [name for name in tensors if not name.startswith(("g.", *known))]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.deformable import DeformableGenerator
+from models.look import landmark_grid, look_maps, matched
 from models.sampling_grids import enlarged, halved, pixel_lattice, unfolded
 from models.spatial_transformer import INTERPOLATION
 from models.stylegan2 import layer_at
@@ -21,14 +22,16 @@ class DeformableGraph(nn.Module):
     Args:
         deformable: the network.
         inputs: the control that is its input beside latents and residual.
-        look: how much of the style's own residual is added.
-        rows: fine rows [K, D] of the drawing in which a style with a residual of its own draws; the face's where None.
+        look: how much of the style's own look is taken.
+        rows: fine rows [K, D] of the drawing in which a style with a look of its own draws; the face's where None.
+        color: how far the face's rows go towards those.
+        finder: finds the landmarks of faces for a look that is carried to them.
     """
 
     def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...], rows: Tensor | None = None,
-                 look: float = 1.0) -> None:
+                 look: float = 1.0, color: float = 1.0, finder: nn.Module | None = None) -> None:
         super().__init__()
-        self.deformable, self.inputs, self.look = deformable, inputs, look
+        self.deformable, self.inputs, self.look, self.color, self.finder = deformable, inputs, look, color, finder
         self.register_buffer("rows", rows, persistent=False)
         for size in deformable.config.resolutions:
             self.register_buffer(f"lattice_{size}", pixel_lattice(size, mode="exact"), persistent=False)
@@ -36,13 +39,16 @@ class DeformableGraph(nn.Module):
     def forward(self, w_plus: Tensor, residual: Tensor | None, alpha: Tensor) -> Tensor:
         """w_plus [N, L, D], residual [N, C, R, R] or None, alpha [N] -> image [N, 3, S, S]."""
         generator, config = self.deformable.generator, self.deformable.config
+        maps = self._maps(w_plus, residual)
         if self.rows is not None:
-            kept = w_plus[:, :w_plus.shape[1] - len(self.rows)]
-            w_plus = torch.cat([kept, self.rows.expand(len(w_plus), -1, -1)], dim=1)
+            count = w_plus.shape[1] - len(self.rows)
+            fine = torch.lerp(w_plus[:, count:], self.rows.expand(len(w_plus), -1, -1), self.color)
+            w_plus = torch.cat([w_plus[:, :count], fine], dim=1)
         carried = self._residuals(residual)
         passed: dict[int, list[Tensor]] = {size: [] for size in config.resolutions}
-        transforms = {layer_at(size): partial(self._transform, size=size, alpha=alpha, carried=carried, passed=passed)
-                      for size in {*config.resolutions, *carried}}
+        sizes = {*config.resolutions, *carried} | ({config.look} if maps is not None else set())
+        transforms = {layer_at(size): partial(self._transform, size=size, alpha=alpha, carried=carried, passed=passed, maps=maps)
+                      for size in sizes}
         on_image = {}
         if config.carry_image:
             on_image = {layer_at(size): partial(self._carry_image, grids=passed[size]) for size in config.resolutions}
@@ -54,10 +60,21 @@ class DeformableGraph(nn.Module):
         config, found = self.deformable.config, {}
         if residual is not None:
             found[int(residual.shape[3])] = residual
-        if self.deformable.look is not None:
+        if self.deformable.look is not None and config.look_form == "added":
             own = self.look * self.deformable.look
             found[config.look] = own + found[config.look] if config.look in found else own
         return found
+
+    def _maps(self, w_plus: Tensor, residual: Tensor | None) -> Tensor | None:
+        """Return the maps of a look that is matched, carried to the faces' landmarks where a finder is given."""
+        deformable, config = self.deformable, self.deformable.config
+        if deformable.look is None or config.look_form == "added":
+            return None
+        maps = look_maps(deformable.look, deformable.look_source)
+        if self.finder is None:
+            return maps
+        grid = landmark_grid(self.finder.points(w_plus, residual), deformable.look_places, config.look)
+        return self._read(maps.expand(len(w_plus), -1, -1, -1), grid)
 
     def _carry_image(self, image: Tensor, *, grids: list[Tensor]) -> Tensor:
         for grid in grids:
@@ -65,9 +82,11 @@ class DeformableGraph(nn.Module):
         return image
 
     def _transform(self, x: Tensor, *, size: int, alpha: Tensor, carried: dict[int, Tensor],
-                   passed: dict[int, list[Tensor]]) -> Tensor:
+                   passed: dict[int, list[Tensor]], maps: Tensor | None) -> Tensor:
         if size in carried:
             x = x + carried.pop(size)
+        if maps is not None and size == self.deformable.config.look:
+            x = matched(x, maps, strength=self.look)
         if size not in self.deformable.config.resolutions:
             return x
         index = self.deformable.config.resolutions.index(size)

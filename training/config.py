@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from models.spatial_config import LOOK_FORMS
+
 DTYPES = ("float32", "bfloat16")
 WARP_FORMS = ("published", "smoothness")
 
@@ -35,7 +37,8 @@ class FineTuneConfig:
     reference_weight: float = 5e4
     landmark_weight: float = 0.0  # of a term for the transformers alone
     control_weight: float = 0.0  # of the control points' distance from those of the pair's landmarks, likewise
-    look: int = 0  # side in px of a residual of features that starts as what the drawing adds to the real face; 0 for none
+    look: int = 0  # side in px of what the style does to features, which starts as what the drawing does to the real face; 0: none
+    look_form: str = "added"  # or "matched" or "carried", see SpatialTransformerConfig
     look_lr: float = 0.0
     look_weight: float = 0.0  # of the distance of the real face's own stylization from the drawing
     look_steps: int = 0  # of inverting the drawing for it
@@ -89,7 +92,7 @@ class FineTuneConfig:
             raise ValueError(f"adversarial_batch must be in 0..{self.batch}, got {self.adversarial_batch}")
         if not (1 <= self.heads <= 4 and 1 <= self.r1_heads <= 4):
             raise ValueError(f"heads and r1_heads must be in 1..4, got {self.heads} and {self.r1_heads}")
-        for name, allowed in (("dtype", DTYPES), ("warp_form", WARP_FORMS)):
+        for name, allowed in (("look_form", LOOK_FORMS), ("dtype", DTYPES), ("warp_form", WARP_FORMS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.control_weight and self.mode != "exact":
@@ -139,7 +142,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "starter": {
         "iterations": 30, "batch": 3, "g_lr": 1e-4, "coarse_rate": 0.0, "tune_mapping": False, "d_lr": 1e-3, "tps_lr": 5e-4,
         "affine_lr": 2e-4, "adversarial_weight": 1.0, "adversarial_mixed": True, "swap_layer": 7, "transformer_ema": 0.9,
-        "g_ema": 0.9, "inversion_steps": 80, "inversion_lr": 2e-2, "look": 32, "look_lr": 1e-3, "look_weight": 4.0,
+        "g_ema": 0.9, "inversion_steps": 80, "inversion_lr": 2e-2, "look": 32, "look_form": "carried", "look_lr": 1e-3, "look_weight": 4.0,
         "look_steps": 60, "control_weight": 10.0, "warp_form": "smoothness", "warp_weight": 1.0, "warp_resolutions": (64,),
         "warp_grid": 16, "guarded": True, "carry_image": True, "path_every": 0, "pair_weight": 5e3, "reference_weight": 5e3,
         "directional_weight": 1.0,

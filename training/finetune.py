@@ -82,12 +82,14 @@ class FineTuner:
         self.pair = Pair(*(image.to(self.device).contiguous(memory_format=torch.channels_last) for image in pair))
         self.latents = latents.to(self.device)
         self.rng = torch.Generator().manual_seed(config.seed)
+        self.guide = self._new_guide(landmark_net)
+        sure = self.guide is not None and self.guide.is_sure
         self.deformable = DeformableGenerator.for_generator(
             deepcopy(generator), rng=self.rng, resolutions=config.warp_resolutions, grid_size=config.warp_grid,
             mode=config.mode, tps=config.use_tps, affine=config.use_affine, guarded=config.guarded,
             carry_image=config.carry_image, look=config.look,
+            look_form="matched" if config.look_form == "carried" and not sure else config.look_form,
         ).to(self.device)
-        self.guide = self._new_guide(landmark_net)
         self.start = None if start is None else PairStart(*(part.to(self.device) for part in start))
         self._start_at_the_pair()
         self.ema = deepcopy(self.deformable).requires_grad_(False)
@@ -109,12 +111,18 @@ class FineTuner:
 
     @torch.no_grad()
     def _start_at_the_pair(self) -> None:
-        """Set the style's own residual to what the drawing adds, and resting control points to where it moves a mean face."""
+        """Set the style's look to what the drawing adds, and resting control points to where it moves a mean face."""
         config = self.config
         if config.look:
             if self.start is None:
                 raise ValueError("look needs the pair's start, see training.pair_start")
             self.deformable.look.copy_(self.start.look)
+            if self.deformable.config.look_form != "added":
+                self.deformable.look_source.copy_(self.deformable.features(
+                    self.source.w_plus, noise=self.base.fixed_noise(), residual=self.start.residual, look=0.0,
+                    side=config.look))
+            if self.is_carried:
+                self.deformable.look_places.copy_(self.guide.points[:1])
         if config.control_weight and self.guide.is_sure and self.deformable.tps is not None:
             mean = torch.from_numpy(MEAN_FACE)[None].to(self.guide.points)
             goal = control_goals(mean, self.guide.goal(mean), grid_size=config.warp_grid)
@@ -208,6 +216,16 @@ class FineTuner:
         """The pair's real face in the drawing's rows."""
         return Face(self.latents[1:], None if self.start is None else self.start.residual)
 
+    @property
+    def is_carried(self) -> bool:
+        """True where the look goes to each face's landmarks."""
+        return self.deformable.config.look > 0 and self.deformable.config.look_form == "carried"
+
+    @torch.no_grad()
+    def _places(self, images: Tensor) -> Tensor | None:
+        """Return the landmarks [N, 68, 2] of undeformed faces, where the look needs them."""
+        return self.guide.net(images).points if self.is_carried else None
+
     def _noise(self, count: int) -> list[Tensor]:
         return self.base.random_noise(count, generator=self.rng)
 
@@ -245,7 +263,10 @@ class FineTuner:
             with torch.no_grad():
                 w_plus = self._draw_w(batch)
                 w_plus = self.mixed(w_plus, 1) if self.config.adversarial_mixed else w_plus
-                fake = self.deformable.synthesis(w_plus, noise=self._noise(batch)).image
+                places = None
+                if self.is_carried:
+                    places = self._places(self.base.synthesis(self.mixed(w_plus, 0), noise=self.base.fixed_noise()))
+                fake = self.deformable.synthesis(w_plus, noise=self._noise(batch), places=places).image
             fake_head, real_head = self._head(self.config.heads), self._head(self.config.heads)
             if fake_head == real_head:  # no layer up to the taps mixes samples, so one pass serves both
                 logits = self.patch(torch.cat([fake, self.pair.style_ref]), head=fake_head)
@@ -278,7 +299,9 @@ class FineTuner:
                 base = self.objective.tokens(image)
             # Samples do not touch each other in the generator, so mixed and unmixed latents share one pass.
             both = torch.cat([self.mixed(w_plus, 1), w_plus[:extra]])
-            images, grids = self.deformable.synthesis(both, noise=self._noise(batch + extra))
+            places = self._places(image)
+            places = None if places is None else torch.cat([places, places[:extra]])
+            images, grids = self.deformable.synthesis(both, noise=self._noise(batch + extra), places=places)
             judged = images if config.adversarial_mixed else images[batch:]
             logits = self.patch(judged, head=self._head(config.heads))
             stylized = self.objective.tokens(images[:batch])
@@ -295,7 +318,7 @@ class FineTuner:
             with precision(self.device, self.dtype):
                 terms["look"] = config.look_weight * look_term(
                     self.deformable, self.source, likeness=self.likeness, undeformed=self.start.unwarped,
-                    drawing=self.pair.target)
+                    drawing=self.pair.target, places=self.guide.points[:1] if self.is_carried else None)
         warping: dict[str, Tensor] = {}
         if self.guide is not None and self.guide.is_sure and self.warps:
             # The layers after the transformers would paint the shape, where alpha does not reach, and blur it.
@@ -346,8 +369,9 @@ class FineTuner:
         noise = self.base.fixed_noise()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             rows = [self.base.synthesis(w_plus, noise=noise)]
+            places = self._places(rows[0])
             w_plus = self.mixed(w_plus, 1) if self.config.look else w_plus
-            return rows + [self.ema.synthesis(w_plus, alpha=alpha, noise=noise).image for alpha in alphas]
+            return rows + [self.ema.synthesis(w_plus, alpha=alpha, noise=noise, places=places).image for alpha in alphas]
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"deformable": self.deformable, "ema": self.ema, "patch": self.patch, "path_penalty": self.path_penalty}

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data.landmarks68 import MEAN_FACE
 from models.sampling_grids import pixel_lattice
 from models.spatial_transformer import resting_points, sample
 from models.spline import reading_offsets
@@ -25,7 +24,7 @@ class PairStart(NamedTuple):
     Attributes:
         unwarped: the drawing brought to the real face's shape, [1, 3, S, S]; the drawing itself without a guide.
         residual: of the real face, [1, C, R, R].
-        look: what the drawing adds to it, [1, C, R, R], in the places of the mean face.
+        look: what the drawing adds to its features, [1, C, R, R].
     """
 
     unwarped: Tensor
@@ -57,8 +56,7 @@ def invert_with_look(
 ) -> tuple[Tensor, PairStart]:
     """Invert the real face, then the drawing brought to its shape in the same coarse rows.
 
-    The drawing takes rows from ``first_row`` on and a residual of its own; the difference of the two residuals is the look,
-    carried from the real face's landmarks to the mean face's.
+    The drawing takes rows from ``first_row`` on and a residual of its own; the difference of the two residuals is the look.
 
     Args:
         source, target: references [1, 3, S, S].
@@ -83,8 +81,4 @@ def invert_with_look(
     after = None if progress is None else lambda step, loss: progress(steps[0] + step, loss)
     drawn = invert(unwarped, generator, w_init=start, steps=steps[1], residual_init=face.residual, first_row=first_row,
                    progress=after, **schedule)
-    look = drawn.residual - face.residual
-    if sure:
-        mean = torch.from_numpy(MEAN_FACE)[None]
-        look = carried(look, guide.points[:1], mean)
-    return torch.cat([face.w_plus, drawn.w_plus]), PairStart(unwarped, face.residual, look)
+    return torch.cat([face.w_plus, drawn.w_plus]), PairStart(unwarped, face.residual, drawn.residual - face.residual)

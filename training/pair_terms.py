@@ -13,6 +13,7 @@ from training.pair_start import control_goals
 
 def look_term(
     deformable: DeformableGenerator, face: Face, *, likeness: torch.nn.Module, undeformed: Tensor, drawing: Tensor,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Return the distance of the real face's own stylization from the drawing, a scalar.
 
@@ -24,11 +25,12 @@ def look_term(
         likeness: (images, targets) -> scalar.
         undeformed: the drawing in the face's shape, [1, 3, S, S].
         drawing: [1, 3, S, S].
+        places: landmarks [1, 68, 2] of the face.
     """
     alpha = torch.tensor([0.0, 1.0], device=drawing.device)
     images = deformable.synthesis(
         face.w_plus.expand(2, -1, -1), alpha=alpha, residual=face.residual.expand(2, -1, -1, -1),
-        noise=deformable.generator.fixed_noise()).image
+        noise=deformable.generator.fixed_noise(), places=None if places is None else places.expand(2, -1, -1)).image
     return likeness(images, torch.cat([undeformed, drawing]))
 
 
@@ -58,6 +60,6 @@ def control_term(
             none = source.residual.new_zeros(len(w_plus), *source.residual.shape[1:])
             residual = torch.cat([none, source.residual])
         features = deformable.features(torch.cat([w_plus, source.w_plus]), noise=deformable.generator.fixed_noise(),
-                                       residual=residual)
+                                       residual=residual, places=points)
     spacing = 2.0 * deformable.config.extent / (side - 1)
     return ((block.loc_net(features) - goal) / spacing).square().sum(dim=2).mean()

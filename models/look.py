@@ -1,0 +1,110 @@
+"""What a drawing does to features, in a form that other faces can take: local statistics, and its own lines where they fit.
+
+From one pair two maps are known at some side, those of the real face, F, and of its drawing in the face's shape, G. Added
+to another face, G - F brings the pair's own eyes and mouth with it. So the part of it that is no more than a change of
+the local mean and deviation is applied to the face's own features, as instance normalisation by example does (Huang and
+Belongie 2017, here in a window), and the rest only where the face resembles the pair's:
+
+    A(f) = m(f) + r (f - m(f)) + m(G) - m(F),  r = clamp((s(G) + e) / (s(F) + e)),
+    f' = A(f) + exp(-d / tau) (G - A(F)),      d = m'(|f - F|^2) / v(F),
+
+with m, s mean and deviation in a Gaussian window, m' a smaller one, v the variance of F about the channels' means there.
+The pair's own face has d = 0 and becomes G. All maps are carried from the pair's landmarks to the face's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.sampling_grids import pixel_lattice
+
+# Standard deviations of the windows in px of the map, tau, and the bounds of r.
+WINDOW, CLOSE = 1.5, 1.0
+LIKENESS = 0.25
+LEAST_RATIO, MOST_RATIO = 0.3, 3.0
+# Share of the drawing's deviation that is added to both sides of r.
+FLOOR = 0.1
+# Softening of the weights by distance, as a share of the side: about a pixel of 32.
+REACH = 0.03
+FRAME = 9
+
+
+def window_mean(x: Tensor, sigma: float) -> Tensor:
+    """Return the mean of maps [N, C, H, W] in a Gaussian window of ``sigma`` px."""
+    reach, channels = int(3 * sigma + 1), x.shape[1]
+    ticks = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    weights = torch.exp(-ticks.square() / (2.0 * sigma * sigma))
+    weights = weights / weights.sum()
+    x = F.pad(x, (reach,) * 4, mode="replicate")
+    for shape in ((1, 1, 1, -1), (1, 1, -1, 1)):
+        kernel = weights.reshape(shape)
+        x = F.conv2d(x, kernel.expand(channels, 1, *kernel.shape[2:]), groups=channels)
+    return x
+
+
+def window_deviation(x: Tensor, sigma: float, floor: Tensor) -> Tensor:
+    """Return the standard deviation of maps in a Gaussian window, at least about ``floor``."""
+    variance = window_mean(x.square(), sigma) - window_mean(x, sigma).square()
+    return (variance.clamp_min(0.0) + floor.square()).sqrt() + floor
+
+
+def frame_of_rest(count: int = FRAME) -> Tensor:
+    """Return places along the unit square's edges, [4 count - 4, 2]."""
+    ticks = torch.linspace(0.0, 1.0, count)[:-1]
+    zero, one = torch.zeros_like(ticks), torch.ones_like(ticks)
+    return torch.cat([torch.stack(pair, dim=1) for pair in ((ticks, zero), (one, ticks), (1.0 - ticks, one), (zero, 1.0 - ticks))])
+
+
+def landmark_grid(places: Tensor, origin: Tensor, size: int) -> Tensor:
+    """Return the sampling grid that carries what lies at ``origin`` to ``places``; the frame stays.
+
+    Each pixel is displaced by the mean of the landmarks' displacements, weighted by distance (Shepard 1968):
+    1 / (d^2 + REACH^2)^2. It needs no equations to be solved, so a graph can hold it, and no two landmarks can disagree.
+
+    Args:
+        places: landmarks of faces [N, K, 2] as fractions of the side.
+        origin: [1, K, 2], likewise.
+        size: side of the grid.
+
+    Returns:
+        [N, size, size, 2] of (x, y) in [-1, 1]; exactly at rest where places and origin are equal.
+    """
+    lattice = pixel_lattice(size, mode="exact").to(places)  # [P, 2]
+    rest = frame_of_rest().to(places).expand(len(places), -1, -1)
+    knots = torch.cat([places, rest], dim=1)  # [N, K + F, 2]
+    shifts = torch.cat([origin - places, torch.zeros_like(rest)], dim=1)
+    squared = ((lattice / 2.0 + 0.5)[None, :, None] - knots[:, None]).square().sum(dim=3)  # [N, P, K + F]
+    weights = (squared + REACH * REACH) ** -2
+    offsets = (weights @ shifts) / weights.sum(dim=2, keepdim=True)
+    return (lattice + 2.0 * offsets).reshape(-1, size, size, 2)
+
+
+def look_maps(look: Tensor, source: Tensor) -> Tensor:
+    """Return what ``matched`` reads at every place, [1, 4 C + 1, R, R]: r, m(G) - m(F), G - A(F), F and v(F).
+
+    Args:
+        look: G - F, [1, C, R, R].
+        source: F, [1, C, R, R].
+    """
+    drawn = source + look
+    floor = FLOOR * drawn.detach().std()
+    mean = window_mean(source, WINDOW)
+    ratio = window_deviation(drawn, WINDOW, floor) / window_deviation(source, WINDOW, floor)
+    ratio = ratio.clamp(LEAST_RATIO, MOST_RATIO)
+    shift = window_mean(look, WINDOW)
+    rest = drawn - (mean + ratio * (source - mean) + shift)
+    centred = source - source.mean(dim=(2, 3), keepdim=True)
+    variance = window_mean(centred.square().mean(dim=1, keepdim=True), WINDOW)
+    return torch.cat([ratio, shift, rest, source, variance], dim=1)
+
+
+def matched(features: Tensor, maps: Tensor, *, strength: float | Tensor = 1.0) -> Tensor:
+    """Return features [N, C, R, R] in the look of ``look_maps`` [1 or N, 4 C + 1, R, R]; 0 leaves them, 1 is the look."""
+    channels = features.shape[1]
+    ratio, shift, rest, source, variance = maps.split([channels] * 4 + [1], dim=1)
+    mean = window_mean(features, WINDOW)
+    unlike = window_mean((features - source).square().mean(dim=1, keepdim=True), CLOSE) / variance.clamp_min(1e-8)
+    drawn = mean + ratio * (features - mean) + shift + torch.exp(-unlike / LIKENESS) * rest
+    return features + strength * (drawn - features)

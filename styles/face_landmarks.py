@@ -1,0 +1,40 @@
+"""Where the parts of a face lie that is given by its latents."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from models.deformable import DeformableGenerator
+from models.face import Face
+from models.landmarks import LandmarkNet
+from models.stylegan2 import layer_at
+
+
+class FaceLandmarks(nn.Module):
+    """Draws faces undeformed and without a look, and finds their landmarks.
+
+    Args:
+        deformable: the style.
+        net: the landmark network.
+    """
+
+    def __init__(self, deformable: DeformableGenerator, net: LandmarkNet) -> None:
+        super().__init__()
+        self.generator, self.net = deformable.generator, net
+
+    def points(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
+        """Return landmarks [N, 68, 2] as fractions of the side; w_plus [N, L, D], residual [N, C, R, R] or None."""
+        def add(features: Tensor, residual: Tensor) -> Tensor:
+            return features + residual.to(features.dtype)
+
+        transforms = {}
+        if residual is not None:
+            transforms[layer_at(int(residual.shape[3]))] = partial(add, residual=residual)
+        image = self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
+        return self.net(image.clamp(-1.0, 1.0)).points
+
+    def forward(self, face: Face) -> Tensor:
+        """Return the landmarks [N, 68, 2] of faces."""
+        return self.points(face.w_plus, face.residual)
