@@ -181,11 +181,12 @@ def displacement_figures(fields: Tensor, truth: Tensor, eyes: Tensor, *, slack: 
 
 
 @torch.no_grad()
-def stylized(deformable: DeformableGenerator, w_plus: Tensor, *, alpha: float) -> Tensor:
-    """Return the stylized faces [N, 3, S, S] at a strength."""
+def stylized(deformable: DeformableGenerator, w_plus: Tensor, points: Tensor, *, alpha: float) -> Tensor:
+    """Return the stylized faces [N, 3, S, S] at a strength; ``points`` [N, 68, 2] are their landmarks at rest."""
     noise = deformable.generator.fixed_noise()
-    return torch.cat([deformable.synthesis(w, alpha=alpha, noise=noise).image.clamp(-1.0, 1.0)
-                      for w in w_plus.split(BATCH)])
+    parts = zip(w_plus.split(BATCH), points.to(w_plus).split(BATCH), strict=True)
+    return torch.cat([deformable.synthesis(w, alpha=alpha, noise=noise, places=places).image.clamp(-1.0, 1.0)
+                      for w, places in parts])
 
 
 def measure_style(
@@ -193,7 +194,7 @@ def measure_style(
 ) -> tuple[dict[str, Any], Tensor]:
     """Return the figures of one style, and its images [A, N, 3, S, S] at ``ALPHAS``."""
     truth, eyes = subjects.truth(warp), subjects.eyes()
-    images = torch.stack([stylized(deformable, subjects.w_plus, alpha=alpha) for alpha in ALPHAS])
+    images = torch.stack([stylized(deformable, subjects.w_plus, subjects.points, alpha=alpha) for alpha in ALPHAS])
     seen = torch.stack([bench.steady_landmarks(row) - subjects.points for row in images])
     parts = list(zip(subjects.w_plus.split(BATCH), subjects.points.split(BATCH), strict=True))
     warped = torch.stack([torch.cat([model_displacement(deformable, w, p, alpha=alpha) for w, p in parts])

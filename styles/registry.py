@@ -25,6 +25,8 @@ PLUGINS = "STYLE_KINDS"
 KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle", "blend": "styles.blend:BlendStyle",
                                        "dual": "styles.dualstyle:DualStyle", "modify": "styles.modify:ModifyStyle"}
 FIRST = "deformable"
+# Tabs of the page for what is no kind of style: title -> its maker.
+TABS = {"Expression": "projection.page:expression_tab"}
 # What a released file holds, by ``checkpoints.official.recognise`` -> the kind that reads it.
 RELEASED = {"style": "deformable", "blend": "blend", "dual": "dual"}
 
@@ -47,10 +49,13 @@ def kind_named(name: str, *, path: str | Path = "") -> type[Style]:
     if found is None:
         raise CheckpointError(f"{path}: holds a style of the kind {name!r}, which is not known here; known are "
                               f"{', '.join(sorted(KINDS))}; get a newer version of this project")
-    if isinstance(found, str):
-        module, _, attribute = found.partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-    return found
+    return named_function(found) if isinstance(found, str) else found
+
+
+def named_function(text: str) -> Any:
+    """Return what ``MODULE:NAME`` names."""
+    module, _, attribute = text.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def kind_of(path: Path, config: dict[str, Any]) -> type[Style]:

@@ -342,3 +342,23 @@ def test_photo_without_a_face_is_one_line(tmp_path, capsys):
     assert project_landmarks.main(arguments) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and "grass.png: no face found" in printed
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+def test_tab_shows_the_optimisation_and_moves_only_what_it_is_told_to(tmp_path, studio):
+    pytest.importorskip("gradio", reason="gradio of requirements-app.txt is not installed")
+    from projection.page import PARTS, Expressions
+
+    expressions = Expressions("cpu")
+    expressions.plain = studio
+    whole = expressions.settings([1.0] * len(PARTS), 8)
+    assert whole.weights == STARTER_WEIGHTS and whole.steps == 8
+    mouth = expressions.settings([0.0, 0.0, 0.0, 2.0, 0.0], 4)
+    assert mouth.weights == (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0, 4.0)
+    photo = person_photo(tmp_path)
+    before = studio.projector.settings
+    seen = list(expressions.project(str(photo), "smile", mouth))
+    assert len(seen) == 5 and [done is None for _, done in seen] == [True] * 4 + [False]
+    assert seen[0][0].size == (3 * 256, 256) and studio.projector.settings is before
+    with pytest.raises(UserError, match="not found"):
+        list(expressions.project(str(photo), "frown", mouth))

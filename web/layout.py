@@ -1,4 +1,4 @@
-"""The page: three tabs, their controls, and what each control does."""
+"""The page: its tabs, their controls, and what each control does."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image
 from checkpoints.paths import style_names
 from pipeline.cli import DEFAULT_STYLE
 from styles.controls import Look
+from styles.registry import TABS, named_function
 from training.config import PROFILES
 from web.controls import Kept, Panel, build_panel, look_of
 from web.jobs import Trainer
@@ -212,6 +213,9 @@ def build(studio: Studio, trainer: Trainer) -> gr.Blocks:
             styles.append(photo_tab(studio, page))
         with gr.Tab("Random faces"):
             styles.append(random_tab(studio, page))
+        for title, place in TABS.items():
+            with gr.Tab(title):
+                named_function(place)(studio.device, shared=ONE_AT_A_TIME)
         with gr.Tab("Train"):
             train_tab(trainer, styles)
     return page.queue(max_size=32)
