@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from models.sampling_grids import pixel_lattice
 
 # Standard deviations of the windows in px of the map, tau, and the bounds of r.
-WINDOW, CLOSE = 1.5, 1.0
-LIKENESS = 0.25
+WINDOW, CLOSE = 1.0, 1.0
+LIKENESS = 0.35
 LEAST_RATIO, MOST_RATIO = 0.3, 3.0
 # Share of the drawing's deviation that is added to both sides of r.
 FLOOR = 0.1

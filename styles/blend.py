@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,15 @@ from checkpoints.io import (
 from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir
 from data.images import read_image, to_tensor
-from models.blending import BlendGenerator
+from models.blending import COLOR_ROW, BlendGenerator
 from models.face import Face
 from models.style_encoder import StyleEncoder, StyleEncoderConfig, style_encoder_config_from_state
-from models.stylegan2 import GeneratorConfig, generator_config_from_state
+from models.stylegan2 import GeneratorConfig, generator_config_from_state, layer_at
+from pipeline.cli import report
 from styles.controls import Control, FileValue, Look
+from styles.difference import base_of_config
+from styles.face_landmarks import FaceLandmarks
+from styles.picture_look import PictureLook, PictureReader
 from styles.protocol import DrawGraph, Style, file_path
 
 IMAGE = Control("style_image", "picture whose style is taken, of any size and kind; without one a random style is drawn",
@@ -42,6 +48,11 @@ COLOR = Control("color_strength", "0 keeps the face's colours, 1 takes the style
                 high=1.5, label="Colours: 0 the face's, 1 the style's")
 # Sweeps take the first number.
 CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED)
+# A style that reads features from the picture: shape stays the face's own, and a second picture may be mixed in.
+SECOND = Control("second_style_image", "another picture, mixed with the first", type="file", label="Second style picture")
+SHARE = Control("second_share", "share of the second picture in the mixture", default=0.5, label="Share of the second picture")
+FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(COLOR_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED)
+DIFFERENCE = "difference"
 
 RELEASED_FILE, RELEASED_ENCODER = "blendgan.pt", "style_encoder.pt"
 EMBEDDER = "embedder."
@@ -70,7 +81,8 @@ class BlendStyle(Style):
         super().__init__(name, config, digest, device=w_avg.device)
         self.generator, self.encoder, self.w_avg = generator, encoder, w_avg
         self._base = Base(generator, None, w_avg, self.base_name, digest)
-        self._styles: dict[tuple[str, Any], Tensor] = {}
+        self._styles: dict[tuple[str, Any], Any] = {}
+        self.reader = PictureReader(generator, self.encoder_name) if config.get("features") else None
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> BlendStyle:
@@ -82,6 +94,8 @@ class BlendStyle(Style):
             raise CheckpointError(f"{path}: does not fit: unexpected {', '.join(strange[:3])}; train the style anew")
         parts = {prefix: {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
                  for prefix in ("g.", "e.")}
+        if config.get("form") == DIFFERENCE:
+            parts["g."] = {**base_of_config(path, config).generator.state_dict(), **parts["g."]}
         generator = build_strict(lambda: BlendGenerator(shape), parts["g."], what=f"{path}: part g")
         encoder = build_strict(lambda: StyleEncoder(encoder_shape), parts["e."], what=f"{path}: part e")
         return cls._frozen(path, generator, encoder, w_avg, config=config, device=device)
@@ -117,18 +131,41 @@ class BlendStyle(Style):
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        return CONTROLS
+        return FEATURE_CONTROLS if config.get("features") else CONTROLS
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        return CONTROLS
+        return self.controls_of(self.config, ())
 
     @property
     def encoder_name(self) -> str:
         return self.config.get("encoder") or "psp"
 
     def prepare(self, look: Look) -> None:
-        self.style_w(look)
+        if self.reader is None or look.get(IMAGE.name) is None:
+            self.style_w(look)
+        else:
+            self.picture_look(look)
+
+    def picture_look(self, look: Look) -> PictureLook:
+        """Return what the pictures of a look give to features and rows; a line tells of one without a face.
+
+        Raises:
+            ImageError: naming a picture that cannot be read.
+        """
+        found = []
+        for control in (IMAGE, SECOND):
+            picture = look.get(control.name)
+            if picture is not None:
+                picture = picture if isinstance(picture, FileValue) else _read(picture)
+                found.append(self._kept(("look", picture.digest), lambda picture=picture: self._read_look(file_path(picture))))
+        return found[0] if len(found) == 1 else found[0].mixed(found[1], look.get(SHARE.name, SHARE.default))
+
+    def _read_look(self, path: Path) -> PictureLook:
+        found, has_face = self.reader.read(read_image(path))
+        if not has_face:
+            report(f"{path}: no face found in the style picture; its colours and texture are taken where they are")
+        return found
 
     def style_w(self, look: Look) -> Tensor:
         """Return w [1, D] of the style that a look asks for: of its picture, else of a random code of its seed.
@@ -142,10 +179,11 @@ class BlendStyle(Style):
         picture, seed = look.get(IMAGE.name), look.get(SEED.name, 0)
         if picture is not None:
             picture = picture if isinstance(picture, FileValue) else _read(picture)
-            return self._kept(("picture", picture.digest), lambda: self.encoder(self._picture(file_path(picture))))
+            return self._kept(("picture", picture.digest),
+                              lambda: self.generator.map_style(self.encoder(self._picture(file_path(picture)))))
         if seed != int(seed) or not 0 <= seed < 2**63:
             raise CheckpointError(f"{SEED.option} {seed:g}: expected a whole number of at least 0")
-        return self._kept(("seed", int(seed)), lambda: self.random_code(int(seed)))
+        return self._kept(("seed", int(seed)), lambda: self.generator.map_style(self.random_code(int(seed))))
 
     def random_code(self, seed: int) -> Tensor:
         """Return a random style code [1, D], drawn on the CPU so that a seed means one style."""
@@ -157,23 +195,33 @@ class BlendStyle(Style):
         side = max(self.generator.config.size, self.encoder.config.input_size)
         return to_tensor(read_image(path), side).to(self.device)
 
-    def _kept(self, key: tuple[str, Any], code: Any) -> Tensor:
-        """Return w of a key, made from what ``code`` gives where it is not there."""
+    def _kept(self, key: tuple[str, Any], make: Callable[[], Any]) -> Any:
+        """Return what ``make`` gives for a key, made where it is not there."""
         if key not in self._styles:
             # Under autocast the Gram matrices would lose what tells styles apart.
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                self._styles[key] = self.generator.map_style(code())
+                self._styles[key] = make()
             while len(self._styles) > KEPT:
                 del self._styles[next(iter(self._styles))]
         return self._styles[key]
 
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
-        shares = self.generator.face_shares(
-            look.get(SHAPE.name, SHAPE.default), strength=look.get(STRENGTH.name, STRENGTH.default),
-            color_strength=look.get(COLOR.name))
-        w_plus = self.generator.blend(face.w_plus, self.style_w(look), shares=shares)
-        return self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=face.transforms())
+        values = {**{control.name: control.default for control in self.controls}, **look}
+        shares = self.generator.face_shares(values[SHAPE.name], strength=values[STRENGTH.name],
+                                            color_strength=values.get(COLOR.name))
+        transforms, style = face.transforms(), None
+        if self.reader is not None and look.get(IMAGE.name) is not None:
+            style = self.picture_look(look)
+            places = None
+            if style.places is not None:
+                found = FaceLandmarks(self.generator, self.reader.landmarks)
+                places = found(face) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(style.places)
+            layer = layer_at(self.reader.side)
+            transforms[layer] = partial(_drawn, style=style, places=places, strength=values[STRENGTH.name],
+                                        before=transforms.get(layer))
+        w_plus = self.generator.blend(face.w_plus, self.style_w(look) if style is None else style.rows, shares=shares)
+        return self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
 
     def graph(self) -> nn.Module:
         """Return the network with the default look's style as a constant."""
@@ -183,7 +231,8 @@ class BlendStyle(Style):
 
 def save_blend(
     path: str | Path, generator: BlendGenerator, encoder: StyleEncoder, *, w_avg: Tensor, base: Mapping[str, str],
-    training: Mapping[str, Any], photo_encoder: str = "starter", half: bool = False,
+    training: Mapping[str, Any], photo_encoder: str = "starter", half: bool = False, features: bool = False,
+    shared: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a blended style as one safetensors file with its config inside.
 
@@ -195,12 +244,18 @@ def save_blend(
         training: JSON-ready facts of the training.
         photo_encoder: what ``checkpoints.features.load_encoder`` takes for the encoder of photos.
         half: store weights as float16.
+        features: let faces also take features from the style picture, by the encoders of photos.
+        shared: state of the base; tensors that equal its are left out of the file, and taken from the base by its reader.
     """
-    tensors = {"w_avg": w_avg, **{f"g.{name}": tensor for name, tensor in generator.state_dict().items()},
+    shared = shared or {}
+    own = {name: tensor for name, tensor in generator.state_dict().items()
+           if name not in shared or not torch.equal(shared[name].cpu(), tensor.cpu())}
+    tensors = {"w_avg": w_avg, **{f"g.{name}": tensor for name, tensor in own.items()},
                **{f"e.{name}": tensor for name, tensor in encoder.state_dict().items()}}
     config = {"kind": "style", "style_kind": BlendStyle.kind, "generator": generator.config.to_dict(),
               "style_encoder": encoder.config.to_dict(), "encoder": photo_encoder, "base": dict(base),
-              "training": dict(training)}
+              "training": dict(training), **({"features": True} if features else {}),
+              **({"form": DIFFERENCE} if shared else {})}
     save_model(path, tensors, config, half=half)
 
 
@@ -208,6 +263,12 @@ def _read(path: str | Path) -> FileValue:
     """Return the value of a picture that a look names by its path."""
     read_image(path)  # says what is wrong with it
     return FileValue.read(path)
+
+
+def _drawn(features: Tensor, *, style: PictureLook, places: Tensor | None, strength: float,
+           before: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Return features in the look of a picture, after what else is done to them."""
+    return style.on(features if before is None else before(features), places=places, strength=strength)
 
 
 def _style_encoder(what: str, state: Mapping[str, Tensor]) -> StyleEncoder:

@@ -151,7 +151,7 @@ class DeformableStyle(Style):
     @cached_property
     def finder(self) -> FaceLandmarks:
         """Finds the landmarks of faces, to which a look is carried."""
-        return FaceLandmarks(self.deformable, load_landmark_net(device=self.device).module)
+        return FaceLandmarks(self.deformable.generator, load_landmark_net(device=self.device).module)
 
     def colored(self, w_plus: Tensor, strength: float | None) -> Tensor:
         """Move the colours of latents [N, L, D] towards those of the style's drawing.

@@ -6,23 +6,22 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from models.deformable import DeformableGenerator
 from models.face import Face
 from models.landmarks import LandmarkNet
-from models.stylegan2 import layer_at
+from models.stylegan2 import Generator, layer_at
 
 
 class FaceLandmarks(nn.Module):
     """Draws faces undeformed and without a look, and finds their landmarks.
 
     Args:
-        deformable: the style.
+        generator: of the faces.
         net: the landmark network.
     """
 
-    def __init__(self, deformable: DeformableGenerator, net: LandmarkNet) -> None:
+    def __init__(self, generator: Generator, net: LandmarkNet) -> None:
         super().__init__()
-        self.generator, self.net = deformable.generator, net
+        self.generator, self.net = generator, net
 
     def points(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
         """Return landmarks [N, 68, 2] as fractions of the side; w_plus [N, L, D], residual [N, C, R, R] or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import dlib
 import numpy as np
@@ -15,15 +16,18 @@ import pretrain
 from checkpoints import CheckpointError
 from checkpoints.features import load_landmark_net
 from checkpoints.io import save_model
+from data.images import read_image, to_tensor
 from data.landmarks68 import MIRROR
+from data.looks import LOOKS
 from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks, soft_argmax
-from training.pretrain import export
+from training.pretrain import drawings, export
 from training.pretrain import landmark_network as training
 from training.pretrain.common import RandomFaces, load_state
 from training.pretrain.dlib_file import shrink_predictor
 from training.pretrain.faces import FacePack
 from training.pretrain.landmark_predictor import annotation, rotated
 
+FACE = Path(__file__).resolve().parent.parent / "data" / "style_images_aligned" / "source_sample.png"
 TINY = LandmarkConfig(widths=(8, 8, 8))
 
 
@@ -159,6 +163,59 @@ def test_stage_saves_and_resumes(marked_pack, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "STARTER_LANDMARKS", TINY)
     assert set(export.export_starter(tmp_path, tmp_path / "starter")) == {"landmarks_net.safetensors"}
     assert load_landmark_net(tmp_path / "starter" / "landmarks_net.safetensors").module.config == TINY
+
+
+@pytest.fixture()
+def face_pack(tmp_path) -> FacePack:
+    """One generated face, four times, with the landmarks that the bundled network finds."""
+    face = to_tensor(read_image(FACE), 128)
+    with torch.no_grad():
+        points = load_landmark_net().module(face).points
+    images = ((face + 1.0) * 127.5).round().to(torch.uint8).expand(4, -1, -1, -1).clone()
+    return FacePack([f"synthetic_{i}" for i in range(4)], images, points.expand(4, -1, -1).clone(), torch.zeros(4))
+
+
+def test_drawings_are_labelled_repeatable_and_resumable(face_pack, tmp_path, monkeypatch):
+    looks = {name: LOOKS[name] for name in ("ink", "cartoon")}
+    monkeypatch.setattr(drawings, "taught_looks", lambda: looks)
+    monkeypatch.setattr(drawings, "SAVE_EVERY", 1)
+    output, whole = tmp_path / "drawings.npz", tmp_path / "whole.npz"
+    drawn, make = [], drawings.drawing
+
+    def stops(*args, **given):
+        if len(drawn) == 1:
+            raise KeyboardInterrupt
+        drawn.append(make(*args, **given))
+        return drawn[-1]
+
+    monkeypatch.setattr(drawings, "drawing", stops)
+    with pytest.raises(KeyboardInterrupt):
+        drawings.draw_pack(face_pack, output, count=2, size=64)
+    assert not output.exists()
+    monkeypatch.setattr(drawings, "drawing", make)
+    assert drawings.draw_pack(face_pack, output, count=2, size=64) == {"drawings": 2}
+    drawings.draw_pack(face_pack, whole, count=2, size=64)
+    one, other = FacePack.load(output), FacePack.load(whole)
+    assert torch.equal(one.images, other.images) and torch.equal(one.landmarks, other.landmarks)
+    assert one.images.shape == (2, 3, 64, 64) and {name.partition("_")[0] for name in one.names} <= set(looks)
+    moved = (one.landmarks - face_pack.landmarks[:2]).norm(dim=2).mean(dim=1)
+    assert (moved < 0.2).all() and moved.max() > 0.001
+    face_pack.landmarks[:], face_pack.doubt[:] = float("nan"), float("nan")
+    with pytest.raises(ValueError, match="no labelled training faces"):
+        drawings.draw_pack(face_pack, output, count=1, size=64)
+
+
+def test_no_held_out_look_is_taught():
+    taught = drawings.taught_looks()
+    assert set(taught) == {name for name, look in LOOKS.items() if not look.held_out} < set(LOOKS)
+
+
+def test_batches_hold_their_share_of_drawings(marked_pack):
+    marked = FacePack(["ink_00000"], torch.full((1, 3, 128, 128), 200, dtype=torch.uint8), face_points()[None], torch.zeros(1))
+    config = training.LandmarkTrainingConfig(batch=10, drawn=0.0, caricatured=0.0, negative=0.0)
+    images, points = training.LandmarkBatches(marked_pack, config, seed=0, drawings=marked)()
+    light = images.flatten(1).median(dim=1).values > 0.0
+    assert light.tolist() == [False] * 6 + [True] * 4 and points.shape == (10, 68, 2)
 
 
 def test_rotation_turns_points_with_the_picture():

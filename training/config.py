@@ -140,7 +140,7 @@ class FineTuneConfig:
 PROFILES: dict[str, dict[str, Any]] = {
     "published": {},
     "starter": {
-        "iterations": 30, "batch": 3, "g_lr": 1e-4, "coarse_rate": 0.0, "tune_mapping": False, "d_lr": 1e-3, "tps_lr": 5e-4,
+        "iterations": 24, "batch": 3, "g_lr": 1e-4, "coarse_rate": 0.0, "tune_mapping": False, "d_lr": 1e-3, "tps_lr": 5e-4,
         "affine_lr": 2e-4, "adversarial_weight": 1.0, "adversarial_mixed": True, "swap_layer": 7, "transformer_ema": 0.9,
         "g_ema": 0.9, "inversion_steps": 80, "inversion_lr": 2e-2, "look": 32, "look_form": "carried", "look_lr": 1e-3, "look_weight": 4.0,
         "look_steps": 60, "control_weight": 10.0, "warp_form": "smoothness", "warp_weight": 1.0, "warp_resolutions": (64,),

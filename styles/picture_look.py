@@ -1,0 +1,107 @@
+"""The look of any picture of a face: what it shows beyond what latents say, as features that other faces can take.
+
+The encoder's rows of a painting are a face as photos are; the residual is what makes it a painting. The two are to each
+other what a real face and its drawing are in ``models.look``, so faces are drawn in the picture's look as in a pair's.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from checkpoints.features import load_encoder, load_landmark_net, load_residual_encoder
+from data.images import to_tensor
+from models.look import landmark_grid, look_maps, matched
+from models.residual_encoder import residual_of
+from models.spatial_transformer import sample
+from models.stylegan2 import Generator
+from pipeline.align import align_face
+from pipeline.faces import FaceFinder
+
+
+class PictureLook(NamedTuple):
+    """What faces take from a picture.
+
+    Attributes:
+        rows: its latents, [1, L, D].
+        maps: see ``models.look.look_maps``, [1, 4 C + 1, R, R].
+        places: landmarks [1, 68, 2] of its face as fractions of the side, or None where there is none.
+    """
+
+    rows: Tensor
+    maps: Tensor
+    places: Tensor | None
+
+    def mixed(self, other: PictureLook, share: float) -> PictureLook:
+        """Return a look between two, ``share`` of it the other's."""
+        places = None
+        if self.places is not None and other.places is not None:
+            places = torch.lerp(self.places, other.places, share)
+        return PictureLook(torch.lerp(self.rows, other.rows, share), torch.lerp(self.maps, other.maps, share), places)
+
+    def on(self, features: Tensor, *, places: Tensor | None, strength: float) -> Tensor:
+        """Return features [N, C, R, R] of faces with landmarks ``places`` [N, 68, 2] in this look."""
+        maps = self.maps
+        if places is not None and self.places is not None:
+            grid = landmark_grid(places.to(maps), self.places, features.shape[3])
+            maps = sample(maps.expand(len(grid), -1, -1, -1), grid, mode="exact")
+        return matched(features.float(), maps, strength=strength).to(features.dtype)
+
+
+class PictureReader:
+    """Reads the look of pictures by the encoders of photos; networks are loaded when the first picture comes.
+
+    Args:
+        generator: that the encoders are made for.
+        encoder: what ``load_encoder`` takes.
+    """
+
+    def __init__(self, generator: Generator, encoder: str) -> None:
+        self.generator, self.name, self.device = generator, encoder, generator.input.input.device
+
+    @cached_property
+    def _encoder(self):  # noqa: ANN202 - checkpoints.features.Encoder
+        return load_encoder(self.name, device=self.device)
+
+    @cached_property
+    def _residual(self):  # noqa: ANN202 - checkpoints.features.ResidualFinder
+        return load_residual_encoder(device=self.device)
+
+    @cached_property
+    def landmarks(self):  # noqa: ANN201 - models.landmarks.LandmarkNet
+        """The landmark network."""
+        return load_landmark_net(device=self.device).module
+
+    @cached_property
+    def _finder(self) -> FaceFinder:
+        return FaceFinder()
+
+    @property
+    def side(self) -> int:
+        """Side in px of the features."""
+        return self._residual.module.config.resolution
+
+    @torch.no_grad()
+    def read(self, picture: Image.Image) -> tuple[PictureLook, bool]:
+        """Return the look of an RGB picture, and whether a face was found in it; without one the whole picture counts."""
+        faces = self._finder.find(picture)
+        size = self.generator.config.size
+        if faces:
+            picture = align_face(picture, faces[0].landmarks, output_size=size)
+        image = to_tensor(picture, size).to(self.device)
+        rows = self._encoder.module(_fitted(image, self._encoder.input_size)) + self._encoder.latent_avg
+        residual = residual_of(self._residual.module, self.generator,
+                               _fitted(image, self._residual.module.config.input_size), rows).float()
+        half = self.generator.halfway(rows, noise=self.generator.fixed_noise(), resolution=self.side)
+        places = self.landmarks(image).points if faces else None
+        return PictureLook(rows, look_maps(residual, half.features.float()), places), bool(faces)
+
+
+def _fitted(image: Tensor, side: int) -> Tensor:
+    if image.shape[3] == side:
+        return image
+    return torch.nn.functional.interpolate(image, size=(side, side), mode="bilinear", antialias=True, align_corners=False)

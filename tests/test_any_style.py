@@ -1,0 +1,122 @@
+"""Photos in the style of any picture by the starter: features of the picture, every pair, resume, bad pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import any_style
+from checkpoints.builders import load_base
+from data.images import read_image
+from models.face import Face
+from models.style_encoder import StyleEncoder, StyleEncoderConfig
+from pipeline.sampling import random_faces
+from styles.blend import BlendStyle, save_blend
+from styles.controls import FileValue, Look
+from styles.registry import load_style
+from training.blend.generator import blend_generator_from
+
+ROOT = Path(__file__).resolve().parent.parent
+FACE, DRAWING = (ROOT / "data" / "style_images_aligned" / f"{name}_sample.png" for name in ("source", "target"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder of weights with the style ``any``, whose second mapping is not trained."""
+    base, path = load_base("starter"), tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    encoder = StyleEncoder(StyleEncoderConfig((4, 6), (1, 1), hidden=8))
+    save_blend(path / "any.safetensors", blend_generator_from(base.generator), encoder, w_avg=base.w_avg,
+               base={"name": base.name, "fingerprint": base.fingerprint}, training={}, half=True, features=True,
+               shared=base.generator.state_dict())
+    return path
+
+
+@pytest.fixture(autouse=True)
+def weights(folder, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(folder))
+
+
+@pytest.fixture()
+def style() -> BlendStyle:
+    return load_style("any")
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().mean())
+
+
+def test_file_leaves_out_what_the_base_has(folder, style):
+    assert (folder / "any.safetensors").stat().st_size < 6e6
+    base = load_base("starter").generator.state_dict()
+    assert all(torch.equal(tensor, style.generator.state_dict()[name]) for name, tensor in base.items())
+
+
+def test_faces_take_the_pictures_colours_and_keep_their_own_shape(style, tmp_path):
+    faces = random_faces(style, 3, [0, 1], truncation_psi=0.7)
+    look = Look(style_image=FileValue.read(DRAWING))
+    style.prepare(look)
+    still, drawn = (style.draw(faces, look.changed(strength=strength, color_strength=strength)) for strength in (0.0, 1.0))
+    plain = style.generator.synthesis(faces.w_plus, noise=style.generator.fixed_noise())
+    assert distance(still, plain) < 1e-4 and distance(drawn, plain) > 0.05
+    picture = torch.from_numpy(np.array(read_image(DRAWING).resize((128, 128)))).float().permute(2, 0, 1) / 127.5 - 1.0
+    mean = picture.mean(dim=(1, 2))
+    assert (drawn.mean(dim=(2, 3)) - mean).norm(dim=1).mean() < (plain.mean(dim=(2, 3)) - mean).norm(dim=1).mean()
+    half = style.draw(faces, look.changed(strength=0.5, color_strength=0.5))
+    assert distance(half, plain) < distance(drawn, plain)
+    # The picture's own face comes out as the picture, within what rows and features can say of it.
+    own = style.picture_look(look)
+    again = style.draw(Face(own.rows), look.changed(color_strength=1.0))
+    assert distance(again[0], picture) < 0.2
+
+
+def test_two_pictures_are_mixed(style):
+    faces = random_faces(style, 3, [0], truncation_psi=0.7)
+    first, second = FileValue.read(DRAWING), FileValue.read(FACE)
+    one = style.draw(faces, Look(style_image=first))
+    both = {share: style.draw(faces, Look(style_image=first, second_style_image=second, second_share=share)) for share in (0.0, 0.5, 1.0)}
+    assert torch.allclose(both[0.0], one, atol=1e-4)
+    assert torch.allclose(both[1.0], style.draw(faces, Look(style_image=second)), atol=1e-4)
+    assert distance(both[0.5], one) > 0.01
+
+
+def test_without_a_face_the_picture_counts_and_a_line_says_so(style, tmp_path, capsys):
+    for name, picture in (("noise", Image.effect_noise((90, 60), 80).convert("RGB")), ("dot", Image.new("RGB", (1, 1), "red"))):
+        picture.save(tmp_path / f"{name}.png")
+        drawn = style.draw(random_faces(style, 3, [0], truncation_psi=0.7), Look(style_image=FileValue.read(tmp_path / f"{name}.png")))
+        assert torch.isfinite(drawn).all()
+        assert "no face found in the style picture" in capsys.readouterr().err
+
+
+def test_every_pair_once_with_a_sheet(tmp_path, capsys):
+    photos, pictures, output = tmp_path / "photos", tmp_path / "pictures", tmp_path / "out"
+    for place, name, picture in ((photos, "a", read_image(FACE)), (photos, "b", read_image(FACE).rotate(15)),
+                                 (pictures, "x", read_image(DRAWING))):
+        place.mkdir(exist_ok=True)
+        picture.resize((128, 128)).save(place / f"{name}.png")
+    (pictures / "bad.png").write_bytes(b"no picture")
+    argv = ["--input_image", str(photos), "--style_images", str(pictures), "--align", "false", "--output", str(output)]
+    assert any_style.main(argv) == 2
+    assert "bad.png" in capsys.readouterr().err
+    made = sorted(path.name for path in output.glob("*.png") if not path.stem.endswith("_side"))
+    assert made == ["a_v_x.png", "b_v_x.png", "sheet.png"]
+    assert read_image(output / "sheet.png").size == (3 * any_style.CELL, 2 * any_style.CELL)
+    (pictures / "bad.png").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*_v_*.png")}
+    (output / "b_v_x.png").unlink()
+    assert any_style.main(argv) == 0
+    after = {path.name: path.stat().st_mtime_ns for path in output.glob("*_v_*.png")}
+    assert after["a_v_x.png"] == before["a_v_x.png"] and after["b_v_x.png"] > before["b_v_x.png"]
+
+
+@pytest.mark.parametrize(("extra", "words"), [
+    ([], "name the style"), (["--style_image", str(DRAWING), "--style_images", str(DRAWING)], "name the style"),
+    (["--style", "flat", "--style_images", str(DRAWING)], "takes no style picture")])
+def test_wrong_options_are_one_line(tmp_path, capsys, extra, words):
+    assert any_style.main([*extra, "--input_image", str(FACE), "--align", "false", "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words in said
