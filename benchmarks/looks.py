@@ -1,10 +1,15 @@
-"""``python -m benchmarks.looks``: how the bundled styles deform unseen faces, against the known warps of their pairs."""
+"""``python -m benchmarks.looks``: how styles of known looks draw unseen faces, against the known warps and filters.
+
+With ``--teacher`` also how near a result is to the look's own filter and warp of that face: the perceptual distance as a share
+of the undrawn face's. ``--styles`` names files of looks, by default the bundled ones; a file is called as its look.
+"""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline import cli
@@ -13,12 +18,31 @@ from pipeline import cli
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="python -m benchmarks.looks", description=__doc__)
     parser.add_argument("--faces", type=cli.positive_int, default=24, help="random faces per style")
+    parser.add_argument("--styles", type=Path, nargs="*", default=None, help="style files; the bundled ones if not given")
+    parser.add_argument("--teacher", type=Path, default=None, help="SqueezeNet 1.1 features, .npz, for the distance")
+    parser.add_argument("--drawn", type=cli.positive_int, default=8, help="faces that are drawn by the filter for it")
     parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi")
     cli.add_common(parser, outdir=False, seed=77)
     return parser.parse_args(argv)
 
 
-def figures(style: Any, warp: Any, args: Namespace, net: Any) -> dict[str, dict[str, float]]:
+def nearness(images: Any, drawn: Any, points: Any, name: str, teacher: Any) -> float:
+    """Return the mean distance of drawn faces from the look's filter of them, as a share of the undrawn faces'."""
+    import torch
+    from torch.nn import functional as F
+
+    from data.looks import draw_look
+    from training.pretrain.teacher import feature_distance
+
+    large = F.interpolate(images, size=(512, 512), mode="bicubic", antialias=True).clamp(-1.0, 1.0)
+    truth = torch.cat([draw_look(name, image[None], p.double().numpy()) for image, p in zip(large, points, strict=True)])
+    truth = F.interpolate(truth, size=images.shape[2:], mode="bilinear", antialias=True)
+    of = teacher(truth)
+    before, after = (feature_distance(teacher(pictures), of).sum() for pictures in (images, drawn))
+    return round(float(after / before), 3)
+
+
+def figures(style: Any, warp: Any, args: Namespace, net: Any, *, name: str, teacher: Any = None) -> dict[str, Any]:
     """Return cosine and length of the displacement at alpha 1, detected against alpha 0 and by the grids alone."""
     import torch
 
@@ -36,9 +60,16 @@ def figures(style: Any, warp: Any, args: Namespace, net: Any) -> dict[str, dict[
     faces = random_faces(style, args.seed, list(range(args.faces)), truncation_psi=args.truncation)
     points = landmarks(undeformed(style.base, faces).clamp(-1.0, 1.0))
     truth = torch.stack([torch.from_numpy(warp.displace(p.numpy())).float() - p for p in points])
-    still, moved = (landmarks(style.draw(faces, Look(alpha=alpha, look_strength=1.0, color_strength=1.0)).clamp(-1.0, 1.0)) for alpha in (0.0, 1.0))
+    still_images, moved_images = (style.draw(faces, Look(alpha=alpha, look_strength=1.0, color_strength=1.0)).clamp(-1.0, 1.0)
+                                  for alpha in (0.0, 1.0))
+    still, moved = landmarks(still_images), landmarks(moved_images)
     grids = model_displacement(style.deformable, style.colored(faces.w_plus, 1.0), points, alpha=1.0)
-    return {way: {"cosine": round(float(displacement_cosine(field, truth).mean()), 3),
+    found: dict[str, Any] = {}
+    if teacher is not None:
+        some = slice(0, args.drawn)
+        images = undeformed(style.base, faces).clamp(-1.0, 1.0)
+        found["share_of_distance"] = nearness(images[some], moved_images[some], points[some], name, teacher)
+    return found | {way: {"cosine": round(float(displacement_cosine(field, truth).mean()), 3),
                   "length": round(float(magnitude_ratio(field, truth).mean()), 3)}
             for way, field in (("detected", moved - still), ("grids", grids))}
 
@@ -51,14 +82,19 @@ def run(args: Namespace) -> int:
     from data.looks import READY, look_named
     from styles.registry import load_style
 
-    device = cli.resolve_device(args.device)
+    device, teacher = cli.resolve_device(args.device), None
+    if args.teacher is not None:
+        from training.pretrain.teacher import SqueezeNetTeacher
+
+        teacher = SqueezeNetTeacher(args.teacher)
     net, found = load_landmark_net(device=device).module, {}
+    paths = args.styles or [path for name in READY if (path := bundled_styles_dir() / f"{name}.safetensors").is_file()]
     with torch.no_grad():
-        for name in READY:
-            path = bundled_styles_dir() / f"{name}.safetensors"
-            if path.is_file():
-                look = look_named(name)
-                found[name] = figures(load_style(path, device=device), look.warp.scaled(look.strength), args, net)
+        for path in paths:
+            look = look_named(path.stem)
+            found[path.stem] = figures(load_style(path, device=device), look.warp.scaled(look.strength), args, net,
+                                       name=path.stem, teacher=teacher)
+            cli.report(f"{path.stem}: {json.dumps(found[path.stem])}")
     print(json.dumps(found))
     return 0
 

@@ -26,7 +26,7 @@ from checkpoints.io import (
 from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir
 from data.images import read_image, to_tensor
-from models.blending import COLOR_ROW, BlendGenerator
+from models.blending import FINE_ROW, BlendGenerator
 from models.face import Face
 from models.style_encoder import StyleEncoder, StyleEncoderConfig, style_encoder_config_from_state
 from models.stylegan2 import GeneratorConfig, generator_config_from_state, layer_at
@@ -51,7 +51,7 @@ CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED)
 # A style that reads features from the picture: shape stays the face's own, and a second picture may be mixed in.
 SECOND = Control("second_style_image", "another picture, mixed with the first", type="file", label="Second style picture")
 SHARE = Control("second_share", "share of the second picture in the mixture", default=0.5, label="Share of the second picture")
-FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(COLOR_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED)
+FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(FINE_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED)
 DIFFERENCE = "difference"
 
 RELEASED_FILE, RELEASED_ENCODER = "blendgan.pt", "style_encoder.pt"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.blending import COLOR_ROW
+from models.blending import FINE_ROW
 from models.style_encoder import StyleEncoder
 from models.stylegan2 import Generator
 from training.blend.generator import blend_generator_from
@@ -24,10 +24,10 @@ from training.pretrain.common import RandomFaces
 
 @dataclass(frozen=True)
 class RowsStageConfig:
-    """Settings of the stage; the mapping's own rate multiplier (0.01) is made up for by ``lr``."""
+    """Settings of the stage; ``lr`` makes up for the rate multiplier of the mapping (0.01)."""
 
     batch: int = 32
-    lr: float = 2e-2
+    lr: float = 0.2
     average: float = 0.998
 
 
@@ -59,7 +59,7 @@ class RowsTrainer(StageTrainer):
     def step(self) -> dict[str, float]:
         picture = self.styles(self.config.batch)
         with torch.no_grad():
-            codes, wanted = self.encoder(picture), self.rows(picture)[:, COLOR_ROW:]
+            codes, wanted = self.encoder(picture), self.rows(picture)[:, FINE_ROW:]
         found = self.generator.map_style(codes)[:, None]
         # Beside the rows' distance, that of always giving their mean.
         loss = (found - wanted).square().mean()
