@@ -52,8 +52,8 @@ DRAWN_COLOR = replace(COLOR, default=1.0, help="0 keeps the face's colours, 1 ta
 LOOK = Control("look_strength", "how much of the drawing's own look is added, 0 none, 1 as in the pair", default=0.7,
                samples=1.0, high=1.5, label="Look of the drawing")
 # A look that follows the face's own parts can be taken whole; less than all of the drawing's rows keeps more of a person.
-MATCHED_LOOK = replace(LOOK, default=1.0, samples=None, help="how much of the drawing's look is taken, 0 none, 1 as in the pair")
-MATCHED_COLOR = replace(DRAWN_COLOR, default=0.8, samples=1.0)
+MATCHED_LOOK = replace(LOOK, default=0.9, samples=1.0, help="how much of the drawing's look is taken, 0 none, 1 as in the pair")
+MATCHED_COLOR = replace(DRAWN_COLOR, default=0.75, samples=1.0)
 
 
 class DeformableStyle(Style):
