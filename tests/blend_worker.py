@@ -55,7 +55,7 @@ def main(state: str, pack: str) -> None:
     torch.set_num_threads(1)
     stage.Clock = StepClock
     facts: dict[str, list[str]] = {"weights": [], "pictures": [], "saved": []}
-    run_stage, save_state = stage.run_stage, stage.save_state
+    run_stage, save_state = stage.run_stage, common.save_state
 
     def recorded(trainer: stage.StageTrainer, path: Path, **settings: object) -> dict[str, float]:
         facts["pictures"].append(str(trainer.styles.rng.initial_seed()))
@@ -68,7 +68,7 @@ def main(state: str, pack: str) -> None:
         facts["saved"].append(path.name)
         save_state(path, content)
 
-    run.run_stage, stage.save_state = recorded, saved
+    run.run_stage, common.save_state = recorded, saved
     folder, pictures = Path(state), FacePack.load(Path(pack))
     torch.manual_seed(int(os.environ["RANK"]))  # what differs between processes must not stay so
     base = Base(Generator(GENERATOR), Discriminator(DiscriminatorConfig(SIZE, WIDTHS)), torch.zeros(16), "toy", "0")

@@ -86,7 +86,7 @@ class Record:
 
         common.RandomFaces.__call__ = drawn
         parallel.average_step = stepped
-        for module in STAGES:
+        for module in (common, *STAGES):
             module.save_state = saved
 
     def finish(self, stage: str) -> None:

@@ -29,7 +29,7 @@ from training.blend.generator import BlendStageConfig, BlendTrainer, Critics, bl
 from training.blend.rows import RowsStageConfig, RowsTrainer
 from training.blend.style_encoder import StyleEncoderTrainer, StyleStageConfig
 from training.blend.views import ViewConfig, style_view
-from training.pretrain.common import RandomFaces
+from training.pretrain.common import Clock, RandomFaces
 from training.pretrain.faces import FacePack, pack_faces
 
 SIZE = 32
@@ -42,12 +42,13 @@ PHOTO = E4EConfig(input_size=32, n_styles=8, style_dim=16, stem=4, widths=(4, 4,
                   delta_width=8)
 
 
-class StepClock:
+class StepClock(Clock):
     """Stop after a number of steps."""
 
     limit = 3
 
     def __init__(self, minutes: float) -> None:
+        super().__init__(minutes)
         self.asked = 0
 
     def done(self) -> bool:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from training.pretrain import parallel
-from training.pretrain.common import Clock, load_state, save_state, update_average
+from training.pretrain import common, parallel
+from training.pretrain.common import Clock, update_average
 
 # Weights of the average before it has seen much, see ``StageTrainer.advance``.
 WARM_IMAGES = 16.0
@@ -91,12 +90,10 @@ def resume(trainer: StageTrainer, path: Path) -> None:
     Raises:
         ResumeError: if it was made with other settings.
     """
-    saved = load_state(path)
-    if saved is not None:
-        try:
-            trainer.load(saved)
-        except ValueError as error:
-            raise ResumeError(f"{path}: {error}") from error
+    try:
+        common.resume(trainer, path)
+    except ValueError as error:
+        raise ResumeError(f"{path}: {error}") from error
     parallel.share(*trainer.networks.values(), *trainer.averages.values())
 
 
@@ -111,22 +108,7 @@ def run_stage(
         minutes: wall-clock budget.
         sheet: draws pictures of the progress, called in the first process after every save.
     """
-    clock, terms = Clock(minutes), {}
-
-    def save() -> None:
-        save_state(path, trainer.state())
-        if sheet is not None:
-            sheet()
-
-    with tqdm(desc=path.stem, unit="img", disable=not parallel.leads()) as bar:
-        while not clock.done():
-            before = trainer.seen
-            for name, value in trainer.step().items():
-                terms[name] = 0.95 * terms.get(name, value) + 0.05 * value
-            bar.update(trainer.seen - before)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, seen=trainer.seen)
-            if clock.should_save():
-                save()
-    if parallel.leads():
-        save()
+    terms = common.run_stage(trainer, lambda spent: trainer.step(), path, clock=Clock(minutes), report=sheet)
+    if sheet is not None and parallel.leads():
+        sheet()
     return {"images": trainer.seen, **terms}

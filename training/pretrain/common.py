@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from checkpoints.builders import load_base, load_encoder
 from checkpoints.io import load_model
@@ -52,6 +54,58 @@ class Clock:
             return False
         self.saved = time.monotonic()
         return True
+
+
+class Stage(Protocol):
+    """What ``run_stage`` trains: it counts the images that it has seen, and gives and takes its state."""
+
+    seen: int
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
+def resume(trainer: Stage, path: Path) -> bool:
+    """Let a trainer take over the state at ``path``; returns whether there is one."""
+    saved = load_state(path)
+    if saved is not None:
+        trainer.load(saved)
+    return saved is not None
+
+
+def run_stage(
+    trainer: Stage, step: Callable[[float], dict[str, float]], path: Path, *, clock: Clock,
+    report: Callable[[], Any] | None = None, finish: Callable[[], Any] | None = None,
+) -> dict[str, float]:
+    """Step a trainer until the clock is done, saving its state now and then and at the end; returns smoothed terms.
+
+    Args:
+        trainer: what is trained.
+        step: runs one iteration, given the share of the budget that is spent, and returns its terms.
+        path: of the state; the stage is called as it.
+        clock: the budget.
+        report: called in the first process after every save but the last; what it returns is printed.
+        finish: called in every process before the last save.
+    """
+    terms: dict[str, float] = {}
+    with tqdm(desc=path.stem.replace("_", " "), unit="img", mininterval=1.0, disable=not parallel.leads()) as bar:
+        while not clock.done():
+            before = trainer.seen
+            for name, value in step(clock.fraction).items():
+                terms[name] = 0.95 * terms.get(name, value) + 0.05 * value
+            bar.update(trainer.seen - before)
+            bar.set_postfix({name: f"{value:.4f}" for name, value in terms.items()}, refresh=False, seen=trainer.seen)
+            if clock.should_save():
+                save_state(path, trainer.state())
+                found = None if report is None else report()
+                if found is not None:
+                    print(found, flush=True)
+    if finish is not None:
+        finish()
+    if parallel.leads():
+        save_state(path, trainer.state())
+    return terms
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

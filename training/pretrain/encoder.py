@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from checkpoints.features import load_landmark_net
 from models.e4e import E4EEncoder
@@ -23,7 +22,7 @@ from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import (
-    Clock, RandomFaces, half_precision, load_state, require_state, save_state, starter_weights, update_average,
+    Clock, RandomFaces, half_precision, require_state, resume, run_stage, starter_weights, update_average,
 )
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
@@ -150,25 +149,13 @@ def train_encoder(
     trainer = EncoderTrainer(EncoderTrainingConfig(), SqueezeNetTeacher(teacher_path), gan, fresh=start is None,
                              device=device)
     path = folder / "encoder.pt"
-    saved = load_state(path)
-    if saved is not None:
-        trainer.load(saved)
+    resume(trainer, path)
     parallel.share(trainer.encoder, trainer.average)
     faces = RandomFaces(pack, seed=2000 + trainer.seen, photo_share=trainer.config.photo_share, device=device)
-    clock = Clock(minutes)
-    bar, averages = tqdm(desc="encoder", unit="img", disable=not parallel.leads()), {}
     trainer.encoder.train()
-    while not clock.done():
-        lr = trainer.config.lr * min(1.0, 2.5 * (1.0 - clock.fraction) + 0.02)
-        before = trainer.seen
-        for name, value in trainer.step(faces, lr).items():
-            averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
-        bar.update(trainer.seen - before)
-        bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, seen=trainer.seen)
-        if clock.should_save():
-            save_state(path, trainer.state())
-            print(encoder_sheet(trainer, pack, folder / "encoder.png"), flush=True)
+    terms = run_stage(
+        trainer, lambda spent: trainer.step(faces, trainer.config.lr * min(1.0, 2.5 * (1.0 - spent) + 0.02)), path,
+        clock=Clock(minutes), report=lambda: encoder_sheet(trainer, pack, folder / "encoder.png"))
     if not parallel.leads():
         return {"images": trainer.seen}
-    save_state(path, trainer.state())
-    return {"images": trainer.seen, **averages, **encoder_sheet(trainer, pack, folder / "encoder.png")}
+    return {"images": trainer.seen, **terms, **encoder_sheet(trainer, pack, folder / "encoder.png")}

@@ -28,7 +28,7 @@ from training.pretrain.autoencoder import (
     starter_generator_config,
 )
 from training.pretrain.common import (
-    Clock, RandomFaces, half_precision, load_state, require_state, save_state, starter_weights, update_average,
+    Clock, RandomFaces, half_precision, load_state, require_state, run_stage, starter_weights, update_average,
 )
 from training.pretrain.faces import FacePack
 from training.pretrain.projected import ProjectedDiscriminator, differentiable_augment
@@ -261,21 +261,17 @@ def train_gan(
     trainer.share()
     trainer.refit(pack)
     faces, clock = RandomFaces(pack, seed=1000 + trainer.seen, device=device), Clock(minutes)
-    bar, averages = tqdm(desc="gan", unit="img", disable=not parallel.leads()), {}
     trainer.encoder.train()
-    while not clock.done():
+
+    def step(fraction: float) -> dict[str, float]:
         before = trainer.seen
-        for name, value in trainer.step(faces).items():
-            averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
-        bar.update(trainer.seen - before)
-        bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, seen=trainer.seen)
+        terms = trainer.step(faces)
         if before // trainer.config.refit_every < trainer.seen // trainer.config.refit_every:
             trainer.refit(pack)
-        if clock.should_save():
-            save_state(path, trainer.state())
-            gan_sheet(trainer, pack, folder / "gan.png")
-    trainer.refit(pack)
+        return terms
+
+    terms = run_stage(trainer, step, path, clock=clock, report=lambda: gan_sheet(trainer, pack, folder / "gan.png"),
+                      finish=lambda: trainer.refit(pack))
     if parallel.leads():
-        save_state(path, trainer.state())
         gan_sheet(trainer, pack, folder / "gan.png")
-    return {"images": trainer.seen, **averages}
+    return {"images": trainer.seen, **terms}

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from checkpoints.features import load_landmark_net
 from data.landmarks68 import MIRROR
 from data.warps import Caricature, backward_grid
 from models.landmarks import LandmarkConfig, Landmarks, LandmarkNet
 from training.mixed import precision, training_dtype
-from training.pretrain.common import Clock, MissingStageError, load_state, save_state, update_average
+from training.pretrain.common import Clock, MissingStageError, resume, run_stage, update_average
 from training.pretrain.faces import FacePack
 from training.pretrain.vit import draw, landmark_targets, random_grids
 
@@ -240,24 +239,15 @@ def train_landmark_network(
     """
     config = LandmarkTrainingConfig() if start is None else LandmarkTrainingConfig(lr=FURTHER_RATE)
     trainer, path = LandmarkTrainer(config), folder / "landmarks_net.pt"
-    saved = load_state(path)
-    if saved is not None:
-        trainer.load(saved)
-    elif start is not None:
+    if not resume(trainer, path) and start is not None:
         state = load_landmark_net(start / "landmarks_net.safetensors").module.state_dict()
         trainer.network.load_state_dict(state), trainer.average.load_state_dict(state)
         trainer.seen = AVERAGED  # the running average counts from a trained network on
-    batches, clock = LandmarkBatches(pack, config, seed=trainer.seen, drawings=drawings), Clock(minutes)
-    bar, averages = tqdm(desc="landmark network", unit="img", mininterval=2.0), {}
-    while not clock.done():
+    batches = LandmarkBatches(pack, config, seed=trainer.seen, drawings=drawings)
+
+    def step(spent: float) -> dict[str, float]:
         warmup = min(1.0, (trainer.seen + 1) / 3200.0)
-        lr = config.lr * warmup * (0.5 * (1.0 + math.cos(math.pi * clock.fraction)) + 0.005)
-        for name, value in trainer.step(batches, lr).items():
-            averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
-        bar.update(config.batch)
-        bar.set_postfix({name: f"{value:.4f}" for name, value in averages.items()}, refresh=False)
-        if clock.should_save():
-            save_state(path, trainer.state())
-            print(evaluate(trainer.average, pack), flush=True)
-    save_state(path, trainer.state())
+        return trainer.step(batches, config.lr * warmup * (0.5 * (1.0 + math.cos(math.pi * spent)) + 0.005))
+
+    run_stage(trainer, step, path, clock=Clock(minutes), report=lambda: evaluate(trainer.average, pack))
     return {"images": trainer.seen, **evaluate(trainer.average, pack)}

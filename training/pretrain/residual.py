@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from checkpoints.builders import load_base, load_encoder
 from losses.perceptual import detail_distance
@@ -26,7 +25,7 @@ from models.stylegan2 import Halfway
 from training.inversion import feature_deviation
 from training.pretrain import parallel
 from training.pretrain.common import (
-    Clock, MissingStageError, RandomFaces, half_precision, load_state, save_state, update_average,
+    Clock, MissingStageError, RandomFaces, half_precision, resume, run_stage, update_average,
 )
 from training.pretrain.faces import FacePack
 
@@ -225,24 +224,13 @@ def train_residual(
     """Train for ``minutes`` against the starter files in ``start``, saving ``folder/residual.pt``; resumes."""
     trainer = ResidualTrainer(config or ResidualTrainingConfig(), identity, folder=start, device=device)
     path = folder / "residual.pt"
-    saved = load_state(path)
-    if saved is not None:
-        trainer.load(saved)
+    resume(trainer, path)
     parallel.share(trainer.residual, trainer.average)
     faces = RandomFaces(pack, seed=6000 + trainer.seen, photo_share=trainer.config.photo_share, device=device)
-    firsts, clock = Firsts(faces, trainer.first, trainer.config), Clock(minutes)
-    bar, averages = tqdm(desc="residual", unit="img", disable=not parallel.leads()), {}
-    while not clock.done():
-        before, fraction = trainer.seen, clock.fraction
-        terms = trainer.step(firsts, trainer.config.rate(fraction), local=fraction < trainer.config.local_share)
-        for name, value in terms.items():
-            averages[name] = 0.97 * averages.get(name, value) + 0.03 * value
-        bar.update(trainer.seen - before)
-        bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, seen=trainer.seen)
-        if clock.should_save():
-            save_state(path, trainer.state())
-            print(residual_sheet(trainer, pack, folder / "residual.png", count=6), flush=True)
+    firsts, config = Firsts(faces, trainer.first, trainer.config), trainer.config
+    terms = run_stage(
+        trainer, lambda spent: trainer.step(firsts, config.rate(spent), local=spent < config.local_share), path,
+        clock=Clock(minutes), report=lambda: residual_sheet(trainer, pack, folder / "residual.png", count=6))
     if not parallel.leads():
         return {"images": trainer.seen}
-    save_state(path, trainer.state())
-    return {"images": trainer.seen, **averages, **residual_sheet(trainer, pack, folder / "residual.png")}
+    return {"images": trainer.seen, **terms, **residual_sheet(trainer, pack, folder / "residual.png")}

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from data.filters import box_blur, hatch, ink, kuwahara, luma, match_colour, posterize
 from data.landmarks68 import MIRROR
 from models.dino import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, build_vit
-from training.pretrain.common import Clock, half_precision, load_state, save_state, update_average
+from training.pretrain.common import Clock, half_precision, resume, run_stage, update_average
 from training.pretrain.faces import FacePack
 
 STARTER_VIT = ViTConfig(img_size=128, patch_size=8, embed_dim=192, depth=12, num_heads=3)
@@ -291,21 +290,13 @@ def train_vit(pack: FacePack, folder: Path, *, minutes: float) -> dict:
     config = VitTrainingConfig()
     trainer = VitTrainer(config)
     path = folder / "vit.pt"
-    saved = load_state(path)
-    if saved is not None:
-        trainer.load(saved)
+    resume(trainer, path)
     print("before", evaluate(trainer.teacher, pack), flush=True)
-    views, clock = Views(pack, config, seed=trainer.seen), Clock(minutes)
-    bar, averages = tqdm(desc="vit", unit="img"), {}
-    while not clock.done():
+    views = Views(pack, config, seed=trainer.seen)
+
+    def step(spent: float) -> dict[str, float]:
         warmup = min(1.0, (trainer.seen + 1) / 1600.0)
-        lr = config.lr * warmup * (0.5 * (1.0 + math.cos(math.pi * clock.fraction)) + 0.01)
-        for name, value in trainer.step(views, lr).items():
-            averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
-        bar.update(config.batch)
-        bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()})
-        if clock.should_save():
-            save_state(path, trainer.state())
-            print(evaluate(trainer.teacher, pack), flush=True)
-    save_state(path, trainer.state())
-    return {"images": trainer.seen, **evaluate(trainer.teacher, pack), **{k: float(np.round(v, 4)) for k, v in averages.items()}}
+        return trainer.step(views, config.lr * warmup * (0.5 * (1.0 + math.cos(math.pi * spent)) + 0.01))
+
+    terms = run_stage(trainer, step, path, clock=Clock(minutes), report=lambda: evaluate(trainer.teacher, pack))
+    return {"images": trainer.seen, **evaluate(trainer.teacher, pack), **{k: float(np.round(v, 4)) for k, v in terms.items()}}
