@@ -49,10 +49,11 @@ def run(args: Namespace) -> int:
     from checkpoints.paths import bundled_styles_dir
     from data.grids import grid
     from data.images import save_image
+    from data.looks import READY
     from pipeline.sampling import random_faces, undeformed
     from styles.registry import load_style
 
-    chosen = args.styles or sorted(path.stem for path in bundled_styles_dir().glob("*.safetensors"))
+    chosen = args.styles or sorted(name for name in READY if (bundled_styles_dir() / f"{name}.safetensors").is_file())
     if not chosen:
         raise cli.UserError(f"--styles: no style is bundled in {bundled_styles_dir()}; name some, or make them by "
                             "`python -m styles make`")
