@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, checkpoints_dir, load_base, load_encoder, load_vit
+from checkpoints.features import load_face_id
 from checkpoints.io import fingerprint
+from losses.identity import IdentityLoss
 from training.exemplar_run import Tools
 from training.exemplars import TokenMaps
 from training.likeness import inversion_loss
@@ -44,6 +46,10 @@ def load_tools(
             image = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
         return encoding.module(image) + encoding.latent_avg
 
-    digest = base.fingerprint + encoding.fingerprint + fingerprint(tokens.state_dict(), perceptual.state_dict())
+    people = load_face_id(device=device)
+    identity = IdentityLoss(people.module).requires_grad_(False)
+    digest = base.fingerprint + encoding.fingerprint + people.fingerprint \
+        + fingerprint(tokens.state_dict(), perceptual.state_dict())
     maps = TokenMaps(tokens, layers=(tokens.depth // 6, tokens.depth * 5 // 12))
-    return base, Tools(base.generator, base.w_avg, lambda: deepcopy(base.discriminator), encode, perceptual, maps, digest)
+    return base, Tools(base.generator, base.w_avg, lambda: deepcopy(base.discriminator), encode, perceptual, maps, digest,
+                       identity=identity)

@@ -6,30 +6,30 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.builders import checkpoints_dir, load_vit
-from models.dino import DinoFeatures
+from checkpoints.features import load_face_id
+from losses.identity import IdentityLoss
 from training.modify import Judges
 from training.likeness import inversion_loss
 
 
-class MeanToken(nn.Module):
-    """R: the mean token of a transformer's last block, for eq. 3 and 7.
+class Recogniser(nn.Module):
+    """R of eq. 3 and 7: the bundled identity network.
 
     Args:
-        features: the transformer.
+        loss: holds the network.
     """
 
-    def __init__(self, features: DinoFeatures) -> None:
+    def __init__(self, loss: IdentityLoss) -> None:
         super().__init__()
-        self.features = features
+        self.loss = loss
 
     def forward(self, image: Tensor) -> Tensor:
         """Return embeddings [N, D] of images [N, 3, S, S] in [-1, 1]."""
-        last = self.features.depth - 1
-        return self.features.tokens(image, layers=[last], facets="f")["f", last].float().mean(dim=1)  # [N, T, D] -> [N, D]
+        return self.loss.embed(image)
 
 
 def load_judges(vit: str | None, *, size: int, device: torch.device | str) -> Judges:
-    """Return LPIPS where AlexNet's files are at hand, else the distance of a transformer's tokens, and R.
+    """Return LPIPS where AlexNet's files are at hand, else the distance of a transformer's tokens, and the identity network.
 
     Args:
         vit: "starter", "official" or a file; None takes what suits images of ``size`` px.
@@ -41,4 +41,4 @@ def load_judges(vit: str | None, *, size: int, device: torch.device | str) -> Ju
     """
     features = load_vit(vit or ("starter" if size <= 256 else "official"), device=device)
     perceptual = inversion_loss(features, checkpoints_dir()).perceptual
-    return Judges(perceptual.to(device), MeanToken(features))
+    return Judges(perceptual.to(device), Recogniser(IdentityLoss(load_face_id(device=device).module)))

@@ -85,7 +85,7 @@ def build_controls(studio: Studio, style: str | None, kept: Kept, *, samples: bo
 def look_for(studio: Studio, style: str | None, kept: Kept, *, samples: bool) -> Look:
     """Return the look of values of the style's controls; raises gr.Error where no style is chosen."""
     if not style:
-        raise gr.Error("There is no style yet; train one in the third tab.", print_exception=False)
+        raise gr.Error("There is no style yet; train one in the Train tab.", print_exception=False)
     return look_of(studio.controls(style), kept, samples=samples)
 
 

@@ -1,0 +1,97 @@
+"""``python -m benchmarks.pictures --styles FOLDER --photos FOLDER --teacher FILE``: photos in the style of any picture.
+
+Every photo is drawn in every style, and is asked: is it nearest to its own reference among all, by the style encoder and by
+Gram matrices of a network that nothing was trained with; how near, as a share of the photo's own distance; whose face is it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import cli
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    parser = cli.ArgumentParser(prog="python -m benchmarks.pictures", description=__doc__)
+    parser.add_argument("--style", default="any", help="style that takes pictures")
+    parser.add_argument("--styles", type=Path, required=True, help="folder of style pictures, aligned faces")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of aligned photos")
+    parser.add_argument("--count", type=cli.positive_int, default=12, help="photos")
+    parser.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
+    parser.add_argument("--inversion", choices=("e4e", "e4e+optimize"), default="e4e", help="how photos become faces")
+    parser.add_argument("--output", type=Path, default=Path("outputs/pictures"), help="folder of the sheet")
+    cli.add_common(parser, outdir=False)
+    return parser.parse_args(argv)
+
+
+def grams(teacher: Any, images: Any) -> Any:
+    """Return the Gram matrices of all maps of images [N, 3, S, S] as one vector each."""
+    import torch
+
+    from models.style_encoder import gram_matrix
+
+    return torch.cat([gram_matrix(maps).flatten(1) for maps in teacher(images)], dim=1)
+
+
+def run(args: Namespace) -> int:
+    import torch
+
+    from checkpoints.features import load_face_id
+    from data.grids import grid
+    from data.images import list_images, read_image, save_image, to_tensor
+    from losses.identity import IdentityLoss
+    from pipeline.stylize import InversionSettings, build_stylizer
+    from styles.controls import FileValue
+    from training.pretrain.teacher import SqueezeNetTeacher
+
+    device = cli.resolve_device(args.device)
+    stylizer = build_stylizer(args.style, inversion=InversionSettings(args.inversion), align=False, device=device)
+    style, teacher = stylizer.style, SqueezeNetTeacher(args.teacher).to(device)
+    identity = IdentityLoss(load_face_id(device=device).module)
+    pictures, photos = list_images(args.styles), list_images(args.photos)[:args.count]
+    looks = [style.default_look().changed(style_image=FileValue.read(path)) for path in pictures]
+    start = time.monotonic()
+    style.prepare(looks[0])
+    seconds = {"first_picture_with_loading": time.monotonic() - start}
+    start = time.monotonic()
+    for look in looks[1:]:
+        style.prepare(look)
+    seconds["picture"] = (time.monotonic() - start) / max(len(looks) - 1, 1)
+    size, rows, drawing, facts = stylizer.size, [], 0.0, []
+    with torch.no_grad():
+        references = torch.cat([to_tensor(read_image(path), size) for path in pictures]).to(device)
+        of = {"encoder": style.encoder(references), "gram": grams(teacher, references)}
+        for path in photos:
+            image = read_image(path)
+            photo, face = to_tensor(image, size).to(device), stylizer.invert(image)
+            start = time.monotonic()
+            drawn = torch.cat([style.draw(face, look).clamp(-1.0, 1.0) for look in looks])
+            drawing += (time.monotonic() - start) / (len(looks) * len(photos))
+            found = {"encoder": style.encoder(drawn), "gram": grams(teacher, drawn)}
+            own = torch.arange(len(looks), device=device)
+            distances = {name: torch.cdist(found[name], of[name]) for name in of}
+            before = (grams(teacher, photo) - of["gram"]).norm(dim=1)
+            facts.append({
+                **{f"nearest_by_{name}": (values.argmin(dim=1) == own).float().mean() for name, values in distances.items()},
+                "gram_share": (distances["gram"].diagonal() / before).mean(),
+                "identity": (identity.embed(drawn) - identity.embed(photo)).norm(dim=1).mean()})
+            rows.append([photo[0], *drawn])
+    figures = {name: round(float(sum(row[name] for row in facts) / len(facts)), 3) for name in facts[0]}
+    cells = [[torch.ones_like(references[0]), *references], *rows]
+    save_image(args.output / "sheet.png", grid([list(column) for column in zip(*cells, strict=True)], cell=96))
+    print(json.dumps({"photos": len(photos), "styles": len(pictures), **figures,
+                      "seconds": {**{name: round(value, 2) for name, value in seconds.items()}, "drawing": round(drawing, 3)}}))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, lambda: parse(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
