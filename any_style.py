@@ -56,7 +56,8 @@ def pair_stem(photo: Photo, picture: Photo) -> str:
     stem = f"{photo.stem}_v_{Path(picture.stem).name}"
     if len(Path(stem).name.encode()) <= MAX_STEM_BYTES:
         return stem
-    return Path(photo.stem).with_name(f"{Path(photo.stem).name[:24]}_v_{Path(picture.stem).name[:24]}_{text_hash(stem)[:8]}").as_posix()
+    first, second = (Path(name).name[:24] for name in (photo.stem, picture.stem))
+    return Path(photo.stem).with_name(f"{first}_v_{second}_{text_hash(stem)[:8]}").as_posix()
 
 
 def every_pair(args: Namespace, look: Look, photos: Sequence[Photo], pictures: Sequence[Photo]

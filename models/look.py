@@ -54,7 +54,8 @@ def frame_of_rest(count: int = FRAME) -> Tensor:
     """Return places along the unit square's edges, [4 count - 4, 2]."""
     ticks = torch.linspace(0.0, 1.0, count)[:-1]
     zero, one = torch.zeros_like(ticks), torch.ones_like(ticks)
-    return torch.cat([torch.stack(pair, dim=1) for pair in ((ticks, zero), (one, ticks), (1.0 - ticks, one), (zero, 1.0 - ticks))])
+    edges = ((ticks, zero), (one, ticks), (1.0 - ticks, one), (zero, 1.0 - ticks))
+    return torch.cat([torch.stack(edge, dim=1) for edge in edges])
 
 
 def landmark_grid(places: Tensor, origin: Tensor, size: int) -> Tensor:

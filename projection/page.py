@@ -135,7 +135,9 @@ def expression_tab(device: torch.device | str, *, shared: dict[str, Any]) -> Non
             result = gr.Image(type="pil", label="Who, expression, result", show_label=False, format="png", interactive=False,
                               elem_id="projected", buttons=["download", "fullscreen"])
 
-    def project(look: str | None, target: str | None, name: str, steps: float, style: str, *shares: float) -> Iterator[Image.Image]:
+    def project(
+        look: str | None, target: str | None, name: str, steps: float, style: str, *shares: float,
+    ) -> Iterator[Image.Image]:
         if not look or (name == PHOTO and not target):
             raise gr.Error("Give a photo of who, and one of whose expression or choose one by its name.", print_exception=False)
         try:

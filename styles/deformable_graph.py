@@ -47,8 +47,8 @@ class DeformableGraph(nn.Module):
         carried = self._residuals(residual)
         passed: dict[int, list[Tensor]] = {size: [] for size in config.resolutions}
         sizes = {*config.resolutions, *carried} | ({config.look} if maps is not None else set())
-        transforms = {layer_at(size): partial(self._transform, size=size, alpha=alpha, carried=carried, passed=passed, maps=maps)
-                      for size in sizes}
+        given = {"alpha": alpha, "carried": carried, "passed": passed, "maps": maps}
+        transforms = {layer_at(size): partial(self._transform, size=size, **given) for size in sizes}
         on_image = {}
         if config.carry_image:
             on_image = {layer_at(size): partial(self._carry_image, grids=passed[size]) for size in config.resolutions}

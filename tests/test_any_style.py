@@ -78,7 +78,8 @@ def test_two_pictures_are_mixed(style):
     faces = random_faces(style, 3, [0], truncation_psi=0.7)
     first, second = FileValue.read(DRAWING), FileValue.read(FACE)
     one = style.draw(faces, Look(style_image=first))
-    both = {share: style.draw(faces, Look(style_image=first, second_style_image=second, second_share=share)) for share in (0.0, 0.5, 1.0)}
+    mixture = Look(style_image=first, second_style_image=second)
+    both = {share: style.draw(faces, mixture.changed(second_share=share)) for share in (0.0, 0.5, 1.0)}
     assert torch.allclose(both[0.0], one, atol=1e-4)
     assert torch.allclose(both[1.0], style.draw(faces, Look(style_image=second)), atol=1e-4)
     assert distance(both[0.5], one) > 0.01
@@ -87,7 +88,8 @@ def test_two_pictures_are_mixed(style):
 def test_without_a_face_the_picture_counts_and_a_line_says_so(style, tmp_path, capsys):
     for name, picture in (("noise", Image.effect_noise((90, 60), 80).convert("RGB")), ("dot", Image.new("RGB", (1, 1), "red"))):
         picture.save(tmp_path / f"{name}.png")
-        drawn = style.draw(random_faces(style, 3, [0], truncation_psi=0.7), Look(style_image=FileValue.read(tmp_path / f"{name}.png")))
+        look = Look(style_image=FileValue.read(tmp_path / f"{name}.png"))
+        drawn = style.draw(random_faces(style, 3, [0], truncation_psi=0.7), look)
         assert torch.isfinite(drawn).all()
         assert "no face found in the style picture" in capsys.readouterr().err
 

@@ -37,7 +37,7 @@ class FineTuneConfig:
     reference_weight: float = 5e4
     landmark_weight: float = 0.0  # of a term for the transformers alone
     control_weight: float = 0.0  # of the control points' distance from those of the pair's landmarks, likewise
-    look: int = 0  # side in px of what the style does to features, which starts as what the drawing does to the real face; 0: none
+    look: int = 0  # side in px of what the style does to features, as the drawing does to the real face; 0 for nothing
     look_form: str = "added"  # or "matched" or "carried", see SpatialTransformerConfig
     look_lr: float = 0.0
     look_weight: float = 0.0  # of the distance of the real face's own stylization from the drawing
@@ -142,7 +142,8 @@ PROFILES: dict[str, dict[str, Any]] = {
     "starter": {
         "iterations": 24, "batch": 3, "g_lr": 1e-4, "coarse_rate": 0.0, "tune_mapping": False, "d_lr": 1e-3, "tps_lr": 5e-4,
         "affine_lr": 2e-4, "adversarial_weight": 1.0, "adversarial_mixed": True, "swap_layer": 7, "transformer_ema": 0.9,
-        "g_ema": 0.9, "inversion_steps": 80, "inversion_lr": 2e-2, "look": 32, "look_form": "carried", "look_lr": 1e-3, "look_weight": 4.0,
+        "g_ema": 0.9, "inversion_steps": 80, "inversion_lr": 2e-2, "look": 32, "look_form": "carried", "look_lr": 1e-3,
+        "look_weight": 4.0,
         "look_steps": 60, "control_weight": 10.0, "warp_form": "smoothness", "warp_weight": 1.0, "warp_resolutions": (64,),
         "warp_grid": 16, "guarded": True, "carry_image": True, "path_every": 0, "pair_weight": 5e3, "reference_weight": 5e3,
         "directional_weight": 1.0,

@@ -62,7 +62,7 @@ class RowsTrainer(StageTrainer):
     @cached_property
     @torch.no_grad()
     def table(self) -> tuple[Tensor, Tensor]:
-        """Codes [M, D] and the mean of the fine rows [M, D] of all pictures, computed once: nothing that is trained is in it."""
+        """Codes [M, D] and means of the fine rows [M, D] of all pictures; nothing that is trained is in it."""
         codes, rows = [], []
         for index in tqdm(self.styles.train.split(self.config.batch), desc="pictures", disable=not parallel.leads()):
             picture = self.styles.pack.batch(index).to(self.device)

@@ -170,6 +170,7 @@ def blend_parts(folder: Path, *, base_name: str) -> dict[str, Any]:
     base = load_base(base_name)
     shared = base.generator.state_dict()
     untouched = all(torch.equal(tensor.cpu(), generator.state_dict()[name]) for name, tensor in shared.items())
-    return {"features": untouched, "shared": shared if untouched else None, "generator": generator, "encoder": trained_style_encoder(folder), "w_avg": compute_w_avg(generator),
+    return {"features": untouched, "shared": shared if untouched else None, "generator": generator,
+            "encoder": trained_style_encoder(folder), "w_avg": compute_w_avg(generator),
             "base": {"name": base.name, "fingerprint": base.fingerprint},
             "training": {"images": state["seen"], "styles": require_state(folder / STYLE)["seen"]}}
