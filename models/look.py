@@ -29,6 +29,9 @@ FLOOR = 0.1
 # Softening of the weights by distance, as a share of the side: about a pixel of 32.
 REACH = 0.03
 FRAME = 9
+# Of pictures without a real face beside them: windows in px, and bounds of the ratio of deviations.
+TONE, BROAD = 1.5, 3.0
+LEAST_TONE, MOST_TONE = 0.4, 2.5
 
 
 def window_mean(x: Tensor, sigma: float) -> Tensor:
@@ -109,3 +112,28 @@ def matched(features: Tensor, maps: Tensor, *, strength: float | Tensor = 1.0) -
     unlike = window_mean((features - source).square().mean(dim=1, keepdim=True), CLOSE) / variance.clamp_min(1e-8)
     drawn = mean + ratio * (features - mean) + shift + torch.exp(-unlike / LIKENESS) * rest
     return features + strength * (drawn - features)
+
+
+def tone_maps(drawn: Tensor) -> Tensor:
+    """Return what ``toned`` reads of a picture without a real face beside it: deviation and broad mean of its features.
+
+    Args:
+        drawn: G, [1, C, R, R].
+
+    Returns:
+        [1, 2 C, R, R].
+    """
+    return torch.cat([window_deviation(drawn, TONE, FLOOR * drawn.std()), window_mean(drawn, BROAD)], dim=1)
+
+
+def toned(features: Tensor, maps: Tensor, *, strength: float | Tensor = 1.0) -> Tensor:
+    """Return features [N, C, R, R] with the deviations and broad means of ``tone_maps`` [1 or N, 2 C, R, R].
+
+    f' = r (f - m(f)) + m(f) - M(f) + M(G) with r = clamp(s(G) / s(f)), m and s in the smaller window, M in the broad one.
+    """
+    deviation, broad = maps.chunk(2, dim=1)
+    mean = window_mean(features, TONE)
+    own = window_deviation(features, TONE, FLOOR * features.std())
+    ratio = (deviation / own).clamp(LEAST_TONE, MOST_TONE)
+    made = ratio * (features - mean) + mean - window_mean(features, BROAD) + broad
+    return features + strength * (made - features)

@@ -80,7 +80,9 @@ class BlendStyle(Style):
     ) -> None:
         super().__init__(name, config, digest, device=w_avg.device)
         self.generator, self.encoder, self.w_avg = generator, encoder, w_avg
-        self._base = Base(generator, None, w_avg, self.base_name, digest)
+        # With features the generator is the base itself, so latents and residuals found for that serve here too.
+        known = config.get("base", {}).get("fingerprint") if config.get("features") else None
+        self._base = Base(generator, None, w_avg, self.base_name, known or digest)
         self._styles: dict[tuple[str, Any], Any] = {}
         self.reader = PictureReader(generator, self.encoder_name) if config.get("features") else None
 

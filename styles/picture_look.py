@@ -1,7 +1,7 @@
-"""The look of any picture of a face: what it shows beyond what latents say, as features that other faces can take.
+"""The look of any picture of a face, as rows and features that other faces of the generator can take.
 
-The encoder's rows of a painting are a face as photos are; the residual is what makes it a painting. The two are to each
-other what a real face and its drawing are in ``models.look``, so faces are drawn in the picture's look as in a pair's.
+The encoders of photos give a painting rows of latents and a residual of features, as they give them to a photo. Faces take
+its fine rows, and the statistics of its features place by place, see ``models.look.toned``; what is drawn stays their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from checkpoints.features import load_encoder, load_landmark_net, load_residual_encoder
 from data.images import to_tensor
-from models.look import landmark_grid, look_maps, matched
+from models.look import landmark_grid, tone_maps, toned
 from models.residual_encoder import residual_of
 from models.spatial_transformer import sample
 from models.stylegan2 import Generator
@@ -28,7 +28,7 @@ class PictureLook(NamedTuple):
 
     Attributes:
         rows: its latents, [1, L, D].
-        maps: see ``models.look.look_maps``, [1, 4 C + 1, R, R].
+        maps: see ``models.look.tone_maps``, [1, 2 C, R, R].
         places: landmarks [1, 68, 2] of its face as fractions of the side, or None where there is none.
     """
 
@@ -49,7 +49,7 @@ class PictureLook(NamedTuple):
         if places is not None and self.places is not None:
             grid = landmark_grid(places.to(maps), self.places, features.shape[3])
             maps = sample(maps.expand(len(grid), -1, -1, -1), grid, mode="exact")
-        return matched(features.float(), maps, strength=strength).to(features.dtype)
+        return toned(features.float(), maps, strength=strength).to(features.dtype)
 
 
 class PictureReader:
@@ -98,7 +98,7 @@ class PictureReader:
                                _fitted(image, self._residual.module.config.input_size), rows).float()
         half = self.generator.halfway(rows, noise=self.generator.fixed_noise(), resolution=self.side)
         places = self.landmarks(image).points if faces else None
-        return PictureLook(rows, look_maps(residual, half.features.float()), places), bool(faces)
+        return PictureLook(rows, tone_maps(half.features.float() + residual), places), bool(faces)
 
 
 def _fitted(image: Tensor, side: int) -> Tensor:

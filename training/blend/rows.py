@@ -55,6 +55,8 @@ class RowsTrainer(StageTrainer):
         self.encoder = encoder.requires_grad_(False).eval().to(self.device)
         self.generator = blend_generator_from(base).requires_grad_(False).to(self.device)
         self.generator.embedding.requires_grad_(True)
+        # Nothing here could learn shares of the face: the style's rows are taken whole, and what a user sets is their measure.
+        self.generator.add_weight.data.zero_()
         self.average = deepcopy(self.generator).requires_grad_(False).eval()
         self.networks, self.averages = {"generator": self.generator}, {"generator": self.average}
         self.optimizers = {"mapping": torch.optim.Adam(self.generator.embedding.parameters(), lr=config.lr, betas=(0.9, 0.99))}
