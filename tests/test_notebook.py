@@ -22,8 +22,8 @@ def test_notebook_runs_and_every_section_shows_a_picture(monkeypatch):
     pytest.importorskip("ipykernel", reason="ipykernel of requirements-app.txt is not installed")
     import nbformat
 
-    monkeypatch.setenv("DEMO_STEPS", "2")
-    monkeypatch.setenv("DEMO_REFINE", "3")
+    monkeypatch.setenv("DEMO_STEPS", "1")
+    monkeypatch.setenv("DEMO_REFINE", "2")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3",
                                      resources={"metadata": {"path": str(NOTEBOOK.parent)}})

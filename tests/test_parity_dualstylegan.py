@@ -83,7 +83,10 @@ def test_images(parity_systems: ParityFolder, stored: dict[str, Tensor], network
     wanted = cases(parity_systems, stored, network)
     assert set(wanted) == {key for key in stored if key.startswith("image_")}
     drawn: dict[tuple, Tensor] = {}
+    whole = bool(os.environ.get("PARITY_SYSTEMS_DIR") or os.environ.get("NIGHTLY"))
     for number, (key, (faces, codes, weights, fuse)) in enumerate(sorted(wanted.items())):
+        if not whole and number % 2 and "weights" not in key and key.replace("image", "weights") in stored:
+            continue  # of the images that differ by their weights alone every second
         # Each image takes seconds in float64: one sample per case in turn, but all of a folder that is asked for.
         part = slice(None) if os.environ.get("PARITY_SYSTEMS_DIR") else slice(number % 2, number % 2 + 1)
         same = (float(faces[part].sum()), tuple(weights.tolist()), fuse)
