@@ -96,15 +96,14 @@ def failed(photo: Photo, error: Exception) -> dict[str, Any]:
 
 def sheet(rows: Sequence[tuple[dict, Photo]], output: Path, photos: Sequence[Photo], pictures: Sequence[Photo]) -> Path:
     """Write photos above and style pictures on the left of what was made of them."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     from data.images import read_image, save_image
 
     canvas = Image.new("RGB", (CELL * (len(photos) + 1), CELL * (len(pictures) + 1)), "white")
 
     def paste(path: Path, column: int, line: int) -> None:
-        picture = read_image(path)
-        picture.thumbnail((CELL, CELL))
+        picture = ImageOps.contain(read_image(path), (CELL, CELL))
         canvas.paste(picture, (column * CELL + (CELL - picture.width) // 2, line * CELL + (CELL - picture.height) // 2))
 
     columns, lines = ({name.path: number for number, name in enumerate(names, 1)} for names in (photos, pictures))

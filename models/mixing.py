@@ -68,7 +68,7 @@ def mix_deformables(parts: Sequence[DeformableGenerator], weights: Sequence[floa
         for name in ("look", "look_source", "look_places"):
             if hasattr(mixed, name):
                 own = [getattr(part, name) for part in parts]
-                getattr(mixed, name).copy_(sum(weight * tensor for tensor, weight in zip(own, weights, strict=True)))
+                getattr(mixed, name).data.copy_(sum(weight * tensor for tensor, weight in zip(own, weights, strict=True)))
     for index in range(len(first.config.resolutions)):
         if mixed.tps is not None:
             mixed.tps.stns[index].loc_net = WeightedSum([part.tps.stns[index].loc_net for part in parts], weights)

@@ -129,3 +129,21 @@ def test_same_style_mixed_in_memory_keeps_alpha():
     a = load_style("a")
     mixed = mix_styles([a, load_style("a")], [1, 3])
     assert same(picture(mixed, alpha=-0.5), picture(a, alpha=-0.5))
+
+
+@pytest.mark.parametrize("form", ["added", "matched", "carried"])
+def test_looks_are_mixed(folder, form):
+    for seed, name in ((1, "look_a"), (2, "look_b")):
+        made = make(seed, look=32, look_form=form, resolutions=(64,))
+        for tensor in ("look", "look_source", "look_places"):
+            if hasattr(made, tensor):
+                getattr(made, tensor).data.uniform_(0.2, 0.8)
+        save_style(folder / f"{name}.safetensors", made, w_avg=torch.zeros(16), base=BASE, training={},
+                   target_latent=torch.zeros(CONFIG.n_latent, 16))
+    a, b = load_style("look_a"), load_style("look_b")
+    half = load_style("look_a:0.5,look_b:0.5").deformable
+    assert torch.allclose(half.look, (a.deformable.look + b.deformable.look) / 2.0)
+    for tensor in ("look_source", "look_places"):
+        if hasattr(half, tensor):
+            assert torch.allclose(getattr(half, tensor), (getattr(a.deformable, tensor) + getattr(b.deformable, tensor)) / 2.0)
+    assert same(picture(mix_styles([a, b], [1.0, 0.0])), picture(a))
