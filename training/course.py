@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any, Protocol, runtime_checkable
 
 from training.trainer import Trainer
@@ -12,7 +13,8 @@ from training.trainer import Trainer
 KEEP_EVERY = 10
 MOST_RETURNS = 3
 SLOWER = 0.5
-# A term counts as running away where its mean over the last steps is this many times its best such mean.
+# A term counts as running away where its median over the last steps is this many times its best such median: of a few faces
+# in a batch one whose landmarks are not found makes a term jump for a step.
 RUNAWAY = 2.0
 WINDOW = 5
 
@@ -26,11 +28,11 @@ class Slowable(Protocol):
 
 
 def runaway(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> str | None:
-    """Return the name of a term that has grown to twice its best mean over five steps, or None."""
+    """Return the name of a term that has grown to twice its best median over five steps, or None."""
     for name in names:
         values = [row[name] for row in history if row[name] == row[name]]
-        means = [sum(values[i - WINDOW:i]) / WINDOW for i in range(WINDOW, len(values) + 1)]
-        if len(means) > 1 and means[-1] > RUNAWAY * min(means) and means[-1] > means[0]:
+        middle = [median(values[i - WINDOW:i]) for i in range(WINDOW, len(values) + 1)]
+        if len(middle) > 1 and middle[-1] > RUNAWAY * min(middle) and middle[-1] > middle[0]:
             return name
     return None
 
