@@ -186,6 +186,7 @@ def test_terms_that_run_away_are_noticed():
     assert runaway(calm, ("look",)) is None
     assert runaway([*calm, *({"look": 5.0} for _ in range(5))], ("look", "control")) == "look"
     assert runaway([*calm, {"look": 9.0}, *calm[:2], {"look": 9.0}], ("look",)) is None  # two jumps are no trend
+    assert runaway([*calm, *({"look": 5.0} for _ in range(5))], ("look",), calm={"look": 6.0}) is None
     assert runaway([{"look": float("nan")}] * 20, ("look",)) is None
     falling = [{"look": 10.0 / (i + 1)} for i in range(20)]
     assert runaway([*falling, *({"look": 1.5} for _ in range(5))], ("look",)) is None  # still better than it began

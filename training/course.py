@@ -27,12 +27,21 @@ class Slowable(Protocol):
         """Multiply every learning rate; part of the trainer's state from then on."""
 
 
-def runaway(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> str | None:
-    """Return the name of a term that has grown to twice its best median over five steps, or None."""
+def runaway(
+    history: Sequence[Mapping[str, float]], names: Sequence[str], *, calm: Mapping[str, float] | None = None
+) -> str | None:
+    """Return the name of a term that has grown to twice its best median over five steps, or None.
+
+    Args:
+        history: terms by step.
+        names: of the terms that are watched.
+        calm: values up to which a term may grow as it likes, by name.
+    """
     for name in names:
         values = [row[name] for row in history if row[name] == row[name]]
         middle = [median(values[i - WINDOW:i]) for i in range(WINDOW, len(values) + 1)]
-        if len(middle) > 1 and middle[-1] > RUNAWAY * min(middle) and middle[-1] > middle[0]:
+        most = max((calm or {}).get(name, 0.0), RUNAWAY * min(middle, default=0.0), *middle[:1])
+        if len(middle) > 1 and middle[-1] > most:
             return name
     return None
 
