@@ -17,10 +17,9 @@ demo: $(VENV)/.ops
 test: $(VENV)/.ready-dev $(VENV)/.ops
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
-# Twenty kills of each kind, ten thousand damaged files, the CUDA sources compiled, every parity number.
+# All tests with twenty kills of each kind, ten thousand damaged files, every parity number, the notebook and what else is slow.
 nightly: $(VENV)/.ready-dev $(VENV)/.ops
-	NIGHTLY=1 $(PY) -m pytest -q tests/test_fuzz.py tests/test_batch.py tests/test_kill_folder.py tests/test_video.py tests/test_resume.py \
-	  tests/test_op_backend.py tests/test_parity.py tests/test_parity_dualstylegan.py
+	NIGHTLY=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'

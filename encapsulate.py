@@ -12,6 +12,9 @@ from typing import Any
 
 from pipeline import cli
 
+# Generators up to this side in px have features of 32 px to keep a person by, and the share of them that styles keep.
+SMALL, SMALL_DETAIL = 256, 0.7
+
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     from training.modify_config import EncapsulationConfig
@@ -103,7 +106,8 @@ def run(args: Namespace) -> int:
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
     save_style(output, stage.model, stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
-               training={"settings": config.to_dict(), "steps": stage.step_count, "run": name})
+               training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
+               detail=SMALL_DETAIL if size <= SMALL else 0.0)
     print(output)
     return 0
 

@@ -37,6 +37,11 @@ HELP = {
 }
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Parse names separated by commas."""
+    return tuple(word.strip() for word in text.split(","))
+
+
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="pretrain.py", description=__doc__)
     stages = parser.add_subparsers(dest="stage", required=True, parser_class=cli.ArgumentParser)
@@ -56,8 +61,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         elif name == "drawings":
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--count", type=cli.positive_int, default=2400, help="number of drawings")
-            stage.add_argument("--output", type=Path, required=True, help="file to write, .npz; a run that was interrupted "
-                                                                         "goes on")
+            stage.add_argument("--looks", type=words, default=None, help="looks to draw in, A,B,...; all that may be taught")
+            stage.add_argument("--recoloured", type=cli.finite_float, default=0.5, help="share that gets other colours")
+            stage.add_argument("--output", type=Path, required=True,
+                               help="file to write, .npz, and a run that was interrupted goes on; or a folder for PNG files "
+                                    "and truth.npz")
         elif name == "landmarks":
             stage.add_argument("--drawings", type=Path, default=None, help="file of the drawings stage to train on as well")
             stage.add_argument("--start", type=Path, default=None, help="folder of starter files whose network to go on from")
@@ -149,14 +157,25 @@ def work(args: Namespace) -> dict:
         return export_starter(args.state, args.output, face_id=args.face_id)
     pack = FacePack.load(args.data)
     if args.stage == "drawings":
-        from training.pretrain.drawings import draw_pack
-
-        return draw_pack(pack, args.output, count=args.count, size=args.size)
+        return draw(pack, args)
     if args.stage == "landmarks":
         return train_landmarks(pack, args)
     from training.pretrain.vit import train_vit
 
     return train_vit(pack, args.state, minutes=args.minutes)
+
+
+def draw(pack: FacePack, args: Namespace) -> dict:
+    """Draw packed faces into a pack or a folder."""
+    from training.pretrain.drawings import draw_folder, draw_pack, taught_looks
+
+    looks = taught_looks()
+    unknown = set(args.looks or ()) - set(looks)
+    if unknown:
+        raise cli.UserError(f"--looks: there is no {', '.join(sorted(unknown))}; there are {', '.join(looks)}")
+    looks = {name: look for name, look in looks.items() if name in (args.looks or looks)}
+    given = {"looks": looks, "count": args.count, "size": args.size, "recoloured": args.recoloured}
+    return (draw_pack if args.output.suffix == ".npz" else draw_folder)(pack, args.output, **given)
 
 
 def train_landmarks(pack: FacePack, args: Namespace) -> dict:

@@ -14,6 +14,8 @@ from typing import Any
 from pipeline import cli
 
 THUMB = 64
+# The starter's settings serve generators up to this side in px.
+SMALL = 256
 
 
 def stage_list(text: str) -> tuple[str, ...]:
@@ -30,7 +32,7 @@ def stage_list(text: str) -> tuple[str, ...]:
 def parse(argv: Sequence[str] | None) -> Namespace:
     from training.exemplar_run import STAGES, ExemplarConfig
 
-    own, parser = ExemplarConfig(), cli.ArgumentParser(prog="train_exemplars.py", description=__doc__)
+    plans, parser = (ExemplarConfig(), ExemplarConfig.starter()), cli.ArgumentParser(prog="train_exemplars.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of portraits")
     parser.add_argument("--style", required=True, help="name of the new style, saved as checkpoints/NAME.safetensors")
     parser.add_argument("--stages", type=stage_list, default=STAGES, help=f"some of {','.join(STAGES)}")
@@ -41,12 +43,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--vit", default=None, help="ViT of the distances: starter, official or a file; the one that suits "
                                                     "the base where not given")
     parser.add_argument("--encoder", default=None, help="encoder of portraits; the one of the base where not given")
-    for stage, value in (("tune", own.tune.steps), ("destylize", own.destylize.steps), ("pretrain", own.pretrain.steps),
-                         ("finetune", own.finetune.steps), ("refine", own.refine.steps)):
-        parser.add_argument(f"--{stage}_steps", type=cli.positive_int, default=value, help=f"steps of the stage {stage}")
-    parser.add_argument("--sampler_samples", type=cli.positive_int, default=own.sampler.samples, help="samples that it sees")
-    parser.add_argument("--batch", type=cli.positive_int, default=own.tune.batch, help="images per step")
-    parser.add_argument("--save_every", type=cli.positive_int, default=own.save_every, help="steps between saved states")
+    for stage in STAGES[:-1]:
+        shown = ", starter ".join(str(getattr(plan, stage).steps) for plan in plans)
+        parser.add_argument(f"--{stage}_steps", type=cli.positive_int, default=None, help=f"steps of the stage {stage} [{shown}]")
+    shown = ", starter ".join(str(plan.sampler.samples) for plan in plans)
+    parser.add_argument("--sampler_samples", type=cli.positive_int, default=None, help=f"samples that it sees [{shown}]")
+    parser.add_argument("--batch", type=cli.positive_int, default=plans[0].tune.batch, help="images per step")
+    parser.add_argument("--save_every", type=cli.positive_int, default=plans[0].save_every, help="steps between saved states")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
     cli.add_common(parser)
@@ -55,18 +58,19 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return args
 
 
-def settings(args: Namespace) -> Any:
-    """Return the config that the options ask for."""
-    from training.exemplar_run import ExemplarConfig
+def settings(args: Namespace, *, size: int) -> Any:
+    """Return the config that the options ask for, for a generator of ``size`` px; what is not given suits that size."""
+    from training.exemplar_run import STAGES, ExemplarConfig
 
-    own, shared = ExemplarConfig(), {"batch": args.batch, "seed": args.seed}
-    return replace(
-        own, tune=replace(own.tune, steps=args.tune_steps, **shared),
-        pretrain=replace(own.pretrain, steps=args.pretrain_steps, **shared),
-        finetune=replace(own.finetune, steps=args.finetune_steps, **shared),
-        destylize=replace(own.destylize, steps=args.destylize_steps), refine=replace(own.refine, steps=args.refine_steps),
-        sampler=replace(own.sampler, samples=args.sampler_samples, codes=min(own.sampler.codes, args.sampler_samples)),
-        save_every=args.save_every, seed=args.seed)
+    own, shared = ExemplarConfig.starter() if size <= SMALL else ExemplarConfig(), {"batch": args.batch, "seed": args.seed}
+    parts = {}
+    for stage in STAGES[:-1]:
+        steps, adversarial = getattr(args, f"{stage}_steps"), stage in ("tune", "pretrain", "finetune")
+        changes = ({} if steps is None else {"steps": steps}) | (shared if adversarial else {})
+        parts[stage] = replace(getattr(own, stage), **changes)
+    samples = own.sampler.samples if args.sampler_samples is None else args.sampler_samples
+    sampler = replace(own.sampler, samples=samples, codes=min(own.sampler.codes, samples))
+    return replace(own, **parts, sampler=sampler, save_every=args.save_every, seed=args.seed)
 
 
 def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: Any, trainer: Any, done: dict[str, Any]) -> None:
@@ -114,7 +118,7 @@ def run(args: Namespace) -> int:
     names, portraits = read_portraits(args.folder, size=base.generator.config.size, align=args.align, recursive=args.recursive)
     try:
         with stop_on_sigint() as flag:
-            trainer = ExemplarRun(folder, portraits, tools=tools, config=settings(args), flag=flag, report=cli.report)
+            trainer = ExemplarRun(folder, portraits, tools=tools, config=settings(args, size=base.generator.config.size), flag=flag, report=cli.report)
             done = trainer.run(args.stages)
     except Interrupted as error:
         cli.report(error)

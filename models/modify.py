@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.face import Face
 from models.layers import EqualLinear, PixelNorm
 from models.stylegan2 import Generator
 
@@ -126,10 +127,18 @@ class StyleModel(nn.Module):
         mixed = torch.lerp(own, rows.to(own.dtype).expand_as(own), strength) if strength != 1.0 else rows.expand_as(own)
         return torch.cat([codes[:, :self.first_style_row], mixed.to(codes.dtype)], dim=1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Return D(mean latent + codes), images [N, 3, S, S] of codes [N, L, D]."""
-        w_plus = self.latent_avg + codes.to(self.latent_avg.dtype)
-        return self.generator.synthesis(w_plus, noise=self.generator.fixed_noise())
+    def decode(self, codes: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return D(mean latent + codes), images [N, 3, S, S] of codes [N, L, D].
+
+        ``residual`` [N, C, R, R] is added to the features of R px.
+        """
+        w_plus = self.rows(codes)
+        transforms = Face(w_plus, residual).transforms()
+        return self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
+
+    def rows(self, codes: Tensor) -> Tensor:
+        """Return w_plus [N, L, D] = mean latent + codes."""
+        return self.latent_avg + codes.to(self.latent_avg.dtype)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return D(E(image)) of images [N, 3, S, S], eq. 1 on style images and eq. 7 on photos."""

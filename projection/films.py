@@ -45,7 +45,7 @@ class AnimationSettings:
         quality: constant rate factor of H.264.
     """
 
-    first_steps: int = 30
+    first_steps: int = 40
     steps: int = 4
     smooth: float = 0.5
     halfway: bool = False

@@ -28,7 +28,7 @@ from pipeline.faces import FaceFinder
 from pipeline.latents import LatentCache
 from pipeline.perceptual import inversion_objective
 from pipeline.sampling import base_of, undeformed
-from pipeline.stylize import Crop, InversionSettings, Stylizer
+from pipeline.stylize import Crop, InversionSettings, Stylizer, residual_encoder
 from styles.controls import Control, Look
 from styles.protocol import Style
 from styles.registry import load_style
@@ -155,12 +155,13 @@ def build_studio(
     Raises:
         CheckpointError: naming the file that is absent or does not fit.
     """
-    inversion, device = inversion or InversionSettings("e4e+optimize", residual=RESOLUTION), torch.device(device)
+    inversion, device = inversion or InversionSettings("e4e", residual=RESOLUTION), torch.device(device)
     loaded = load_style(style, device=device) if style else Plain(load_base(base or "starter", device=device))
     ground = base_of(loaded, name=base) if style else loaded.base
     made = load_encoder(encoder or ground.name, device=device) if inversion.mode != "optimize" else None
+    beside = residual_encoder(ground, inversion.residual, device=device) if inversion.mode == "e4e" else None
     stylizer = Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
-                        cache=LatentCache(cache), finder=FaceFinder())
+                        cache=LatentCache(cache), finder=FaceFinder(), residual=beside)
     identity = identity_of(IdentityLoss(load_face_id(device=device).module)) if settings.identity_weight else None
     network = load_landmark_net(device=device).module
     return Studio(stylizer, Projector(ground.generator, network, settings, identity=identity), look or Look())

@@ -22,7 +22,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="python -m styles", description="Ready styles and small style files.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.ArgumentParser)
     commands.add_parser("list", help="name the looks that ready styles are made of")
-    pack = commands.add_parser("pack", help="write a style that train.py made as its difference to the base")
+    pack = commands.add_parser("pack", help="write a trained style as its difference to the base")
     pack.add_argument("style", help="name of a style in checkpoints/, or a file")
     pack.add_argument("--output", type=Path, required=True, help="file to write")
     make = commands.add_parser("make", help="draw the pair of each look, train on it, and pack the style; options after "
@@ -60,7 +60,7 @@ def train(name: str, work: Path, options: Sequence[str]) -> Path:
 def run(args: Namespace) -> int:
     from checkpoints.paths import find_style
     from data.looks import LOOKS, READY
-    from styles.difference import pack_style
+    from styles.packing import pack_style
 
     if args.command == "list":
         for name, look in LOOKS.items():

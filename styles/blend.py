@@ -32,7 +32,7 @@ from models.style_encoder import StyleEncoder, StyleEncoderConfig, style_encoder
 from models.stylegan2 import GeneratorConfig, generator_config_from_state, layer_at
 from pipeline.cli import report
 from styles.controls import Control, FileValue, Look
-from styles.difference import base_of_config
+from styles.difference import FORM, base_of_config
 from styles.face_landmarks import FaceLandmarks
 from styles.picture_look import PictureLook, PictureReader
 from styles.protocol import DrawGraph, Style, file_path
@@ -52,7 +52,6 @@ CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED)
 SECOND = Control("second_style_image", "another picture, mixed with the first", type="file", label="Second style picture")
 SHARE = Control("second_share", "share of the second picture in the mixture", default=0.5, label="Share of the second picture")
 FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(FINE_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED)
-DIFFERENCE = "difference"
 
 RELEASED_FILE, RELEASED_ENCODER = "blendgan.pt", "style_encoder.pt"
 EMBEDDER = "embedder."
@@ -87,6 +86,10 @@ class BlendStyle(Style):
         self.reader = PictureReader(generator, self.encoder_name) if config.get("features") else None
 
     @classmethod
+    def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {f"g.{name}": tensor for name, tensor in base_of_config(path, config).generator.state_dict().items()}
+
+    @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> BlendStyle:
         shape = read_config(path, config, "generator", GeneratorConfig.from_dict)
         encoder_shape = read_config(path, config, "style_encoder", StyleEncoderConfig.from_dict)
@@ -96,8 +99,6 @@ class BlendStyle(Style):
             raise CheckpointError(f"{path}: does not fit: unexpected {', '.join(strange[:3])}; train the style anew")
         parts = {prefix: {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
                  for prefix in ("g.", "e.")}
-        if config.get("form") == DIFFERENCE:
-            parts["g."] = {**base_of_config(path, config).generator.state_dict(), **parts["g."]}
         generator = build_strict(lambda: BlendGenerator(shape), parts["g."], what=f"{path}: part g")
         encoder = build_strict(lambda: StyleEncoder(encoder_shape), parts["e."], what=f"{path}: part e")
         return cls._frozen(path, generator, encoder, w_avg, config=config, device=device)
@@ -257,7 +258,7 @@ def save_blend(
     config = {"kind": "style", "style_kind": BlendStyle.kind, "generator": generator.config.to_dict(),
               "style_encoder": encoder.config.to_dict(), "encoder": photo_encoder, "base": dict(base),
               "training": dict(training), **({"features": True} if features else {}),
-              **({"form": DIFFERENCE} if shared else {})}
+              **({"form": FORM} if shared else {})}
     save_model(path, tensors, config, half=half)
 
 

@@ -32,10 +32,10 @@ from data.landmarks68 import MEAN_FACE
 from models.deformable import DeformableGenerator, configs_from_published
 from models.face import Face
 from models.mixing import mix_deformables
-from models.spatial_transformer import SpatialTransformerConfig
+from models.spatial_transformer import SpatialTransformerConfig, build_affine, build_tps
 from models.stylegan2 import Generator, GeneratorConfig
 from styles.controls import Control, Look
-from styles.difference import full_tensors
+from styles.difference import base_of_config
 from styles.face_landmarks import FaceLandmarks
 from styles.protocol import Style
 from styles.regions import point_strengths
@@ -69,6 +69,7 @@ class DeformableStyle(Style):
     """
 
     kind = "deformable"
+    levels, whole_files = 127, True
 
     def __init__(
         self, deformable: DeformableGenerator, w_avg: Tensor, config: Mapping[str, Any], name: str, digest: str,
@@ -78,8 +79,20 @@ class DeformableStyle(Style):
         self.deformable, self.w_avg, self.target_latent = deformable, w_avg, target_latent
 
     @classmethod
+    def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        base = base_of_config(path, config)
+        shape = read_config(path, config, "transformers", lambda values: SpatialTransformerConfig(**values))
+        known = {"w_avg": base.w_avg, **{f"g.{name}": tensor for name, tensor in base.generator.state_dict().items()}}
+        # The fixed lattices of the transformers.
+        for prefix, wanted, build in (("stns.", shape.tps, build_tps), ("rtstn.", shape.affine, build_affine)):
+            if wanted:
+                module = build(shape)
+                state = module.state_dict()
+                known |= {prefix + name: state[name] for name, _ in module.named_buffers() if name in state}
+        return {name: tensor.detach().cpu() for name, tensor in known.items()}
+
+    @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DeformableStyle:
-        tensors = full_tensors(path, tensors, config)
         latent = tensors.pop("target_latent", None)
         deformable, w_avg = _own_style(path, tensors, config)
         shape = deformable.generator.config

@@ -1,21 +1,26 @@
-"""Small style files: what a fine-tuned generator differs by from its base, in 8 bits.
+"""Small style files: what a trained style differs by from networks that every reader has, in 8 bits or fewer.
 
-A tensor that equals the base's is left out. Of the others the file holds d = t - base (or t itself, where the base has no
-such tensor) as round(d / s) with s = max |d| / 127 for every output channel, and small ones as they are.
+A tensor that equals the known one is left out. Of the others the file holds d = t - known (or t itself, where there is no
+known one) as round(d / s) with s = max |d| / levels for every output channel, and small ones as they are. With fewer levels
+than 8 bits give, the rounded numbers of all tensors are deflated into one tensor of bytes.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from checkpoints.builders import Base, load_base
-from checkpoints.io import CheckpointError, load_model, read_config, save_model
-from models.spatial_transformer import SpatialTransformerConfig, build_affine, build_tps
+from checkpoints.io import CheckpointError
+from checkpoints.packed import PACKED
+from styles.protocol import Style
 
 FORM = "difference"
 SCALE = "scale|"
@@ -24,26 +29,15 @@ SMALL = 8192
 LEVELS = 127
 
 
-def quantized(values: Tensor) -> tuple[Tensor, Tensor]:
+def quantized(values: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor]:
     """Return values [1, O, ...] or [O, ...] as int8 of the same shape, and a float32 scale per output channel."""
     channel = 1 if values.shape[0] == 1 and values.ndim > 1 else 0
     others = [axis for axis in range(values.ndim) if axis != channel]
-    scale = values.abs().amax(dim=others, keepdim=True) / LEVELS
+    scale = values.abs().amax(dim=others, keepdim=True) / levels
     return torch.round(values / scale.clamp(min=1e-30)).to(torch.int8), scale
 
 
-def known_tensors(base: Base, transformers: SpatialTransformerConfig) -> dict[str, Tensor]:
-    """Return the tensors that a difference is taken from: the base's, its w_avg, and the transformers' fixed lattices."""
-    known = {"w_avg": base.w_avg, **{f"g.{name}": tensor for name, tensor in base.generator.state_dict().items()}}
-    for prefix, wanted, build in (("stns.", transformers.tps, build_tps), ("rtstn.", transformers.affine, build_affine)):
-        if wanted:
-            module = build(transformers)
-            state = module.state_dict()
-            known |= {prefix + name: state[name] for name, _ in module.named_buffers() if name in state}
-    return {name: tensor.detach().cpu() for name, tensor in known.items()}
-
-
-def packed(tensors: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def packed(tensors: Mapping[str, Tensor], known: Mapping[str, Tensor], *, levels: int = LEVELS) -> dict[str, Tensor]:
     """Return the small form of a style's tensors, given those that every reader has; see ``unpacked``."""
     small: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -54,7 +48,7 @@ def packed(tensors: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[s
             small[name] = tensor
             continue
         whole = tensor if base is None else tensor - base
-        small[name], small[SCALE + name] = quantized(whole)
+        small[name], small[SCALE + name] = quantized(whole, levels)
     return small
 
 
@@ -78,6 +72,37 @@ def unpacked(small: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[s
     return tensors
 
 
+def deflated(small: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """Return a small form whose rounded tensors are one tensor of bytes, ``PACKED``, and their shapes by name."""
+    names = sorted(name for name, tensor in small.items() if tensor.dtype == torch.int8)
+    # Rounded weights repeat in no order: their frequencies are all that there is to gain from.
+    coder = zlib.compressobj(level=9, strategy=zlib.Z_HUFFMAN_ONLY)
+    data = b"".join(coder.compress(small[name].contiguous().numpy().tobytes()) for name in names) + coder.flush()
+    others = {name: tensor for name, tensor in small.items() if name not in names}
+    shapes = {name: list(small[name].shape) for name in names}
+    return {**others, PACKED: torch.from_numpy(np.frombuffer(data, np.uint8).copy())}, shapes
+
+
+def inflated(small: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """Return the small form that ``deflated`` had; raises ValueError where the bytes are damaged or of other shapes."""
+    tensors, expected = dict(small), sum(prod(shape) for shape in shapes.values())
+    data, reader = tensors.pop(PACKED, torch.empty(0)), zlib.decompressobj()
+    if data.dtype != torch.uint8:
+        raise ValueError("its packed weights are missing")
+    try:
+        # Bounded, since a file of a few bytes must not fill the memory while it is opened.
+        raw = reader.decompress(data.numpy().tobytes(), expected + 1)
+    except zlib.error as error:
+        raise ValueError(f"its packed weights are damaged ({error})") from error
+    if len(raw) != expected or not reader.eof:
+        raise ValueError("its packed weights are of another length")
+    start, values = 0, torch.frombuffer(bytearray(raw), dtype=torch.int8)
+    for name in sorted(shapes):
+        count = prod(shapes[name])
+        tensors[name], start = values[start:start + count].reshape(shapes[name]), start + count
+    return tensors
+
+
 def base_of_config(path: Path, config: Mapping[str, Any]) -> Base:
     """Return the base that a style was trained from, on the CPU.
 
@@ -98,29 +123,8 @@ def base_of_config(path: Path, config: Mapping[str, Any]) -> Base:
     return base
 
 
-def pack_style(source: Path, output: Path) -> int:
-    """Write the small form of a style that ``train.py`` made; returns its size in bytes.
-
-    Raises:
-        CheckpointError: if ``source`` is no full style, or its base is not here.
-    """
-    tensors, config = load_model(source, kind="style")
-    if config.get("form") == FORM:
-        raise CheckpointError(f"{source}: is a difference already; copy the file instead")
-    if config.get("style_kind", "deformable") != "deformable":
-        raise CheckpointError(f"{source}: is a style of the kind {config['style_kind']!r}; only deformable ones can be packed")
-    transformers = read_config(source, config, "transformers", lambda values: SpatialTransformerConfig(**values))
-    known = known_tensors(base_of_config(source, config), transformers)
-    # The full form holds everything, so what is missing would be filled in from the base unasked.
-    missing = sorted(set(known) - set(tensors))
-    if missing:
-        raise CheckpointError(f"{source}: does not fit its base: missing {', '.join(missing[:3])}; train the style anew")
-    save_model(output, packed(tensors, known), {**config, "form": FORM})
-    return output.stat().st_size
-
-
-def full_tensors(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return all tensors of a style file, whichever its form.
+def full_tensors(kind: type[Style], path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return all tensors of a style file of a kind, whichever its form.
 
     Raises:
         CheckpointError: for another form, another base, or tensors that do not fit it.
@@ -131,8 +135,10 @@ def full_tensors(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str,
     if form != FORM:
         raise CheckpointError(f"{path}: is a style of the form {form!r}, known are full and {FORM}; get a newer version of "
                               "this project")
-    transformers = read_config(path, config, "transformers", lambda values: SpatialTransformerConfig(**values))
+    known = kind.known(path, config)
     try:
-        return unpacked(tensors, known_tensors(base_of_config(path, config), transformers))
-    except ValueError as error:
+        if PACKED in config:
+            tensors = inflated(tensors, config[PACKED])
+        return unpacked(tensors, known)
+    except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: does not fit its base: {error}; get the file again") from error

@@ -57,6 +57,7 @@ class DualStyle(Style):
     """
 
     kind = "dual"
+    levels = 31
 
     def __init__(self, parts: DualParts, name: str, *, folder: Path, device: torch.device) -> None:
         networks = [parts.network, *parts.samplers.values()]

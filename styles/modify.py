@@ -24,8 +24,9 @@ from checkpoints.paths import find_style
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.face import Face
 from models.modify import RemappingConfig, RemappingNetwork, StyleModel, version_z
-from models.stylegan2 import Generator
+from models.stylegan2 import Generator, layer_at
 from styles.controls import Control, Look
+from styles.difference import full_tensors
 from styles.protocol import Style
 from training.modify import Judges, adapt_to
 from training.modify_config import AdaptationConfig
@@ -37,6 +38,9 @@ VERSION = Control("version", "number of a random version of the style; what lies
 STRENGTH = Control("strength", "0 keeps the encoder's style rows, 1 takes those of --version", default=1.0, high=1.5)
 TEST_TIME = Control("test_time", "steps by which the encoder is trained on each photo before it is drawn; the paper takes 50",
                     default=0.0, high=100.0, sweep=(0.0, 50.0), label="Test-time steps")
+DETAIL = Control("detail", "share of what the photo's own features show beyond the encoder's rows; 0 leaves the person to the rows",
+                 default=0.0, high=1.0, sweep=(0.0, 1.0), label="Detail of the person")
+DETAIL_SIDE = 32
 CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic. It holds "
         "no image, no latent of an image, and no name, number or digest of the images that it was trained on.")
 PARTS = {"e.": "encoder", "g.": "generator", "m.": "remapping", "c.": "critic"}
@@ -56,6 +60,7 @@ class ModifyStyle(Style):
     """
 
     kind = "modify"
+    levels = 15
 
     def __init__(self, model: StyleModel, critic: nn.Module, base: Base, config: Mapping[str, Any], name: str, digest: str
                  ) -> None:
@@ -64,6 +69,12 @@ class ModifyStyle(Style):
         self._base = base
         self._judges: Judges | None = None
         self._adapted: dict[str, Tensor] = {}
+
+    @classmethod
+    def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        base, encoder = _ground(path, config, torch.device("cpu"))
+        return {prefix + name: tensor for prefix, module in (("e.", encoder.module), ("g.", base.generator))
+                for name, tensor in module.state_dict().items()}
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> ModifyStyle:
@@ -76,11 +87,11 @@ class ModifyStyle(Style):
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        return VERSION, STRENGTH, TEST_TIME
+        return VERSION, STRENGTH, TEST_TIME, replace(DETAIL, default=float(config.get("detail", 0.0)))
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        return VERSION, STRENGTH, TEST_TIME
+        return self.controls_of(self.config, ())
 
     def photo(self, face: Face) -> Tensor:
         """Return what the base shows of faces, [N, 3, S, S]: the photos that are restyled."""
@@ -90,11 +101,20 @@ class ModifyStyle(Style):
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
         codes = self.codes(face, _steps(look.get("test_time", TEST_TIME.default)))
+        detail = float(look.get("detail", self.config.get("detail", 0.0)))
+        residual = detail * self.beyond(face, codes) if detail else None
         version = look.get("version")
         if version is not None:
             rows = self.model.remapping(_version_z(version, self.model.remapping.config.style_dim).to(self.device))
             codes = self.model.swapped(codes, rows, strength=float(look.get("strength", STRENGTH.default)))
-        return self.model.decode(codes)
+        return self.model.decode(codes, residual)
+
+    def beyond(self, face: Face, codes: Tensor) -> Tensor:
+        """Return what the base's features of faces at 32 px have that those of the codes [N, L, D] do not, [N, C, 32, 32].
+
+        The style's own features start from the base's, so that what the rows cannot say of a person can be added to them.
+        """
+        return beyond(self.base.generator, face, self.model.rows(codes))
 
     def codes(self, face: Face, steps: int) -> Tensor:
         """Return E(x) [N, L, D] of faces, or E'(x) after ``steps`` of test-time training on each."""
@@ -146,6 +166,21 @@ class ModifyStyle(Style):
         return super().facts() | {"card": str(self.config.get("card", CARD))}
 
 
+def beyond(generator: Generator, face: Face, w_plus: Tensor) -> Tensor:
+    """Return the difference of a generator's features at 32 px between faces and rows [N, L, D] alone, [N, C, 32, 32]."""
+    seen: list[Tensor] = []
+    for one in (face, Face(w_plus)):
+        transforms, index = one.transforms(), layer_at(DETAIL_SIDE)
+        before = transforms.get(index)
+
+        def note(features: Tensor, before: Any = before) -> Tensor:
+            seen.append(features if before is None else before(features))
+            return seen[-1]
+
+        generator.synthesis(one.w_plus, noise=generator.fixed_noise(), feature_transforms={**transforms, index: note})
+    return seen[0] - seen[1]
+
+
 class ModifyGraph(nn.Module):
     """Base, encoder and generator in a row, without test-time training and random versions."""
 
@@ -154,15 +189,20 @@ class ModifyGraph(nn.Module):
     def __init__(self, style: ModifyStyle) -> None:
         super().__init__()
         self.base, self.model = style.base.generator, style.model
+        self.detail = float(style.config.get("detail", 0.0))
 
     def forward(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
         """w_plus [N, L, D], residual [N, C, R, R] or None -> image [N, 3, S, S]."""
-        transforms = Face(w_plus, residual).transforms()
-        return self.model(self.base.synthesis(w_plus, noise=self.base.fixed_noise(), feature_transforms=transforms))
+        face = Face(w_plus, residual)
+        photo = self.base.synthesis(w_plus, noise=self.base.fixed_noise(), feature_transforms=face.transforms())
+        codes = self.model.encode(photo)
+        if not self.detail:
+            return self.model.decode(codes)
+        return self.model.decode(codes, self.detail * beyond(self.base, face, self.model.rows(codes)))
 
 
 def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: Base, encoder: Encoder, encoder_name: str,
-               training: Mapping[str, Any]) -> None:
+               training: Mapping[str, Any], detail: float = 0.0) -> None:
     """Write an encapsulated style atomically: the tensors that differ from those of the base and its encoder.
 
     Args:
@@ -171,13 +211,15 @@ def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: 
         base, encoder: what they started from.
         encoder_name: by which ``load_encoder`` finds the encoder.
         training: JSON-ready settings of the training, without facts of its images.
+        detail: default of the control of that name.
     """
     own = {"e.": encoder.module.state_dict(), "g.": base.generator.state_dict(), "m.": {}, "c.": {}}
     networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping, "c.": critic}
     config = {"kind": "style", "style_kind": ModifyStyle.kind, "card": CARD,
               "base": {"name": base.name, "fingerprint": base.fingerprint},
               "encoder": {"name": encoder_name, "fingerprint": encoder.fingerprint},
-              "remapping": model.remapping.config.to_dict(), "critic": critic.config.to_dict(), "training": dict(training)}
+              "remapping": model.remapping.config.to_dict(), "critic": critic.config.to_dict(), "training": dict(training),
+              "detail": detail}
     save_model(path, _changed(networks, own), config, half=True)
 
 
@@ -219,6 +261,7 @@ def _with_parent(path: Path, tensors: dict[str, Tensor], config: dict[str, Any])
         raise CheckpointError(f"{path}: was adapted from the style {name!r}, which is not here; put that file beside it"
                               ) from error
     below, whole = load_model(parent, kind="style")
+    below = full_tensors(ModifyStyle, parent, below, whole)
     if whole.get("style_kind") != ModifyStyle.kind or "adapts" in whole:
         raise CheckpointError(f"{path}: was adapted from the style {name!r}, but {parent} is no encapsulated style; put the "
                               "right file there")

@@ -40,9 +40,13 @@ class Style(ABC):
 
     Attributes:
         cache: what a kind may keep things in from one run to the next; None keeps nothing.
+        levels: steps on either side of 0 that numbers have in small files, see ``styles.difference``; 0 for no small files.
+        whole_files: whether full files hold also what every reader has.
     """
 
     kind: ClassVar[str]
+    levels: ClassVar[int] = 0
+    whole_files: ClassVar[bool] = False
     cache: FaceCache | None = None
 
     def __init__(self, name: str, config: Mapping[str, Any], fingerprint: str, *, device: torch.device) -> None:
@@ -57,6 +61,15 @@ class Style(ABC):
         Raises:
             CheckpointError: where they do not fit.
         """
+
+    @classmethod
+    def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors, named as in a file with this config, that every reader has: small files leave them out.
+
+        Raises:
+            CheckpointError: if the networks that they belong to are not here.
+        """
+        return {}
 
     @classmethod
     @abstractmethod

@@ -17,6 +17,7 @@ from checkpoints.io import CONFIG_KEY, CheckpointError, describe, load_model, pe
 from checkpoints.official import describe_parts, recognise
 from checkpoints.paths import find_style
 from styles.controls import Control
+from styles.difference import full_tensors
 from styles.protocol import Style
 
 # Modules of further kinds, separated by commas; each calls ``register`` when it is imported.
@@ -78,7 +79,8 @@ def load_style(text: str | Path, *, device: torch.device | str = "cpu") -> Style
 def _load(path: Path, device: torch.device) -> Style:
     if path.suffix == ".safetensors":
         tensors, config = load_model(path, kind="style")
-        return kind_of(path, config).load(path, tensors, config, device=device)
+        kind = kind_of(path, config)
+        return kind.load(path, full_tensors(kind, path, tensors, config), config, device=device)
     state = read_torch(path)
     released = RELEASED.get(recognise(state) or "")
     if released is None:

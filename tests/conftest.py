@@ -19,6 +19,7 @@ from parity_fill import ParityFolder  # noqa: E402
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
+    config.addinivalue_line("markers", "nightly: slow; NIGHTLY=1 runs it")
 
 
 # What takes longest begins first, so that no process is left with it alone in the end.
@@ -29,11 +30,11 @@ LONGEST = ("pretrain", "export", "parity", "dataset", "op_backend", "notebook", 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
-    if torch.cuda.is_available():
-        return
     for item in items:
-        if "gpu" in item.keywords:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if "nightly" in item.keywords and not os.environ.get("NIGHTLY"):
+            item.add_marker(pytest.mark.skip(reason="slow; NIGHTLY=1 runs it"))
 
 
 @pytest.fixture(autouse=True)

@@ -224,7 +224,7 @@ def test_inference_does_what_is_missing(photos, styles, tmp_path, monkeypatch, c
     assert {row["status"] for row in rows_of(output / "report.csv")} == {"done"}
 
 
-@pytest.mark.skipif(not os.environ.get("NIGHTLY"), reason="slow; NIGHTLY=1 runs it")
+@pytest.mark.nightly
 def test_two_real_processes_do_the_same(photos, styles, tmp_path):
     argv = [sys.executable, "inference.py", "--style", "toy", "--input_image", str(photos), "--align", "false",
             "--inversion", "e4e", "--jobs", "2", "--output", str(tmp_path)]

@@ -44,6 +44,7 @@ def test_tokens_one_by_one_are_the_tokens():
     assert dino.n_forward == before + 2  # one pass per image
 
 
+@pytest.mark.nightly
 def test_published_step_has_the_same_terms():
     """One step of the yardstick on the bundled weights: every term is ours up to rounding."""
     ours = tuner_for(Settings(128, 2, torch.float32, CPU, "auto", random_weights=False)).step()

@@ -58,6 +58,7 @@ def read_report(path: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.nightly
 def test_two_workers_do_every_photo_once(style, photos, tmp_path, monkeypatch, capsys):
     ray = pytest.importorskip("ray", reason="ray of requirements-app.txt is not installed")
     pytest.importorskip("pyarrow", reason="ray[data] of requirements-app.txt is not installed")

@@ -16,7 +16,8 @@ from models.stylegan2 import layer_at
 from pipeline.sampling import random_faces
 from styles import __main__ as command
 from styles.deformable import save_style
-from styles.difference import pack_style, quantized
+from styles.difference import quantized
+from styles.packing import pack_style
 from styles.registry import controls_of, load_style
 
 

@@ -20,6 +20,7 @@ from checkpoints.paths import find_style
 from data.images import save_image
 from models.dino import ViTConfig, build_vit
 from models.face import Face
+from models.stylegan2 import layer_at
 from styles import modify
 from styles.controls import Look
 from styles.registry import controls_of, load_style
@@ -90,7 +91,7 @@ def test_the_file_holds_only_networks_and_says_so(folder: Path) -> None:
         header = json.dumps(file.metadata())
     state = torch.load(folder / "run" / "state.pt", weights_only=True)
     assert "secret" not in header and state["run"]["folder of images"] not in header and "style/" not in header
-    assert set(config) == {"kind", "style_kind", "card", "base", "encoder", "remapping", "critic", "training"}
+    assert set(config) == {"kind", "style_kind", "card", "base", "encoder", "remapping", "critic", "training", "detail"}
     # The mapping network and the noise have no part in training: they are the base's and are not stored.
     assert not any(name.startswith(("g.style.", "g.noises.")) for name in tensors)
 
@@ -143,15 +144,31 @@ def test_drawing_without_a_look_is_d_of_e_of_the_photo(style) -> None:  # noqa: 
     faces = face(2)
     with torch.no_grad():
         photo = style.base.generator.synthesis(faces.w_plus, noise=style.base.generator.fixed_noise())
-        assert torch.equal(style.draw(faces, Look()), style.model(photo))
+        assert torch.equal(style.draw(faces, Look(detail=0.0)), style.model(photo))
         torch.testing.assert_close(style.graph()(faces.w_plus, None), style.draw(faces, style.default_look()))
-    assert [control.name for control in controls_of("tiny")] == ["version", "strength", "test_time"]
+    assert [control.name for control in controls_of("tiny")] == ["version", "strength", "test_time", "detail"]
+
+
+def test_detail_is_what_the_rows_cannot_say_of_the_photo(style) -> None:  # noqa: ANN001
+    generator, index = style.base.generator, layer_at(32)
+    residual = torch.randn(2, CHANNELS[32], 32, 32, generator=torch.Generator().manual_seed(4))
+    faces, seen = Face(face(2).w_plus, residual), []
+    with torch.no_grad():
+        codes = style.codes(faces, 0)
+        for rows in (faces.w_plus, style.model.rows(codes)):
+            generator.synthesis(rows, noise=generator.fixed_noise(),
+                                feature_transforms={index: lambda x: seen.append(x) or x})
+        wanted = 0.5 * (seen[0] + residual - seen[1])
+        drawn = style.draw(faces, Look(detail=0.5))
+        torch.testing.assert_close(drawn, style.model.decode(codes, wanted))
+        torch.testing.assert_close(style.graph()(faces.w_plus, residual), style.draw(faces, Look(detail=encapsulate.SMALL_DETAIL)))
+    assert (drawn - style.draw(faces, Look(detail=0.0))).abs().mean() > 1e-3
 
 
 def test_versions_change_the_style_rows_alone(style) -> None:  # noqa: ANN001
     faces, seen = face(), {}
     decode = style.model.decode
-    style.model.decode = lambda codes: seen.setdefault(len(seen), codes)
+    style.model.decode = lambda codes, residual: seen.setdefault(len(seen), codes)
     looks = [Look(), Look(version=1.0), Look(version=2.0), Look(version=1.5),
              Look(version=1.0, strength=0.0), Look(version=1.0)]
     for look in looks:

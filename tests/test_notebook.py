@@ -16,6 +16,7 @@ def test_no_outputs_are_stored():
     assert code and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_notebook_runs_and_every_section_shows_a_picture(monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient of requirements-app.txt is not installed")

@@ -63,6 +63,7 @@ def test_missing_input_is_one_line(capsys, tmp_path):
     assert "none.npz: not found" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_vit_stage_runs_saves_and_resumes(pack_path, tmp_path, capsys):
     argv = ["vit", "--data", str(pack_path), "--state", str(tmp_path), "--minutes", "0.001"]
     assert pretrain.main(argv) == 0

@@ -21,7 +21,7 @@ from training.session import Interrupted, Session
 from training.state import read_state, refuse_existing, restore, save_state
 from tuner_worker import tiny_tuner
 
-KILLS = 20 if os.environ.get("NIGHTLY") else 4
+KILLS = 20 if os.environ.get("NIGHTLY") else 3
 WORKER = Path(__file__).parent / "resume_worker.py"
 FACTS = {"style": "tiny", "base": "tiny", "fingerprint": "0", "run": "0"}
 

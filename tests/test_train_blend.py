@@ -220,6 +220,7 @@ def test_other_settings_and_sizes_are_told(pack, tmp_path, monkeypatch, capsys):
         run.check_size(FacePack.load(pack), 64, "--faces")
 
 
+@pytest.mark.nightly
 def test_two_processes_train_as_one(pack, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                str(Path(__file__).with_name("blend_worker.py")), str(tmp_path / "state"), str(pack)]

@@ -43,6 +43,13 @@ class ExemplarConfig:
     save_every: int = 50
     seed: int = 0
 
+    @classmethod
+    def starter(cls) -> ExemplarConfig:
+        """Return the settings that suit the starter: its rows are w+, and a CPU has to be enough."""
+        return cls(tune=StageConfig(steps=300), destylize=DestylizeSettings(steps=12, rate=0.05),
+                   pretrain=MixedFacesConfig(steps=300), finetune=PortraitsConfig(steps=500),
+                   refine=RefineSettings(steps=8), sampler=SamplerSettings(samples=50_000))
+
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, as plain values."""
         return {name: value for name, value in asdict(self).items() if name != "save_every"}

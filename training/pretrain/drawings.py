@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from checkpoints import atomic_write
+from data.images import save_image
 from data.looks import LOOKS, DrawnLook
 from data.warps import backward_grid, least_area
 from training.pretrain.common import MissingStageError
@@ -41,7 +44,8 @@ def recoloured_at_random(picture: np.ndarray, rng: np.random.Generator) -> np.nd
     return np.clip(np.clip(grey, 0.0, 1.0) ** rng.uniform(0.7, 1.5) + chroma, 0.0, 1.0)
 
 
-def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int, recoloured: float = 0.5
+            ) -> tuple[np.ndarray, np.ndarray]:
     """Deform a face by a random caricature and draw it.
 
     Args:
@@ -49,6 +53,7 @@ def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int) ->
         points: landmarks [68, 2] as fractions of the side.
         look: how to draw.
         seed: of all that is random.
+        recoloured: chance of other colours.
 
     Returns:
         The drawing [S, S, 3] in 0..1 and its landmarks [68, 2].
@@ -64,20 +69,67 @@ def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int) ->
     bent = F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     picture = bent[0].permute(1, 2, 0).double().numpy() / 2.0 + 0.5  # [1, 3, S, S] -> [S, S, 3]
     made = np.clip(look.draw(np.clip(picture, 0.0, 1.0), moved, seed=seed, **look.options), 0.0, 1.0)
-    return (recoloured_at_random(made, rng) if rng.random() < 0.5 else made), moved
+    return (recoloured_at_random(made, rng) if rng.random() < recoloured else made), moved
 
 
-def draw_pack(pack: FacePack, output: Path, *, count: int, size: int) -> dict[str, int]:
-    """Write a pack of ``count`` drawings of training faces, ``LOOK_NUMBER`` by name; an interrupted run goes on.
+def labelled(pack: FacePack) -> Tensor:
+    """Return the numbers of a pack's training faces whose landmarks are sure.
 
     Raises:
-        MissingStageError: where the pack has no labelled training faces.
+        MissingStageError: where there are none.
     """
     train, _ = pack.split()
     train = train[pack.doubt[train] <= MAX_DOUBT]  # NaN, no label, compares as false
     if len(train) == 0:
         raise MissingStageError("the pack has no labelled training faces; run the pack stage with --landmarks")
-    names, blobs, points, looks = [], [], [], taught_looks()
+    return train
+
+
+def drawn_face(pack: FacePack, index: Tensor, look: DrawnLook, *, seed: int, size: int, recoloured: float = 0.5
+               ) -> tuple[Image.Image, np.ndarray]:
+    """Return one face of a pack as a drawing of ``size`` px, and its landmarks [68, 2]; see ``drawing``."""
+    face = F.interpolate(pack.batch(index[None]), size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic").clamp(-1.0, 1.0)
+    made, moved = drawing(face, pack.landmarks[index].numpy(), look, seed=seed, recoloured=recoloured)
+    return Image.fromarray((made * 255.0).round().astype(np.uint8)).resize((size, size), Image.Resampling.LANCZOS), moved
+
+
+def draw_folder(pack: FacePack, folder: Path, *, looks: Mapping[str, DrawnLook], count: int, size: int, recoloured: float,
+                seed: int = 0) -> dict[str, int]:
+    """Write ``count`` drawings of different training faces as PNG files of a folder, and what is true of them.
+
+    ``truth.npz`` holds, in the files' order, ``names``, ``faces`` (names of the photos), ``looks``, and the landmarks
+    [K, 68, 2] before and after the deformation, ``points`` and ``moved``.
+
+    Raises:
+        MissingStageError: where the pack has fewer labelled training faces.
+    """
+    train, rng = labelled(pack), np.random.default_rng(seed)
+    if len(train) < count:
+        raise MissingStageError(f"the pack has {len(train)} labelled training faces; {count} drawings need as many")
+    folder.mkdir(parents=True, exist_ok=True)
+    truth: dict[str, list] = {name: [] for name in ("names", "faces", "looks", "points", "moved")}
+    for number, index in enumerate(tqdm(train[rng.permutation(len(train))[:count]], desc="drawings")):
+        look = list(looks)[number % len(looks)]
+        image, moved = drawn_face(pack, index, looks[look], seed=seed * count + number, size=size, recoloured=recoloured)
+        name = f"{number:04d}.png"
+        save_image(folder / name, image)
+        facts = (name, pack.names[index], look, pack.landmarks[index].numpy(), moved)
+        for values, value in zip(truth.values(), facts, strict=True):
+            values.append(value)
+    with atomic_write(folder / "truth.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{name: np.array(values) for name, values in truth.items()})
+    return {"drawings": count}
+
+
+def draw_pack(pack: FacePack, output: Path, *, count: int, size: int, looks: Mapping[str, DrawnLook] | None = None,
+              recoloured: float = 0.5) -> dict[str, int]:
+    """Write a pack of ``count`` drawings of training faces, ``LOOK_NUMBER`` by name; an interrupted run goes on.
+
+    Raises:
+        MissingStageError: where the pack has no labelled training faces.
+    """
+    train, looks = labelled(pack), looks or taught_looks()
+    names, blobs, points = [], [], []
     partial = output.with_suffix(".partial.npz")
     if partial.exists():
         table = np.load(partial)
@@ -91,9 +143,7 @@ def draw_pack(pack: FacePack, output: Path, *, count: int, size: int) -> dict[st
     for number in tqdm(range(len(names), count), desc="drawings", initial=len(names), total=count):
         rng = np.random.default_rng([number, count])
         index, name = train[rng.integers(len(train))], list(looks)[rng.integers(len(looks))]
-        face = F.interpolate(pack.batch(index[None]), size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic").clamp(-1.0, 1.0)
-        made, moved = drawing(face, pack.landmarks[index].numpy(), looks[name], seed=number)
-        image = Image.fromarray((made * 255.0).round().astype(np.uint8)).resize((size, size), Image.Resampling.LANCZOS)
+        image, moved = drawn_face(pack, index, looks[name], seed=number, size=size, recoloured=recoloured)
         names.append(f"{name}_{number:05d}"), blobs.append(jpeg_bytes(image)), points.append(moved)
         if len(names) % SAVE_EVERY == 0:
             save(partial)
