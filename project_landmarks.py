@@ -47,7 +47,7 @@ def add_objective(parser: cli.ArgumentParser) -> None:
     group.add_argument("--profile", choices=("starter", "published"), default="starter",
                        help="starter, or the published objective, schedule and oddities")
     group.add_argument("--num_steps", type=cli.positive_int, default=None,
-                       help="steps; default 40 for a photo, 4 for a further frame; published 1000")
+                       help="steps; default 40 for a photo, 2 for a further frame; published 1000")
     group.add_argument("--lpips_weight", type=cli.finite_float, default=1.0,
                        help="weight of the picture's distance from the look")
     group.add_argument("--landmark_weight", type=cli.finite_float, default=None,

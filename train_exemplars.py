@@ -16,6 +16,8 @@ from pipeline import cli
 THUMB = 64
 # The starter's settings serve generators up to this side in px.
 SMALL = 256
+# Share of a photo's features beside its rows that such styles keep.
+DETAIL = 1.0
 
 
 def stage_list(text: str) -> tuple[str, ...]:
@@ -88,7 +90,9 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
         samplers[name] = CodeSampler(state["lin_out.weight"].shape[0] // dim, style_dim=dim)
         samplers[name].load_state_dict(state)
     config = {"base": {"name": base.name, "fingerprint": base.fingerprint}, "encoder": args.encoder or base.name,
-              "exemplar_encoder": args.encoder or base.name, "training": {"run": trainer.digest}}
+              "exemplar_encoder": args.encoder or base.name, "training": {"run": trainer.digest},
+              # A larger generator's photos have no features beside their rows, unless they are asked for.
+              **({"detail": DETAIL} if base.generator.config.size <= SMALL else {})}
     gallery = Gallery(tuple(names), done["refine"]["extrinsic"], thumbs.contiguous(), "w+")
     save_dual(path, DualParts(trainer.trained(done["finetune"]), base.w_avg, gallery, samplers, config))
 

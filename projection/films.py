@@ -46,7 +46,7 @@ class AnimationSettings:
     """
 
     first_steps: int = 40
-    steps: int = 4
+    steps: int = 2
     smooth: float = 0.5
     halfway: bool = False
     every: int = 5

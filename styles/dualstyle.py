@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from checkpoints.builders import Base, load_encoder
-from checkpoints.features import Encoder
+from checkpoints.features import Encoder, load_landmark_net
 from checkpoints.io import CheckpointError, fingerprint, save_model
 from checkpoints.paths import checkpoints_dir
 from data.images import read_image, to_tensor
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, blend_weights
 from models.face import Face
+from models.look import landmark_grid
+from models.spatial_transformer import sample
 from styles.controls import SWITCH, Control, FileValue, Look
 from styles.dualstyle_files import (
     ENCODER_FILE,
@@ -29,6 +33,7 @@ from styles.dualstyle_files import (
     read_released,
     released_codes,
 )
+from styles.face_landmarks import FaceLandmarks
 from styles.protocol import DrawGraph, Style, file_path
 
 RANDOM = "random"
@@ -42,6 +47,8 @@ PRESERVE = Control("preserve_color", "make the exemplar's colours from the photo
                    choices=SWITCH, label="Keep the photo's colours")
 SEED = Control("style_seed", f"seed of the exemplar that is drawn for --exemplar {RANDOM}; 0 where not given", low=0.0,
                high=100.0, label="Random exemplar")
+DETAIL = Control("detail", "share of what a photo shows beyond its rows, moved to where the exemplar's structure puts it; 0 leaves "
+                 "the person to the rows", default=1.0, label="Detail of the person")
 # Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
 KEPT = 16
 
@@ -85,7 +92,7 @@ class DualStyle(Style):
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
         exemplars, random = tuple(config.get("exemplars") or ()), any(name.startswith("structure.") for name in names)
-        return _controls(exemplars, random=random, truncation=config.get("truncation", 1.0))
+        return _controls(exemplars, random=random, truncation=config.get("truncation", 1.0), detail=config.get("detail"))
 
     @classmethod
     def released_controls(cls, path: Path) -> tuple[Control, ...]:
@@ -203,8 +210,39 @@ class DualStyle(Style):
         code = self.code(look).to(w_plus).expand(len(face), -1, -1)
         if look.get(PRESERVE.name) == "yes":
             code = torch.cat([code[:, :FIRST_COLOR_ROW], face.w_plus[:, FIRST_COLOR_ROW:]], dim=1)
+        noise, weights = self.network.generator.fixed_noise(), self.weights(look)
+        if "detail" in self.config and face.residual is not None:
+            face = Face(face.w_plus, self.carried(face, w_plus, code, weights) * self._share(look))
+        return self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms())
+
+    def _share(self, look: Look) -> float | Tensor:
+        """Return the value of ``detail``, a number or [N, 1, 1, 1]."""
+        value = look.get(DETAIL.name, self.config["detail"])
+        return value.reshape(-1, 1, 1, 1) if isinstance(value, Tensor) else value
+
+    def carried(self, face: Face, w_plus: Tensor, code: Tensor, weights: list[float] | Tensor) -> Tensor:
+        """Return the residual [N, C, R, R] of faces where the exemplar's structure puts what it belongs to.
+
+        The residual blocks move features without saying whither. So the rows alone are drawn with and without them, and what
+        lies at the face's landmarks goes by the difference of the landmarks that are found in the two.
+
+        Args:
+            face: with a residual.
+            w_plus: [N, L, D], its rows as they are drawn.
+            code, weights: see ``DualStyleGAN.synthesis``.
+        """
         noise = self.network.generator.fixed_noise()
-        return self.network.synthesis(w_plus, code, weights=self.weights(look), noise=noise, before=face.transforms())
+        plain, drawn = (self.finder.net(image.clamp(-1.0, 1.0)).points for image in (
+            self.network.generator.synthesis(w_plus, noise=noise),
+            self.network.synthesis(w_plus, code, weights=weights, noise=noise)))
+        places = self.finder(face)
+        grid = landmark_grid(places + drawn - plain, places, face.resolution)
+        return sample(face.residual, grid.to(face.residual), mode="exact")
+
+    @cached_property
+    def finder(self) -> FaceLandmarks:
+        """Finds the landmarks of faces."""
+        return FaceLandmarks(self.network.generator, load_landmark_net(device=self.device).module)
 
     def graph(self) -> nn.Module:
         """Return the network with the default look's exemplar as a constant."""
@@ -221,15 +259,16 @@ class DualStyle(Style):
         return own_tensors(self.parts, with_generator=True), self.config
 
 
-def _controls(exemplars: tuple[str, ...], *, random: bool, truncation: float) -> tuple[Control, ...]:
-    """Return the controls of a style with these exemplars and, with ``random``, a sampler."""
+def _controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, detail: float | None = None) -> tuple[Control, ...]:
+    """Return the controls of a style with these exemplars, with ``random`` a sampler, and a default of ``detail`` or none."""
     choices = (*exemplars, RANDOM) if random and RANDOM not in exemplars else exemplars
     text = "an exemplar of the gallery, or the file of an aligned portrait"
     exemplar = Control("exemplar", text, type="choice", choices=choices, default=choices[0], files=True) if choices \
         else Control("exemplar", "file of an aligned portrait", type="file")
     truncated = Control("truncation", "what the rows of the face are multiplied with; less gives a calmer face",
                         default=float(truncation), label="Truncation of the face")
-    return (exemplar, STRUCTURE, COLOR, PRESERVE, *((SEED,) if random else ()), WEIGHT, truncated)
+    kept = () if detail is None else (replace(DETAIL, default=float(detail)),)
+    return (exemplar, STRUCTURE, COLOR, *kept, PRESERVE, *((SEED,) if random else ()), WEIGHT, truncated)
 
 
 def save_dual(path: str | Path, parts: DualParts, *, with_generator: bool = False, half: bool = True) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,32 @@ def test_drawing_by_the_equations(style, face):
     wanted = network.generator.synthesis(rows, noise=network.generator.fixed_noise(),
                                          feature_transforms={row: after(row) for row in range(FIRST_COLOR_ROW)})
     assert far(style.draw(face, Look(exemplar="bob", structure=0.5, color=0.3)), wanted) < 1e-4
+
+
+def test_residual_goes_where_the_structure_puts_its_landmarks(style, face):
+    style.config["detail"] = 1.0
+    where = torch.rand(1, 68, 2, generator=torch.Generator().manual_seed(6)) * 0.3 + 0.35
+    found = iter([where, where + torch.tensor([3.0 / 32.0, 0.0])])
+
+    class Finder:
+        """Finds all landmarks three pixels of 32 to the right in the second picture."""
+
+        def net(self, image):
+            return SimpleNamespace(points=next(found).expand(len(image), -1, -1))
+
+        def __call__(self, face):
+            return where.expand(len(face), -1, -1)
+
+    style.__dict__["finder"] = Finder()
+    spot = torch.zeros(2, 8, 32, 32)
+    spot[:, :, 14:18, 14:18] = 1.0
+    moved = style.carried(Face(face.w_plus, spot), face.w_plus, style.code(Look()).expand(2, -1, -1), style.weights(Look()))
+    columns, mass = torch.arange(32.0) + 0.5, moved[0, 0].sum()
+    assert abs(float((moved[0, 0].sum(dim=0) * columns).sum() / mass) - 19.0) < 0.4
+    assert abs(float((moved[0, 0].sum(dim=1) * columns).sum() / mass) - 16.0) < 0.2
+    # Without a share the photo's features are as if there were none.
+    found = iter([where, where])
+    assert far(style.draw(face, Look(detail=0.0)), style.draw(Face(face.w_plus), Look())) < 1e-5
 
 
 def test_structure_and_colour_move_their_own_part_steadily(style, face):

@@ -15,7 +15,7 @@ from losses.noise import noise_regularization, ramped_rate, renew_noise
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, ModRes, blend_weights, sampler_rows
 from models.stylegan2 import Generator, GeneratorConfig
-from training.adversarial_stage import FolderTuning, StageConfig, run_steps
+from training.adversarial_stage import FolderTuning, TuningConfig, run_steps
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining, mixing_row
 from training.exemplars import DestylizeSettings, RefineSettings, SamplerFit, SamplerSettings, destylize, refine_codes
 from training.checks import DivergedError
@@ -199,7 +199,7 @@ def trainers(generator, encode):
 
     portraits = Portraits(images(3), encode(images(3)), encode(images(3)).flip(0))
     return {
-        "folder": lambda: FolderTuning(generator, critic(), pictures=images(3), config=StageConfig(steps=4, batch=2)),
+        "folder": lambda: FolderTuning(generator, critic(), pictures=images(3), config=TuningConfig(steps=4, batch=2)),
         "mixed faces": lambda: MixedFaces(DualStyleGAN(generator, seed=1), critic(), maps=Features(), encode=encode,
                                           config=MixedFacesConfig(steps=4, batch=2, encode_every=2)),
         "portraits": lambda: PortraitTraining(DualStyleGAN(generator, seed=1), critic(), maps=Features(), portraits=portraits,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +31,10 @@ from training.blend.generator import BlendStageConfig, BlendTrainer, Critics, bl
 from training.blend.rows import RowsStageConfig, RowsTrainer
 from training.blend.style_encoder import StyleEncoderTrainer, StyleStageConfig
 from training.blend.views import ViewConfig, style_view
+from training.pretrain import common
 from training.pretrain.common import Clock, RandomFaces
 from training.pretrain.faces import FacePack, pack_faces
+from training.session import Interrupted
 
 SIZE = 32
 WIDTHS = {4: 8, 8: 8, 16: 8, 32: 8}
@@ -160,6 +164,43 @@ def test_critics_begin_as_the_given_one():
     judged = critics(image, image, torch.randn(2, 16))
     assert torch.equal(judged.face, start(image)) and torch.equal(judged.styled, start(image))
     assert torch.equal(critics.match.features(image), start.features(image))
+
+
+def test_interrupted_stage_saves_and_its_table_goes_on(pack, tmp_path):
+    class Counting:
+        """Counts images and stops itself by SIGINT after three steps."""
+
+        seen = 0
+
+        def state(self):
+            return {"seen": self.seen}
+
+        def load(self, state):
+            self.seen = state["seen"]
+
+    def step(spent):
+        trainer.seen += 2
+        if trainer.seen == 6:
+            signal.raise_signal(signal.SIGINT)
+        return {"loss": 1.0 / trainer.seen}
+
+    trainer, path = Counting(), tmp_path / "count.pt"
+    with pytest.raises(Interrupted, match="stopped after 6 images.*count.pt"):
+        common.run_stage(trainer, step, path, clock=common.Clock(10.0))
+    assert common.load_state(path) == {"seen": 6}
+    trainer = Counting()
+    assert common.resume(trainer, path)
+    clock = common.Clock(10.0, save_every=0.0)
+
+    def last(spent):
+        if trainer.seen == 8:
+            clock.stop()
+        return step(spent)
+
+    common.run_stage(trainer, last, path, clock=clock)
+    with open(tmp_path / "count.csv", newline="") as file:
+        assert [float(row["images"]) for row in csv.DictReader(file)] == [6, 8, 10]
+    assert (tmp_path / "count_terms.png").stat().st_size > 1000
 
 
 def test_a_saved_state_goes_on_as_if_nothing_had_happened(pack, tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from checkpoints.io import CheckpointError, atomic_write, read_torch
 from models.dualstylegan import FIRST_COLOR_ROW, DualStyleGAN
 from models.stylegan2 import Generator
-from training.adversarial_stage import AdversarialStage, FolderTuning, StageConfig
+from training.adversarial_stage import AdversarialStage, FolderTuning, TuningConfig
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining
 from training.exemplars import (
     DestylizeSettings, Distance, Maps, RefineSettings, Rows, SamplerFit, SamplerSettings, destylize, refine_codes,
@@ -33,7 +33,7 @@ SHOWN = 6
 class ExemplarConfig:
     """Settings of all stages; ``chunk`` portraits are optimised side by side, states saved every ``save_every`` steps."""
 
-    tune: StageConfig = field(default_factory=StageConfig)
+    tune: TuningConfig = field(default_factory=TuningConfig)
     destylize: DestylizeSettings = field(default_factory=DestylizeSettings)
     pretrain: MixedFacesConfig = field(default_factory=MixedFacesConfig)
     finetune: PortraitsConfig = field(default_factory=PortraitsConfig)
@@ -46,8 +46,11 @@ class ExemplarConfig:
     @classmethod
     def starter(cls) -> ExemplarConfig:
         """Return the settings that suit the starter: its rows are w+, and a CPU has to be enough."""
-        return cls(tune=StageConfig(steps=300), destylize=DestylizeSettings(steps=12, rate=0.05),
-                   pretrain=MixedFacesConfig(steps=300), finetune=PortraitsConfig(steps=500),
+        return cls(tune=TuningConfig(steps=120, rate=5e-4, critic_rate=5e-4, adversarial=0.1, reconstruction=1.0,
+                                     average=0.97),
+                   destylize=DestylizeSettings(steps=12, rate=0.05),
+                   pretrain=MixedFacesConfig(steps=300, critic_rate=5e-4, average=0.98),
+                   finetune=PortraitsConfig(steps=500, rate=1e-3, critic_rate=5e-4, adversarial=0.3, average=0.99),
                    refine=RefineSettings(steps=8), sampler=SamplerSettings(samples=50_000))
 
     def facts(self) -> dict[str, Any]:
@@ -169,7 +172,8 @@ class ExemplarRun:
         return trainer
 
     def _tune(self, done: Mapping[str, Any], state: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        trainer = FolderTuning(self.tools.generator, self.tools.critic(), pictures=self.portraits, config=self.config.tune)
+        trainer = FolderTuning(self.tools.generator, self.tools.critic(), pictures=self.portraits, encode=self.tools.encode,
+                               perceptual=self.tools.perceptual, config=self.config.tune)
         self._adversarial("tune", trainer, state)
         samples = self._samples(trainer.average)
         self._sheet("tune", {"portraits": self.portraits[:SHOWN], "drawn by the tuned generator": samples})

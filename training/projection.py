@@ -204,6 +204,7 @@ class Projector:
                  identity: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None) -> None:
         self.generator, self.network, self.settings, self.identity = generator, network, settings, identity
         self.deviation = feature_deviation(generator, RESOLUTION)
+        self._seen: tuple[Face, tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
     def points(self, image: Tensor) -> Tensor:
@@ -212,7 +213,15 @@ class Projector:
 
     @torch.no_grad()
     def features(self, face: Face) -> tuple[Tensor, Tensor]:
-        """Return the features of a face that are moved, [1, C, 32, 32]: without and with its residual."""
+        """Return the features of a face that are moved, [1, C, 32, 32]: without and with its residual.
+
+        Those of the last face are kept, for the frames of a clip move one person.
+        """
+        if self._seen is None or self._seen[0] is not face:
+            self._seen = (face, self._features(face))
+        return self._seen[1]
+
+    def _features(self, face: Face) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
 
         def note(features: Tensor) -> Tensor:

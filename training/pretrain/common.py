@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import os
 import time
 from collections.abc import Callable
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from checkpoints.builders import load_base, load_encoder
-from checkpoints.io import load_model
+from checkpoints.io import atomic_write, load_model
 from training.mixed import training_dtype
 from training.pretrain import parallel
 from training.pretrain.faces import FacePack, is_photo_name
+from training.report import plot_losses
+from training.session import Interrupted, stop_on_sigint
 
 
 class MissingStageError(ValueError):
@@ -41,12 +45,16 @@ class Clock:
         return self._agreed if parallel.count() > 1 else self._spent()
 
     def _spent(self) -> float:
-        return min((time.monotonic() - self.start) / self.budget, 1.0)
+        return min((time.monotonic() - self.start) / self.budget, 1.0) if self.budget > 0.0 else 1.0
 
     def done(self) -> bool:
         """True when the budget is spent; every process must ask once per step."""
         self._agreed = parallel.first_value(self._spent())
         return self._agreed >= 1.0
+
+    def stop(self) -> None:
+        """Spend the rest of the budget at once; among several processes the first one's word counts."""
+        self.budget = 0.0
 
     def should_save(self) -> bool:
         """True at most once per ``save_every`` seconds, and only in the first process."""
@@ -78,7 +86,9 @@ def run_stage(
     trainer: Stage, step: Callable[[float], dict[str, float]], path: Path, *, clock: Clock,
     report: Callable[[], Any] | None = None, finish: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
-    """Step a trainer until the clock is done, saving its state now and then and at the end; returns smoothed terms.
+    """Step a trainer until the clock is done or SIGINT comes, saving its state now and then and at the end.
+
+    With every save the smoothed terms go into a table beside the state, ``STAGE.csv``, and into a plot, ``STAGE_terms.png``.
 
     Args:
         trainer: what is trained.
@@ -87,25 +97,68 @@ def run_stage(
         clock: the budget.
         report: called in the first process after every save but the last; what it returns is printed.
         finish: called in every process before the last save.
+
+    Returns:
+        The smoothed terms.
+
+    Raises:
+        Interrupted: after SIGINT, when the state is saved.
     """
     terms: dict[str, float] = {}
-    with tqdm(desc=path.stem.replace("_", " "), unit="img", mininterval=1.0, disable=not parallel.leads()) as bar:
+    kept = Terms(path)
+    with stop_on_sigint() as flag, tqdm(desc=path.stem.replace("_", " "), unit="img", mininterval=1.0,
+                                        disable=not parallel.leads()) as bar:
         while not clock.done():
             before = trainer.seen
             for name, value in step(clock.fraction).items():
                 terms[name] = 0.95 * terms.get(name, value) + 0.05 * value
             bar.update(trainer.seen - before)
             bar.set_postfix({name: f"{value:.4f}" for name, value in terms.items()}, refresh=False, seen=trainer.seen)
-            if clock.should_save():
+            if flag.raised:
+                clock.stop()
+            elif clock.should_save():
                 save_state(path, trainer.state())
+                kept.add(trainer.seen, terms)
                 found = None if report is None else report()
                 if found is not None:
                     print(found, flush=True)
-    if finish is not None:
+    if finish is not None and not flag.raised:
         finish()
     if parallel.leads():
         save_state(path, trainer.state())
+        kept.add(trainer.seen, terms)
+    if flag.raised:
+        raise Interrupted(f"stopped after {trainer.seen} images; state saved in {path}; the same command goes on")
     return terms
+
+
+class Terms:
+    """The table of a stage's smoothed terms, one row per save, and its plot; a stage that goes on adds to them.
+
+    Args:
+        path: of the stage's state.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.table, self.plot = path.with_suffix(".csv"), path.with_name(f"{path.stem}_terms.png")
+
+    def add(self, seen: int, terms: dict[str, float]) -> None:
+        """Add a row; a stage that has done nothing adds none."""
+        if not terms:
+            return
+        rows: list[dict[str, float]] = []
+        if self.table.exists():
+            with open(self.table, newline="") as file:
+                rows = [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+        # What was done after the last saved state and then lost is done anew.
+        rows = [*(row for row in rows if row["images"] < seen), {"images": float(seen), **terms}]
+        names = dict.fromkeys(name for row in rows for name in row)
+        rows = [{name: row.get(name, math.nan) for name in names} for row in rows]
+        with atomic_write(self.table) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(names))
+            writer.writeheader()
+            writer.writerows(rows)
+        plot_losses(self.plot, [{name: value for name, value in row.items() if name != "images"} for row in rows])
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
