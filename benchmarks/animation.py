@@ -75,8 +75,8 @@ def run(args: Namespace) -> int:
     clip = args.output / "clip.mp4"
     make_clip(clip, load_base(), frames=round(args.seconds * RATE), size=512, seed=args.seed)
     name, start = f"{args.look.stem}_clip.mp4", time.monotonic()
-    process = subprocess.Popen(command(args.look, clip, args.output / "whole"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                               text=True)
+    process = subprocess.Popen(command(args.look, clip, args.output / "whole"), stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, text=True)
     said = process.communicate()[1]
     whole = time.monotonic() - start
     if process.returncode:

@@ -1,7 +1,8 @@
 """``python -m benchmarks.pictures --styles FOLDER --photos FOLDER --teacher FILE``: photos in the style of any picture.
 
 Every photo is drawn in every style, and is asked: is it nearest to its own reference among all, by the style encoder and by
-Gram matrices of a network that nothing was trained with; how near, as a share of the photo's own distance; whose face is it.
+Gram matrices of a network that nothing was trained with; how near, as a share of the photo's own distance; whose face is it,
+and whether it is less so with every step of the strength. Random codes: how far apart, as a share of the pictures' distances.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
+
+
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -36,6 +40,13 @@ def grams(teacher: Any, images: Any) -> Any:
     from models.style_encoder import gram_matrix
 
     return torch.cat([gram_matrix(maps).flatten(1) for maps in teacher(images)], dim=1)
+
+
+def variety(codes: Any) -> float:
+    """Return the mean distance of any two codes [N, D]."""
+    import torch
+
+    return float(torch.nn.functional.pdist(codes).mean())
 
 
 def run(args: Namespace) -> int:
@@ -80,6 +91,15 @@ def run(args: Namespace) -> int:
                 **{f"nearest_by_{name}": (values.argmin(dim=1) == own).float().mean() for name, values in distances.items()},
                 "gram_share": (distances["gram"].diagonal() / before).mean(),
                 "identity": (identity.embed(drawn) - identity.embed(photo)).norm(dim=1).mean()})
+            steps = [torch.cat([style.draw(face, look.changed(strength=strength, color_strength=strength)).clamp(-1.0, 1.0)
+                                for look in looks[:5]]) for strength in STRENGTHS]
+            away = torch.stack([(identity.embed(images) - identity.embed(photo)).norm(dim=1) for images in steps])
+            facts[-1] |= {f"identity_at_{strength:g}": values.mean() for strength, values in zip(STRENGTHS, away, strict=True)}
+            facts[-1]["monotone_in_strength"] = (away.diff(dim=0) > 0).all(dim=0).float().mean()
+            random = torch.cat([style.draw(face, style.default_look().changed(style_seed=seed)).clamp(-1.0, 1.0)
+                                for seed in range(len(looks))])
+            facts[-1]["variety_of_random"] = variety(style.encoder(random)) / variety(of["encoder"])
+            facts[-1]["variety_of_drawn"] = variety(found["encoder"]) / variety(of["encoder"])
             rows.append([photo[0], *drawn])
     figures = {name: round(float(sum(row[name] for row in facts) / len(facts)), 3) for name in facts[0]}
     cells = [[torch.ones_like(references[0]), *references], *rows]

@@ -213,10 +213,9 @@ class BlendStyle(Style):
         values = {**{control.name: control.default for control in self.controls}, **look}
         shares = self.generator.face_shares(values[SHAPE.name], strength=values[STRENGTH.name],
                                             color_strength=values.get(COLOR.name))
-        transforms, style = face.transforms(), None
+        transforms, style, places = face.transforms(), None, None
         if self.reader is not None and look.get(IMAGE.name) is not None:
             style = self.picture_look(look)
-            places = None
             if style.places is not None:
                 found = FaceLandmarks(self.generator, self.reader.landmarks)
                 places = found(face) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(style.places)
@@ -224,7 +223,10 @@ class BlendStyle(Style):
             transforms[layer] = partial(_drawn, style=style, places=places, strength=values[STRENGTH.name],
                                         before=transforms.get(layer))
         w_plus = self.generator.blend(face.w_plus, self.style_w(look) if style is None else style.rows, shares=shares)
-        return self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
+        image = self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
+        if style is None:
+            return image
+        return style.finished(image, places=places, strength=values[STRENGTH.name], colour=values.get(COLOR.name))
 
     def graph(self) -> nn.Module:
         """Return the network with the default look's style as a constant."""

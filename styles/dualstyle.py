@@ -47,8 +47,8 @@ PRESERVE = Control("preserve_color", "make the exemplar's colours from the photo
                    choices=SWITCH, label="Keep the photo's colours")
 SEED = Control("style_seed", f"seed of the exemplar that is drawn for --exemplar {RANDOM}; 0 where not given", low=0.0,
                high=100.0, label="Random exemplar")
-DETAIL = Control("detail", "share of what a photo shows beyond its rows, moved to where the exemplar's structure puts it; 0 leaves "
-                 "the person to the rows", default=1.0, label="Detail of the person")
+DETAIL = Control("detail", "share of what a photo shows beyond its rows, moved to where the exemplar's structure puts it; 0 "
+                 "leaves the person to the rows", default=1.0, label="Detail of the person")
 # Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
 KEPT = 16
 
@@ -259,7 +259,8 @@ class DualStyle(Style):
         return own_tensors(self.parts, with_generator=True), self.config
 
 
-def _controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, detail: float | None = None) -> tuple[Control, ...]:
+def _controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, detail: float | None = None
+              ) -> tuple[Control, ...]:
     """Return the controls of a style with these exemplars, with ``random`` a sampler, and a default of ``detail`` or none."""
     choices = (*exemplars, RANDOM) if random and RANDOM not in exemplars else exemplars
     text = "an exemplar of the gallery, or the file of an aligned portrait"

@@ -1,7 +1,8 @@
 """The look of any picture of a face, as rows and features that other faces of the generator can take.
 
 The encoders of photos give a painting rows of latents and a residual of features, as they give them to a photo. Faces take
-its fine rows, and the statistics of its features place by place, see ``models.look.toned``; what is drawn stays their own.
+its fine rows, the statistics of its features place by place, see ``models.look.toned``, and in the end its tones, see
+``models.tones``; what is drawn stays their own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from models.look import landmark_grid, tone_maps, toned
 from models.residual_encoder import residual_of
 from models.spatial_transformer import sample
 from models.stylegan2 import Generator
+from models.tones import CELL, Tones, in_tones, read_tones
 from pipeline.align import align_face
 from pipeline.faces import FaceFinder
 
@@ -30,18 +32,21 @@ class PictureLook(NamedTuple):
         rows: its latents, [1, L, D].
         maps: see ``models.look.tone_maps``, [1, 2 C, R, R].
         places: landmarks [1, 68, 2] of its face as fractions of the side, or None where there is none.
+        tones: of the picture itself.
     """
 
     rows: Tensor
     maps: Tensor
     places: Tensor | None
+    tones: Tones
 
     def mixed(self, other: PictureLook, share: float) -> PictureLook:
         """Return a look between two, ``share`` of it the other's."""
         places = None
         if self.places is not None and other.places is not None:
             places = torch.lerp(self.places, other.places, share)
-        return PictureLook(torch.lerp(self.rows, other.rows, share), torch.lerp(self.maps, other.maps, share), places)
+        return PictureLook(torch.lerp(self.rows, other.rows, share), torch.lerp(self.maps, other.maps, share), places,
+                           self.tones.mixed(other.tones, share))
 
     def on(self, features: Tensor, *, places: Tensor | None, strength: float) -> Tensor:
         """Return features [N, C, R, R] of faces with landmarks ``places`` [N, 68, 2] in this look."""
@@ -50,6 +55,14 @@ class PictureLook(NamedTuple):
             grid = landmark_grid(places.to(maps), self.places, features.shape[3])
             maps = sample(maps.expand(len(grid), -1, -1, -1), grid, mode="exact")
         return toned(features.float(), maps, strength=strength).to(features.dtype)
+
+
+    def finished(self, image: Tensor, *, places: Tensor | None, strength: float, colour: float | None) -> Tensor:
+        """Return drawn faces [N, 3, S, S] with landmarks ``places`` [N, 68, 2] in the tones of the picture."""
+        grid = None
+        if places is not None and self.places is not None:
+            grid = landmark_grid(places.to(image), self.places, image.shape[3] // CELL)
+        return in_tones(image.clamp(-1.0, 1.0), self.tones, grid=grid, strength=strength, colour=colour)
 
 
 class PictureReader:
@@ -98,7 +111,7 @@ class PictureReader:
                                _fitted(image, self._residual.module.config.input_size), rows).float()
         half = self.generator.halfway(rows, noise=self.generator.fixed_noise(), resolution=self.side)
         places = self.landmarks(image).points if faces else None
-        return PictureLook(rows, tone_maps(half.features.float() + residual), places), bool(faces)
+        return PictureLook(rows, tone_maps(half.features.float() + residual), places, read_tones(image)), bool(faces)
 
 
 def _fitted(image: Tensor, side: int) -> Tensor:

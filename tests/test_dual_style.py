@@ -24,6 +24,7 @@ from models.stylegan2 import Generator, GeneratorConfig
 from styles.controls import FileValue, Look
 from styles.dualstyle import DualStyle, save_dual
 from styles.dualstyle_files import DualParts, Gallery
+from styles.packing import pack_style
 from styles.registry import controls_of, load_style
 
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 4})
@@ -144,6 +145,20 @@ def test_residual_goes_where_the_structure_puts_its_landmarks(style, face):
     # Without a share the photo's features are as if there were none.
     found = iter([where, where])
     assert far(style.draw(face, Look(detail=0.0)), style.draw(Face(face.w_plus), Look())) < 1e-5
+
+
+def test_small_file_draws_what_the_full_one_draws(style, weights, face):
+    full, small = weights / "toons.safetensors", weights / "small.safetensors"
+    assert pack_style(full, small) < 0.6 * full.stat().st_size
+    loaded, look = load_style(small), Look(exemplar="bob", structure=1.0, color=1.0)
+    assert controls_of(small) == controls_of(full) and loaded.gallery.names == style.gallery.names
+    wanted, found = style.draw(face, look), loaded.draw(face, look)
+    assert far(wanted, found) < 0.1 * far(wanted, style.draw(face, Look(structure=0.0, color=0.0)))
+    tensors, config = load_model(small, kind="style")
+    tensors["packed"] = tensors["packed"][:-9]
+    save_model(small, tensors, config)
+    with pytest.raises(CheckpointError, match="small.safetensors.*packed weights are"):
+        load_style(small)
 
 
 def test_structure_and_colour_move_their_own_part_steadily(style, face):

@@ -23,6 +23,7 @@ from models.face import Face
 from models.stylegan2 import layer_at
 from styles import modify
 from styles.controls import Look
+from styles.packing import pack_style
 from styles.registry import controls_of, load_style
 
 SETTINGS = ["--steps", "2", "--swap_steps", "2", "--batch", "2", "--rows", "3", "--n-mlp", "2", "--lr", "1e-3"]
@@ -163,6 +164,16 @@ def test_detail_is_what_the_rows_cannot_say_of_the_photo(style) -> None:  # noqa
         torch.testing.assert_close(drawn, style.model.decode(codes, wanted))
         torch.testing.assert_close(style.graph()(faces.w_plus, residual), style.draw(faces, Look(detail=encapsulate.SMALL_DETAIL)))
     assert (drawn - style.draw(faces, Look(detail=0.0))).abs().mean() > 1e-3
+
+
+def test_small_file_draws_what_the_full_one_draws(style, tmp_path, monkeypatch) -> None:  # noqa: ANN001
+    monkeypatch.setattr("styles.difference.SMALL", 64)
+    size = pack_style(find_style("tiny"), tmp_path / "small.safetensors")
+    assert size < find_style("tiny").stat().st_size
+    loaded, faces = load_style(tmp_path / "small.safetensors"), face()
+    wanted, found = (each.draw(faces, Look(version=1.0)) for each in (style, loaded))
+    change = (wanted - style.photo(faces)).square().mean()
+    assert (wanted - found).square().mean() < 0.01 * change
 
 
 def test_versions_change_the_style_rows_alone(style) -> None:  # noqa: ANN001

@@ -50,8 +50,8 @@ class ExemplarConfig:
                                      average=0.97),
                    destylize=DestylizeSettings(steps=12, rate=0.05),
                    pretrain=MixedFacesConfig(steps=300, critic_rate=5e-4, average=0.98),
-                   finetune=PortraitsConfig(steps=500, rate=1e-3, critic_rate=5e-4, adversarial=0.3, average=0.99),
-                   refine=RefineSettings(steps=8), sampler=SamplerSettings(samples=50_000))
+                   finetune=PortraitsConfig(steps=400, rate=1e-3, critic_rate=5e-4, adversarial=0.3, average=0.99),
+                   refine=RefineSettings(steps=6), sampler=SamplerSettings(samples=50_000))
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, as plain values."""

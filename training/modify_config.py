@@ -141,7 +141,7 @@ class AdaptationConfig(StageConfig):
 # by dozens, beside which means of squares are nothing. The released code's softplus ends where the critic is deceived.
 # Of the encoder only the layers that make the rows are adapted, so that what is adapted is small.
 EncapsulationConfig.PROFILES = {"published": {}, "starter": {
-    "steps": 600, "swap_steps": 300, "rows": 5, "remap_lr": 2e-3, "critic_form": "softplus", "penalty_every": 4,
+    "steps": 600, "swap_steps": 300, "lr": 6e-4, "rows": 5, "remap_lr": 2e-3, "critic_form": "softplus", "penalty_every": 4,
 }}
 HEADS = ("styles.*.linear.*", "latlayer*")
 AdaptationConfig.PROFILES = {"published": {}, "starter": {

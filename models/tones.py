@@ -1,0 +1,142 @@
+"""Tones and textures of one picture for another: what no row of latents and no feature of 32 px carries.
+
+A picture's Laplacian pyramid (Burt and Adelson 1983) is taken in three opponent colours. Another picture takes the deviation
+of every band (Heeger and Bergen 1995), mean and covariance of the low rest, and, where both are faces, part of the colours
+that lie at the same place of the face: skin on skin, lips on lips.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.look import window_mean
+
+# Luminance, red against blue, green against magenta, each row of norm 1.
+OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+BANDS = 4
+LEAST, MOST = 0.4, 2.5
+# Colours by place: side of a cell in px, deviation of the window in cells, shares of luminance and of the two colours.
+CELL, REACH = 4, 2.0
+LOCAL = (0.5, 0.8, 0.8)
+SMALL = 1e-3
+
+
+class Tones(NamedTuple):
+    """What a picture gives.
+
+    Attributes:
+        bands: deviations [1, BANDS, 3, 1, 1], from fine to coarse.
+        mean: of the low rest, [1, 3, 1, 1].
+        root: lower Cholesky factor of its covariance, [1, 3, 3].
+        local: opponent colours in cells, [1, 3, S / CELL, S / CELL].
+    """
+
+    bands: Tensor
+    mean: Tensor
+    root: Tensor
+    local: Tensor
+
+    def mixed(self, other: Tones, share: float) -> Tones:
+        """Return tones between two, ``share`` of them the other's."""
+        return Tones(*(torch.lerp(mine, theirs, share) for mine, theirs in zip(self, other, strict=True)))
+
+
+def opponent(image: Tensor, *, back: bool = False) -> Tensor:
+    """Turn RGB [N, 3, H, W] into opponent colours, or back."""
+    matrix = F.normalize(image.new_tensor(OPPONENT), dim=1)
+    return torch.einsum("ji,njhw->nihw" if back else "ij,njhw->nihw", matrix, image)
+
+
+def pyramid(image: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return the bands of maps [N, C, S, S], from fine to coarse, and the low rest of S / 2^BANDS px."""
+    bands = []
+    for _ in range(BANDS):
+        low = F.avg_pool2d(image, 2)
+        bands.append(image - _enlarged(low))
+        image = low
+    return bands, image
+
+
+def joined(bands: list[Tensor], low: Tensor) -> Tensor:
+    """Return the maps of which ``pyramid`` gives these bands and this rest."""
+    for band in reversed(bands):
+        low = _enlarged(low) + band
+    return low
+
+
+def _enlarged(low: Tensor) -> Tensor:
+    return F.interpolate(low, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _deviation(band: Tensor) -> Tensor:
+    return band.std(dim=(2, 3), keepdim=True) + SMALL
+
+
+def _statistics(low: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean [N, 3, 1, 1] and the covariance's Cholesky factor [N, 3, 3] of maps."""
+    mean = low.mean(dim=(2, 3), keepdim=True)
+    flat = (low - mean).flatten(2)
+    covariance = flat @ flat.transpose(1, 2) / flat.shape[2] + SMALL * torch.eye(3).to(low)
+    return mean, torch.linalg.cholesky(covariance)
+
+
+def read_tones(picture: Tensor) -> Tones:
+    """Return the tones of a picture [1, 3, S, S] in [-1, 1], S a multiple of 2^BANDS.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    _check(picture)
+    colours = opponent(picture.float())
+    bands, low = pyramid(colours)
+    return Tones(torch.stack([_deviation(band) for band in bands], dim=1), *_statistics(low), F.avg_pool2d(colours, CELL))
+
+
+def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strength: float = 1.0, colour: float | None = None
+             ) -> Tensor:
+    """Return images in the tones of a picture.
+
+    Args:
+        image: [N, 3, S, S] in [-1, 1], S a multiple of 2^BANDS.
+        tones: see there.
+        grid: [N, S / CELL, S / CELL, 2], carries the picture's face to those of the images; without one no colours are taken
+            by place.
+        strength: 0 leaves the images, 1 takes the tones.
+        colour: strength of the colours and their spread; ``strength`` where None.
+
+    Returns:
+        [N, 3, S, S], clamped to [-1, 1] but where nothing is taken.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    _check(image)
+    colour = strength if colour is None else colour
+    if strength == 0.0 and colour == 0.0:
+        return image
+    colours = opponent(image.float())
+    if grid is not None and colour:
+        theirs = F.grid_sample(tones.local.expand(len(grid), -1, -1, -1), grid.to(colours), mode="bilinear",
+                               padding_mode="reflection", align_corners=False)
+        missing = window_mean(theirs - F.avg_pool2d(colours, CELL), REACH)
+        shares = colour * colours.new_tensor(LOCAL).reshape(1, 3, 1, 1)
+        colours = colours + shares * F.interpolate(missing, size=colours.shape[2:], mode="bilinear", align_corners=False)
+        colours = opponent(opponent(colours, back=True).clamp(-1.0, 1.0))
+    bands, low = pyramid(colours)
+    bands = [band * (theirs / _deviation(band)).clamp(LEAST, MOST) ** strength
+             for band, theirs in zip(bands, tones.bands.unbind(dim=1), strict=True)]
+    mean, root = _statistics(low)
+    # The linear map from one covariance to the other.
+    spread = tones.root @ torch.linalg.solve_triangular(root, (low - mean).flatten(2), upper=False)
+    low = torch.lerp(low, spread.reshape(low.shape) + tones.mean, colour)
+    return opponent(joined(bands, low), back=True).clamp(-1.0, 1.0).to(image.dtype)
+
+
+def _check(image: Tensor) -> None:
+    side = 2**BANDS
+    if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3] or image.shape[2] % side:
+        raise ValueError(f"expected images [N, 3, S, S] of a side that is a multiple of {side}, got {list(image.shape)}")
