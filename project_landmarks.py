@@ -28,7 +28,7 @@ def add_animation(parser: cli.ArgumentParser) -> None:
     group = parser.add_argument_group("animations")
     group.add_argument("--target_landmarks_folder", type=Path, default=None, help="the same as --target-landmarks FOLDER")
     group.add_argument("--num_steps_first", type=cli.positive_int, default=None,
-                       help="steps of the first frame; default 40, published those of one photo")
+                       help="steps of the first frame; default 30, published those of one photo")
     group.add_argument("--smooth", type=cli.finite_float, default=0.5, help="smoothing of landmarks over time, 0 to 1")
     group.add_argument("--halfway", type=cli.str2bool, default=None,
                        help="a frame halfway between each two; default true for folders, false for clips")
@@ -47,7 +47,7 @@ def add_objective(parser: cli.ArgumentParser) -> None:
     group.add_argument("--profile", choices=("starter", "published"), default="starter",
                        help="starter, or the published objective, schedule and oddities")
     group.add_argument("--num_steps", type=cli.positive_int, default=None,
-                       help="steps; default 40 for a photo, 2 for a further frame; published 1000")
+                       help="steps; default 30 for a photo, 2 for a further frame; published 1000")
     group.add_argument("--lpips_weight", type=cli.finite_float, default=1.0,
                        help="weight of the picture's distance from the look")
     group.add_argument("--landmark_weight", type=cli.finite_float, default=None,
@@ -67,9 +67,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="generator: starter, official or a file, also a pickle of stylegan2-ada-pytorch")
     parser.add_argument("--fan", type=Path, default=None,
                         help="published profile: face-alignment's 2DFAN4 file; the starter's network without one")
-    parser.add_argument("--inversion", choices=("e4e", "e4e+optimize"), default="e4e",
+    parser.add_argument("--inversion", choices=("e4e", "e4e+optimize"), default="e4e+optimize",
                         help="how the look becomes a face; the projection refines it")
-    parser.add_argument("--inversion_steps", type=cli.positive_int, default=100, help="its optimisation steps")
+    parser.add_argument("--inversion_steps", type=cli.positive_int, default=50, help="its optimisation steps")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the generator")
     parser.add_argument("--save_video", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="proj.mp4 of the optimisation")

@@ -24,9 +24,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--photos", type=Path, required=True, help="folder of photos of one face each")
     parser.add_argument("--pairs", type=cli.positive_int, default=40, help="number of pairs")
     parser.add_argument("--sheet", type=cli.positive_int, default=12, help="pairs on the contact sheet")
-    parser.add_argument("--inversion", choices=("e4e", "e4e+optimize"), default="e4e",
+    parser.add_argument("--inversion", choices=("e4e", "e4e+optimize"), default="e4e+optimize",
                         help="how the look becomes a face")
-    parser.add_argument("--steps", type=cli.positive_int, default=40, help="steps of the projection")
+    parser.add_argument("--steps", type=cli.positive_int, default=30, help="steps of the projection")
     parser.add_argument("--mouth", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="project once more with weights on the mouth alone")
     parser.add_argument("--output", type=Path, default=Path("outputs/projection"), help="output folder")
@@ -78,7 +78,7 @@ def run(args: Namespace) -> int:
     cli.ensure_dir(args.output)
     device = cli.resolve_device(args.device)
     studio = build_studio(ProjectionSettings(steps=args.steps), device=device, cache=args.output / "latents",
-                          inversion=InversionSettings(args.inversion))
+                          inversion=InversionSettings(args.inversion, 50))
     identity = IdentityLoss(load_face_id(device=device).module)
     paths, figures, rows = list_images(args.photos)[:args.pairs + 1], Figures(), []
     projectors = {"even": studio.projector}

@@ -1,7 +1,7 @@
 """Tones and textures of one picture for another: what no row of latents and no feature of 32 px carries.
 
 A picture's Laplacian pyramid (Burt and Adelson 1983) is taken in three opponent colours. Another picture takes the deviation
-of every band (Heeger and Bergen 1995), mean and covariance of the low rest, and, where both are faces, part of the colours
+of every band (Heeger and Bergen 1995), mean and deviation of the low rest, and, where both are faces, part of the colours
 that lie at the same place of the face: skin on skin, lips on lips.
 """
 
@@ -30,14 +30,13 @@ class Tones(NamedTuple):
 
     Attributes:
         bands: deviations [1, BANDS, 3, 1, 1], from fine to coarse.
-        mean: of the low rest, [1, 3, 1, 1].
-        root: lower Cholesky factor of its covariance, [1, 3, 3].
+        mean, spread: of the low rest, [1, 3, 1, 1].
         local: opponent colours in cells, [1, 3, S / CELL, S / CELL].
     """
 
     bands: Tensor
     mean: Tensor
-    root: Tensor
+    spread: Tensor
     local: Tensor
 
     def mixed(self, other: Tones, share: float) -> Tones:
@@ -72,16 +71,9 @@ def _enlarged(low: Tensor) -> Tensor:
     return F.interpolate(low, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def _deviation(band: Tensor) -> Tensor:
-    return band.std(dim=(2, 3), keepdim=True) + SMALL
-
-
-def _statistics(low: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean [N, 3, 1, 1] and the covariance's Cholesky factor [N, 3, 3] of maps."""
-    mean = low.mean(dim=(2, 3), keepdim=True)
-    flat = (low - mean).flatten(2)
-    covariance = flat @ flat.transpose(1, 2) / flat.shape[2] + SMALL * torch.eye(3).to(low)
-    return mean, torch.linalg.cholesky(covariance)
+def _deviation(maps: Tensor) -> Tensor:
+    """Return the standard deviation of maps over places, [N, C, 1, 1], a little above 0."""
+    return maps.std(dim=(2, 3), keepdim=True) + SMALL
 
 
 def read_tones(picture: Tensor) -> Tones:
@@ -93,7 +85,8 @@ def read_tones(picture: Tensor) -> Tones:
     _check(picture)
     colours = opponent(picture.float())
     bands, low = pyramid(colours)
-    return Tones(torch.stack([_deviation(band) for band in bands], dim=1), *_statistics(low), F.avg_pool2d(colours, CELL))
+    return Tones(torch.stack([_deviation(band) for band in bands], dim=1), low.mean(dim=(2, 3), keepdim=True), _deviation(low),
+                 F.avg_pool2d(colours, CELL))
 
 
 def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strength: float = 1.0, colour: float | None = None
@@ -129,10 +122,8 @@ def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strengt
     bands, low = pyramid(colours)
     bands = [band * (theirs / _deviation(band)).clamp(LEAST, MOST) ** strength
              for band, theirs in zip(bands, tones.bands.unbind(dim=1), strict=True)]
-    mean, root = _statistics(low)
-    # The linear map from one covariance to the other.
-    spread = tones.root @ torch.linalg.solve_triangular(root, (low - mean).flatten(2), upper=False)
-    low = torch.lerp(low, spread.reshape(low.shape) + tones.mean, colour)
+    spread = (low - low.mean(dim=(2, 3), keepdim=True)) * (tones.spread / _deviation(low)) + tones.mean
+    low = torch.lerp(low, spread, colour)
     return opponent(joined(bands, low), back=True).clamp(-1.0, 1.0).to(image.dtype)
 
 

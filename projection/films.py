@@ -45,7 +45,7 @@ class AnimationSettings:
         quality: constant rate factor of H.264.
     """
 
-    first_steps: int = 40
+    first_steps: int = 30
     steps: int = 2
     smooth: float = 0.5
     halfway: bool = False

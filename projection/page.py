@@ -46,7 +46,7 @@ class Expressions:
     @functools.cached_property
     def plain(self) -> Studio:
         """The networks, without a style; loaded when they are first asked for."""
-        return build_studio(ProjectionSettings(), device=self.device, inversion=InversionSettings("e4e"))
+        return build_studio(ProjectionSettings(), device=self.device, inversion=InversionSettings("e4e+optimize", 50))
 
     def _person(self, digest: bytes, path: str) -> Person:
         return self.plain.person(Path(path))

@@ -155,7 +155,7 @@ def build_studio(
     Raises:
         CheckpointError: naming the file that is absent or does not fit.
     """
-    inversion, device = inversion or InversionSettings("e4e", residual=RESOLUTION), torch.device(device)
+    inversion, device = inversion or InversionSettings("e4e+optimize", 50, residual=RESOLUTION), torch.device(device)
     loaded = load_style(style, device=device) if style else Plain(load_base(base or "starter", device=device))
     ground = base_of(loaded, name=base) if style else loaded.base
     made = load_encoder(encoder or ground.name, device=device) if inversion.mode != "optimize" else None

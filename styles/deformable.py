@@ -33,7 +33,8 @@ from models.deformable import DeformableGenerator, configs_from_published
 from models.face import Face
 from models.mixing import mix_deformables
 from models.spatial_transformer import SpatialTransformerConfig, build_affine, build_tps
-from models.stylegan2 import Generator, GeneratorConfig
+from models.stylegan2 import Generator, GeneratorConfig, layer_at
+from models.tones import Tones, in_tones, read_tones
 from styles.controls import Control, Look
 from styles.difference import base_of_config
 from styles.face_landmarks import FaceLandmarks
@@ -53,6 +54,10 @@ LOOK = Control("look_strength", "how much of the drawing's own look is added, 0 
                samples=1.0, high=1.5, label="Look of the drawing")
 # A look that follows the face's own parts can be taken whole; less than all of the drawing's rows keeps more of a person.
 MATCHED_LOOK = replace(LOOK, default=0.9, samples=1.0, help="how much of the drawing's look is taken, 0 none, 1 as in the pair")
+TONE = Control("tone_strength", "how far sharpness, contrast and colours of the whole picture go to the drawing's, 0 leaves them",
+               default=0.5, samples=0.7, high=1.0, label="Tones of the drawing")
+# Of the colours a smaller share: a ground of one colour is the drawing's own.
+COLOR_SHARE = 0.5
 MATCHED_COLOR = replace(DRAWN_COLOR, default=0.75, samples=1.0)
 
 
@@ -120,7 +125,7 @@ class DeformableStyle(Style):
         transformers = config.get("transformers") or {}
         if transformers.get("look"):
             added = transformers.get("look_form", "added") == "added"
-            return (ALPHA, LOOK, DRAWN_COLOR) if added else (ALPHA, MATCHED_LOOK, MATCHED_COLOR)
+            return (ALPHA, LOOK, DRAWN_COLOR) if added else (ALPHA, MATCHED_LOOK, MATCHED_COLOR, TONE)
         return (ALPHA, COLOR) if "target_latent" in names else (ALPHA,)
 
     @property
@@ -152,9 +157,22 @@ class DeformableStyle(Style):
         w_plus, found = self.colored(face.w_plus, values.get("color_strength")), None
         if self.is_carried:
             found = self.finder(face) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(w_plus)
-        return self.deformable.synthesis(
+        image = self.deformable.synthesis(
             w_plus, alpha=alpha, noise=self.deformable.generator.fixed_noise(), residual=face.residual,
             look=values.get("look_strength", 0.0), places=found).image
+        strength = tone_share(values)
+        return in_tones(image.clamp(-1.0, 1.0), self.tones, strength=strength, colour=COLOR_SHARE * strength) if strength else image
+
+    @cached_property
+    def tones(self) -> Tones:
+        """Tones of the drawing, which is drawn from what the style holds of it: its rows, and the features of its look."""
+        deformable = self.deformable
+        drawn = deformable.look_source + deformable.look
+        with torch.no_grad():
+            image = deformable.generator.synthesis(
+                self.target_latent[None], noise=deformable.generator.fixed_noise(),
+                feature_transforms={layer_at(deformable.config.look): lambda features: drawn.to(features)})
+        return read_tones(image.clamp(-1.0, 1.0))
 
     @property
     def is_carried(self) -> bool:
@@ -211,7 +229,13 @@ class DeformableStyle(Style):
             rows = self.target_latent[layer:]
         return DeformableGraph(
             self.deformable, inputs=(ALPHA,), rows=rows, look=defaults.get("look_strength", 0.0),
-            color=defaults.get("color_strength") or 0.0, finder=self.finder if self.is_carried else None)
+            color=defaults.get("color_strength") or 0.0, finder=self.finder if self.is_carried else None,
+            tones=self.tones if TONE.name in defaults else None, tone=tone_share(defaults), tone_colour=COLOR_SHARE)
+
+
+def tone_share(values: Mapping[str, Any]) -> float:
+    """Return how far tones go to the drawing's: who wants none of the look wants none of them either."""
+    return values.get(TONE.name, 0.0) * min(1.0, values.get("look_strength", 0.0))
 
 
 def save_style(

@@ -13,6 +13,7 @@ from models.look import landmark_grid, look_maps, matched
 from models.sampling_grids import enlarged, halved, pixel_lattice, unfolded
 from models.spatial_transformer import INTERPOLATION
 from models.stylegan2 import layer_at
+from models.tones import Tones, in_tones
 from styles.controls import Control
 
 
@@ -26,11 +27,16 @@ class DeformableGraph(nn.Module):
         rows: fine rows [K, D] of the drawing in which a style with a look of its own draws; the face's where None.
         color: how far the face's rows go towards those.
         finder: finds the landmarks of faces for a look that is carried to them.
+        tones: of the drawing, to which the picture goes by ``tone``, and its colours by the share ``tone_colour`` of that.
     """
 
     def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...], rows: Tensor | None = None,
-                 look: float = 1.0, color: float = 1.0, finder: nn.Module | None = None) -> None:
+                 look: float = 1.0, color: float = 1.0, finder: nn.Module | None = None, tones: Tones | None = None,
+                 tone: float = 0.0, tone_colour: float = 1.0) -> None:
         super().__init__()
+        self.tone, self.tone_colour = (tone, tone * tone_colour) if tones is not None else (0.0, 0.0)
+        for name, tensor in (tones._asdict() if tones is not None else {}).items():
+            self.register_buffer(f"tones_{name}", tensor, persistent=False)
         self.deformable, self.inputs, self.look, self.color, self.finder = deformable, inputs, look, color, finder
         self.register_buffer("rows", rows, persistent=False)
         for size in deformable.config.resolutions:
@@ -52,8 +58,12 @@ class DeformableGraph(nn.Module):
         on_image = {}
         if config.carry_image:
             on_image = {layer_at(size): partial(self._carry_image, grids=passed[size]) for size in config.resolutions}
-        return generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms,
-                                   image_transforms=on_image)
+        image = generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms,
+                                    image_transforms=on_image)
+        if not self.tone:
+            return image
+        tones = Tones(*(getattr(self, f"tones_{name}") for name in Tones._fields))
+        return in_tones(image.clamp(-1.0, 1.0), tones, strength=self.tone, colour=self.tone_colour)
 
     def _residuals(self, residual: Tensor | None) -> dict[int, Tensor]:
         """Return what is added to the features by side; a traced shape is a tensor, so it becomes a number here."""

@@ -49,8 +49,8 @@ class ExemplarConfig:
         return cls(tune=TuningConfig(steps=120, rate=5e-4, critic_rate=5e-4, adversarial=0.1, reconstruction=1.0,
                                      average=0.97),
                    destylize=DestylizeSettings(steps=12, rate=0.05),
-                   pretrain=MixedFacesConfig(steps=300, critic_rate=5e-4, average=0.98),
-                   finetune=PortraitsConfig(steps=400, rate=1e-3, critic_rate=5e-4, adversarial=0.3, average=0.99),
+                   pretrain=MixedFacesConfig(steps=200, rate=5e-4, critic_rate=5e-4, average=0.98),
+                   finetune=PortraitsConfig(steps=300, rate=5e-4, critic_rate=5e-4, adversarial=0.3, average=0.98),
                    refine=RefineSettings(steps=6), sampler=SamplerSettings(samples=50_000))
 
     def facts(self) -> dict[str, Any]:

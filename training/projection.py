@@ -55,7 +55,7 @@ class ProjectionSettings:
         penalty: of the features' mean square distance from the moved ones, in units of their deviation.
     """
 
-    steps: int = 40
+    steps: int = 30
     weights: tuple[float, ...] = STARTER_WEIGHTS
     lr: float = 0.02
     feature_lr: float = 0.05
