@@ -200,8 +200,8 @@ class ProjectionDrawer:
         """Return plain values from which ``load`` goes on exactly."""
         meters = {name: [meter.total, meter.count, meter.recent] for name, meter in
                   (("filmed", self.filmed), ("made", self.made))}
-        return {"totals": self.totals, "last": self.last, "last_pts": self.last_pts, "points": self.points.state(), "source": self.source.state(),
-                "after": None if self.after is None else _packed(self.after), **meters}
+        return {"totals": self.totals, "last": self.last, "last_pts": self.last_pts, "points": self.points.state(),
+                "source": self.source.state(), "after": None if self.after is None else _packed(self.after), **meters}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""

@@ -54,8 +54,8 @@ LOOK = Control("look_strength", "how much of the drawing's own look is added, 0 
                samples=1.0, high=1.5, label="Look of the drawing")
 # A look that follows the face's own parts can be taken whole; less than all of the drawing's rows keeps more of a person.
 MATCHED_LOOK = replace(LOOK, default=0.9, samples=1.0, help="how much of the drawing's look is taken, 0 none, 1 as in the pair")
-TONE = Control("tone_strength", "how far sharpness, contrast and colours of the whole picture go to the drawing's, 0 leaves them",
-               default=0.5, samples=0.7, high=1.0, label="Tones of the drawing")
+TONE = Control("tone_strength", "how far sharpness, contrast and colours of the whole picture go to the drawing's, 0 leaves "
+               "them", default=0.5, samples=0.7, high=1.0, label="Tones of the drawing")
 # Of the colours a smaller share: a ground of one colour is the drawing's own.
 COLOR_SHARE = 0.5
 MATCHED_COLOR = replace(DRAWN_COLOR, default=0.75, samples=1.0)
@@ -161,7 +161,9 @@ class DeformableStyle(Style):
             w_plus, alpha=alpha, noise=self.deformable.generator.fixed_noise(), residual=face.residual,
             look=values.get("look_strength", 0.0), places=found).image
         strength = tone_share(values)
-        return in_tones(image.clamp(-1.0, 1.0), self.tones, strength=strength, colour=COLOR_SHARE * strength) if strength else image
+        if not strength:
+            return image
+        return in_tones(image.clamp(-1.0, 1.0), self.tones, strength=strength, colour=COLOR_SHARE * strength)
 
     @cached_property
     def tones(self) -> Tones:

@@ -38,7 +38,7 @@ VERSION = Control("version", "number of a random version of the style; what lies
 STRENGTH = Control("strength", "0 keeps the encoder's style rows, 1 takes those of --version", default=1.0, high=1.5)
 TEST_TIME = Control("test_time", "steps by which the encoder is trained on each photo before it is drawn; the paper takes 50",
                     default=0.0, high=100.0, sweep=(0.0, 50.0), label="Test-time steps")
-DETAIL = Control("detail", "share of what the photo's own features show beyond the encoder's rows; 0 leaves the person to the rows",
+DETAIL = Control("detail", "share of what the photo's own features show beyond the encoder's rows; 0 leaves the person to them",
                  default=0.0, high=1.0, sweep=(0.0, 1.0), label="Detail of the person")
 DETAIL_SIDE = 32
 CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic. It holds "

@@ -246,6 +246,17 @@ def test_diverged_stage_names_its_term(generator, encode):
         trainer.step()
 
 
+def test_a_sudden_gradient_is_shortened(generator, encode):
+    trainer = trainers(generator, encode)["mixed faces"]()
+    trainer.step()
+    usual, plain, lengths = trainer.usual, trainer.maps, []
+    trainer.maps = lambda image: tuple(1e4 * part for part in plain(image))
+    trainer.optimizer.register_step_post_hook(lambda *_: lengths.append(float(torch.nn.utils.get_total_norm(
+        [parameter.grad for parameter in trainer.named.values() if parameter.grad is not None]))))
+    trainer.step()
+    assert lengths == [pytest.approx(3.0 * usual, rel=1e-3)] and trainer.usual == pytest.approx(1.2 * usual, rel=1e-3)
+
+
 def test_portraits_without_codes_are_refused():
     with pytest.raises(ValueError, match="3 portraits, 2 and 2"):
         Portraits(images(3), torch.zeros(2, ROWS, 16), torch.zeros(2, ROWS, 16))

@@ -17,6 +17,10 @@ from training.ema import update_ema
 from training.checks import check_gradients, check_terms
 
 
+# A gradient is sudden that is so many times as long as the running mean of the lengths.
+SUDDEN = 3.0
+
+
 @dataclass(frozen=True)
 class StageConfig:
     """What all stages share: steps, batch, Adam's rates, R1 weight and interval, decay of the average, seed."""
@@ -55,6 +59,7 @@ class AdversarialStage(ABC):
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_rate, betas=(0.0, 0.99))
         self.rng = torch.Generator().manual_seed(config.seed)
         self.step_count, self.history = 0, []
+        self.usual = 0.0
 
     @abstractmethod
     def draw(self) -> dict[str, Tensor]:
@@ -120,7 +125,23 @@ class AdversarialStage(ABC):
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         check_gradients(named, step=self.step_count, phase=phase)
+        if phase == "network":  # the critic's are long wherever it has R1
+            self._calm(named)
         optimizer.step()
+
+    def _calm(self, named: Mapping[str, Tensor]) -> None:
+        """Shorten gradients that are much longer than usual.
+
+        Adam without momentum answers a sudden long gradient by a step of ten times the rate for every weight, after which a
+        path was seen to draw noise and to stay there.
+        """
+        gradients = [parameter.grad for parameter in named.values() if parameter.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if self.usual and norm > SUDDEN * self.usual:
+            for gradient in gradients:
+                gradient.mul_(SUDDEN * self.usual / norm)
+            norm = SUDDEN * self.usual
+        self.usual = 0.9 * self.usual + 0.1 * norm if self.usual else norm
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed stage needs, tensors and plain values."""
@@ -129,7 +150,7 @@ class AdversarialStage(ABC):
         detached = {name: {key: value.detach() for key, value in part.items()} for name, part in networks.items()}
         return {**detached, "critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "critic_optimizer": self.critic_optimizer.state_dict(), "rng": self.rng.get_state(),
-                "step": self.step_count, "history": list(self.history)}
+                "step": self.step_count, "history": list(self.history), "usual": self.usual}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``; raises RuntimeError, KeyError or ValueError where it does not fit."""
@@ -142,6 +163,7 @@ class AdversarialStage(ABC):
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.rng.set_state(state["rng"])
         self.step_count, self.history = int(state["step"]), list(state["history"])
+        self.usual = float(state.get("usual", 0.0))
 
 
 @dataclass(frozen=True)
