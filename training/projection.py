@@ -271,7 +271,8 @@ class Projector:
         features = torch.zeros_like(base) if after is None else after.features.clone()
         variables = _Variables(person.face.w_plus, base, rows.requires_grad_(True), features.requires_grad_(True),
                                self.deviation)
-        objective = self._objective(person, moved, goal, settings)
+        # A later frame begins at the face that the first one held to the person.
+        objective = self._objective(person, moved, goal, settings if after is None else replace(settings, identity_weight=0.0))
         optimizer = torch.optim.Adam([{"params": [rows], "lr": settings.lr},
                                       {"params": [features], "lr": settings.feature_lr}], betas=(0.9, 0.99))
         # A frame that starts where the last one ended is near its end; large steps would only shake it.
