@@ -49,6 +49,12 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().mean())
 
 
+def detail(images: torch.Tensor) -> torch.Tensor:
+    """Return the light of images [N, 3, S, S] without its slow changes, [N, S^2 / 16]."""
+    light = torch.nn.functional.avg_pool2d(images.mean(dim=1, keepdim=True), 4)
+    return (light - torch.nn.functional.avg_pool2d(light, 9, 1, 4, count_include_pad=False)).flatten(1)
+
+
 def test_file_leaves_out_what_the_base_has(folder, style):
     assert (folder / "any.safetensors").stat().st_size < 6e6
     base = load_base("starter").generator.state_dict()
@@ -67,8 +73,9 @@ def test_faces_take_the_pictures_colours_and_keep_their_own_shape(style, tmp_pat
     assert (drawn.mean(dim=(2, 3)) - mean).norm(dim=1).mean() < (plain.mean(dim=(2, 3)) - mean).norm(dim=1).mean()
     half = style.draw(faces, look.changed(strength=0.5, color_strength=0.5))
     assert distance(half, plain) < distance(drawn, plain)
-    # Two pictures of one face give two faces their own styles, not their faces.
-    assert distance(drawn[0], drawn[1]) > 0.5 * distance(plain[0], plain[1])
+    # What is drawn stays each face's own: its pattern is its own and not the other face's.
+    likeness = torch.corrcoef(torch.cat([detail(images) for images in (drawn, plain)]))[:2, 2:]
+    assert likeness.diagonal().min() > 0.6 and likeness[0, 0] > likeness[0, 1] and likeness[1, 1] > likeness[1, 0]
 
 
 def test_two_pictures_are_mixed(style):

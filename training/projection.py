@@ -299,7 +299,8 @@ class Projector:
         """Return the picture [1, 3, S, S] of a face by the generator."""
         return self.generator.synthesis(face.w_plus, noise=self.generator.fixed_noise(), feature_transforms=face.transforms())
 
-    def _objective(self, person: Person, moved: Tensor, goal: Tensor, settings: ProjectionSettings) -> Callable[[Tensor], Tensor]:
+    def _objective(self, person: Person, moved: Tensor, goal: Tensor, settings: ProjectionSettings
+                   ) -> Callable[[Tensor], Tensor]:
         pulls, unit = settings.pulls.to(goal), eye_unit(goal)
         identity = None if self.identity is None or not settings.identity_weight else self.identity(person.photo)
         maps: list[Tensor] = []
