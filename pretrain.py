@@ -63,6 +63,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--count", type=cli.positive_int, default=2400, help="number of drawings")
             stage.add_argument("--looks", type=words, default=None, help="looks to draw in, A,B,...; all that may be taught")
             stage.add_argument("--recoloured", type=cli.finite_float, default=0.5, help="share that gets other colours")
+            stage.add_argument("--own_warp", type=cli.str2bool, nargs="?", const=True, default=False,
+                               help="deform every face as its look does, in place of at random")
             stage.add_argument("--output", type=Path, required=True,
                                help="file to write, .npz, and a run that was interrupted goes on; or a folder for PNG files "
                                     "and truth.npz")
@@ -171,14 +173,16 @@ def work(args: Namespace) -> dict:
 
 def draw(pack: FacePack, args: Namespace) -> dict:
     """Draw packed faces into a pack or a folder."""
-    from training.pretrain.drawings import draw_folder, draw_pack, taught_looks
+    from data.random_drawings import taught_looks
+    from training.pretrain.drawings import draw_folder, draw_pack
 
     looks = taught_looks()
     unknown = set(args.looks or ()) - set(looks)
     if unknown:
         raise cli.UserError(f"--looks: there is no {', '.join(sorted(unknown))}; there are {', '.join(looks)}")
     looks = {name: look for name, look in looks.items() if name in (args.looks or looks)}
-    given = {"looks": looks, "count": args.count, "size": args.size, "recoloured": args.recoloured}
+    given = {"looks": looks, "count": args.count, "size": args.size, "recoloured": args.recoloured,
+             "own_warp": args.own_warp}
     return (draw_pack if args.output.suffix == ".npz" else draw_folder)(pack, args.output, **given)
 
 

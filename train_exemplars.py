@@ -16,8 +16,8 @@ from pipeline import cli
 THUMB = 64
 # The starter's settings serve generators up to this side in px.
 SMALL = 256
-# Share of a photo's features beside its rows that such styles keep.
-DETAIL = 1.0
+# Share of a photo's features beside its rows that such styles keep, and how far pictures go to their exemplar's tones.
+DETAIL, TONE = 1.0, 0.7
 
 
 def stage_list(text: str) -> tuple[str, ...]:
@@ -77,9 +77,11 @@ def settings(args: Namespace, *, size: int) -> Any:
 
 def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: Any, trainer: Any, done: dict[str, Any]) -> None:
     """Write the style of a run whose stages are all done."""
+    import torch
     from torch.nn import functional as F
 
     from models.dualstylegan import CodeSampler
+    from models.tones import read_tones
     from styles.dualstyle import save_dual
     from styles.dualstyle_files import DualParts, Gallery
 
@@ -92,8 +94,11 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
     config = {"base": {"name": base.name, "fingerprint": base.fingerprint}, "encoder": args.encoder or base.name,
               "exemplar_encoder": args.encoder or base.name, "training": {"run": trainer.digest},
               # A larger generator's photos have no features beside their rows, unless they are asked for.
-              **({"detail": DETAIL} if base.generator.config.size <= SMALL else {})}
-    gallery = Gallery(tuple(names), done["refine"]["extrinsic"], thumbs.contiguous(), "w+")
+              **({"detail": DETAIL, "tone": TONE} if base.generator.config.size <= SMALL else {})}
+    with torch.no_grad():
+        points = torch.cat([trainer.tools.points(portrait[None].to(base.w_avg.device)).cpu() for portrait in portraits])
+    tones = torch.stack([read_tones(portrait[None]).numbers() for portrait in portraits])
+    gallery = Gallery(tuple(names), done["refine"]["extrinsic"], thumbs.contiguous(), "w+", tones, points)
     save_dual(path, DualParts(trainer.trained(done["finetune"]), base.w_avg, gallery, samplers, config))
 
 

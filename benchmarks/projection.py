@@ -103,7 +103,7 @@ def run(args: Namespace) -> int:
         measured["seconds"] = seconds
         measured |= distances(studio, inverted, done.image, expression.donor)
         if args.mouth:
-            measured |= movements(projectors, person, expression, inverted)
+            measured |= movements(projectors, person, expression)
         figures.rows.append(measured)
         rows.append([person.photo[0], expression.donor[0], inverted[0], done.moved[0], done.image[0]])
         cli.report(f"{look.name} as {target.name}: " + ", ".join(f"{name} {value:.3f}" for name, value in measured.items()))
@@ -138,14 +138,14 @@ def distances(studio, inverted, result, target) -> dict[str, float]:  # noqa: AN
     return measured
 
 
-def movements(projectors, person, expression, inverted) -> dict[str, float]:  # noqa: ANN001 - see run
-    """Return how far brows, eyes and mouth move with even weights and with weights on the mouth alone."""
+def movements(projectors, person, expression) -> dict[str, float]:  # noqa: ANN001 - see run
+    """Return how far brows, eyes and mouth move from where the photo has them, with even weights and with weights on the
+    mouth alone."""
     measured = {}
     for name, projector in projectors.items():
-        start = projector.points(inverted)
         end = projector.points(projector.project(person, expression).image)
         for part, where in PARTS.items():
-            measured[f"{name}_{part}"] = float((end - start)[where].norm(dim=1).mean())
+            measured[f"{name}_{part}"] = float((end - person.points)[where].norm(dim=1).mean())
     return measured
 
 

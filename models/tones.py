@@ -18,6 +18,8 @@ from models.look import window_mean
 # Luminance, red against blue, green against magenta, each row of norm 1.
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 BANDS = 4
+# Numbers that deviations, mean and spread are.
+COUNT = 3 * BANDS + 6
 LEAST, MOST = 0.4, 2.5
 # Colours by place: side of a cell in px, deviation of the window in cells, shares of luminance and of the two colours.
 CELL, REACH = 4, 2.0
@@ -38,6 +40,17 @@ class Tones(NamedTuple):
     mean: Tensor
     spread: Tensor
     local: Tensor
+
+    @classmethod
+    def from_numbers(cls, numbers: Tensor, small: Tensor, *, side: int) -> Tones:
+        """Return the tones of a picture of ``side`` px from its ``numbers`` and a smaller copy [1, 3, s, s] in [-1, 1]."""
+        bands, mean, spread = numbers.split((3 * BANDS, 3, 3))
+        cells = F.interpolate(small, size=(side // CELL, side // CELL), mode="bilinear", antialias=True, align_corners=False)
+        return cls(bands.reshape(1, BANDS, 3, 1, 1), mean.reshape(1, 3, 1, 1), spread.reshape(1, 3, 1, 1), opponent(cells))
+
+    def numbers(self) -> Tensor:
+        """Return deviations, mean and spread as ``COUNT`` numbers."""
+        return torch.cat([part.flatten() for part in (self.bands, self.mean, self.spread)])
 
     def mixed(self, other: Tones, share: float) -> Tones:
         """Return tones between two, ``share`` of them the other's."""
@@ -89,8 +102,8 @@ def read_tones(picture: Tensor) -> Tones:
                  F.avg_pool2d(colours, CELL))
 
 
-def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strength: float = 1.0, colour: float | None = None
-             ) -> Tensor:
+def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strength: float | Tensor = 1.0,
+             colour: float | Tensor | None = None) -> Tensor:
     """Return images in the tones of a picture.
 
     Args:
@@ -98,7 +111,7 @@ def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strengt
         tones: see there.
         grid: [N, S / CELL, S / CELL, 2], carries the picture's face to those of the images; without one no colours are taken
             by place.
-        strength: 0 leaves the images, 1 takes the tones.
+        strength: 0 leaves the images, 1 takes the tones; one for all or [N, 1, 1, 1].
         colour: strength of the colours and their spread; ``strength`` where None.
 
     Returns:
@@ -109,10 +122,10 @@ def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strengt
     """
     _check(image)
     colour = strength if colour is None else colour
-    if strength == 0.0 and colour == 0.0:
+    if all(isinstance(share, (int, float)) and share == 0.0 for share in (strength, colour)):
         return image
     colours = opponent(image.float())
-    if grid is not None and colour:
+    if grid is not None and (isinstance(colour, Tensor) or colour):
         theirs = F.grid_sample(tones.local.expand(len(grid), -1, -1, -1), grid.to(colours), mode="bilinear",
                                padding_mode="reflection", align_corners=False)
         missing = window_mean(theirs - F.avg_pool2d(colours, CELL), REACH)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from checkpoints.builders import Base, compute_w_avg
@@ -26,6 +27,7 @@ from checkpoints.io import (
 from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir
 from data.images import read_image, to_tensor
+from data.random_drawings import random_drawing
 from models.blending import FINE_ROW, BlendGenerator
 from models.face import Face
 from models.style_encoder import StyleEncoder, StyleEncoderConfig, style_encoder_config_from_state
@@ -55,6 +57,7 @@ FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(FINE_ROW)), re
 
 RELEASED_FILE, RELEASED_ENCODER = "blendgan.pt", "style_encoder.pt"
 EMBEDDER = "embedder."
+RANDOM_TRUNCATION = 0.7
 # Style codes that are kept, for a picture is encoded once and drawn with many times.
 KEPT = 16
 
@@ -145,7 +148,7 @@ class BlendStyle(Style):
         return self.config.get("encoder") or "psp"
 
     def prepare(self, look: Look) -> None:
-        if self.reader is None or look.get(IMAGE.name) is None:
+        if self.reader is None:
             self.style_w(look)
         else:
             self.picture_look(look)
@@ -153,10 +156,16 @@ class BlendStyle(Style):
     def picture_look(self, look: Look) -> PictureLook:
         """Return what the pictures of a look give to features and rows; a line tells of one without a face.
 
+        Where a look names none, a picture is drawn by its seed: a random face in a random look of ``data.looks``.
+
         Raises:
             ImageError: naming a picture that cannot be read.
+            CheckpointError: for a seed that is no whole number of at least 0.
         """
-        found = []
+        found: list[PictureLook] = []
+        if look.get(IMAGE.name) is None:
+            seed = _whole(look.get(SEED.name, 0))
+            found.append(self._kept(("drawn", seed), lambda: self.reader.read(self.random_picture(seed))[0]))
         for control in (IMAGE, SECOND):
             picture = look.get(control.name)
             if picture is not None:
@@ -179,19 +188,27 @@ class BlendStyle(Style):
             ImageError: naming a picture that cannot be read.
             CheckpointError: for a seed that is no whole number of at least 0.
         """
-        picture, seed = look.get(IMAGE.name), look.get(SEED.name, 0)
+        picture = look.get(IMAGE.name)
         if picture is not None:
             picture = picture if isinstance(picture, FileValue) else _read(picture)
             return self._kept(("picture", picture.digest),
                               lambda: self.generator.map_style(self.encoder(self._picture(file_path(picture)))))
-        if seed != int(seed) or not 0 <= seed < 2**63:
-            raise CheckpointError(f"{SEED.option} {seed:g}: expected a whole number of at least 0")
-        return self._kept(("seed", int(seed)), lambda: self.generator.map_style(self.random_code(int(seed))))
+        seed = _whole(look.get(SEED.name, 0))
+        return self._kept(("seed", seed), lambda: self.generator.map_style(self.random_code(seed)))
 
     def random_code(self, seed: int) -> Tensor:
         """Return a random style code [1, D], drawn on the CPU so that a seed means one style."""
         code = torch.randn(1, self.generator.config.style_dim, generator=torch.Generator().manual_seed(seed))
         return code.to(self.device)
+
+    def random_picture(self, seed: int) -> Image.Image:
+        """Return a face of the generator drawn in a random look, both by the seed."""
+        face = self.random(self.random_code(seed), truncation_psi=RANDOM_TRUNCATION)
+        with torch.no_grad():
+            image = self.generator.synthesis(face.w_plus, noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
+            points = self.reader.landmarks(image).points[0]
+        drawn = random_drawing(image.cpu(), points.cpu().numpy(), seed=seed)
+        return Image.fromarray((drawn * 255.0).round().astype(np.uint8))
 
     def _picture(self, path: Path) -> Tensor:
         """Read a style picture as [1, 3, S, S] in [-1, 1]."""
@@ -214,7 +231,7 @@ class BlendStyle(Style):
         shares = self.generator.face_shares(values[SHAPE.name], strength=values[STRENGTH.name],
                                             color_strength=values.get(COLOR.name))
         transforms, style, places = face.transforms(), None, None
-        if self.reader is not None and look.get(IMAGE.name) is not None:
+        if self.reader is not None:
             style = self.picture_look(look)
             if style.places is not None:
                 found = FaceLandmarks(self.generator, self.reader.landmarks)
@@ -262,6 +279,13 @@ def save_blend(
               "training": dict(training), **({"features": True} if features else {}),
               **({"form": FORM} if shared else {})}
     save_model(path, tensors, config, half=half)
+
+
+def _whole(seed: float) -> int:
+    """Return the seed of a random style; raises CheckpointError for what is no seed."""
+    if seed != int(seed) or not 0 <= seed < 2**63:
+        raise CheckpointError(f"{SEED.option} {seed:g}: expected a whole number of at least 0")
+    return int(seed)
 
 
 def _read(path: str | Path) -> FileValue:

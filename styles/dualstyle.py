@@ -22,6 +22,7 @@ from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, blend_weights
 from models.face import Face
 from models.look import landmark_grid
 from models.spatial_transformer import sample
+from models.tones import CELL, Tones, in_tones, read_tones
 from styles.controls import SWITCH, Control, FileValue, Look
 from styles.dualstyle_files import (
     ENCODER_FILE,
@@ -49,6 +50,8 @@ SEED = Control("style_seed", f"seed of the exemplar that is drawn for --exemplar
                high=100.0, label="Random exemplar")
 DETAIL = Control("detail", "share of what a photo shows beyond its rows, moved to where the exemplar's structure puts it; 0 "
                  "leaves the person to the rows", default=1.0, label="Detail of the person")
+TONE = Control("tone_strength", "how far sharpness, contrast and colours of the whole picture go to the exemplar's, 0 leaves "
+               "them; the weight of the colours counts too", default=0.7, label="Tones of the exemplar")
 # Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
 KEPT = 16
 
@@ -68,7 +71,9 @@ class DualStyle(Style):
 
     def __init__(self, parts: DualParts, name: str, *, folder: Path, device: torch.device) -> None:
         networks = [parts.network, *parts.samplers.values()]
-        digest = fingerprint({"codes": parts.gallery.codes}, *(network.state_dict() for network in networks))
+        gallery = parts.gallery
+        shown = {} if gallery.tones is None else {name: getattr(gallery, name) for name in ("thumbs", "tones", "points")}
+        digest = fingerprint({"codes": gallery.codes, **shown}, *(network.state_dict() for network in networks))
         super().__init__(name, parts.config, digest, device=device)
         for network in networks:
             network.requires_grad_(False).eval().to(device)
@@ -92,7 +97,8 @@ class DualStyle(Style):
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
         exemplars, random = tuple(config.get("exemplars") or ()), any(name.startswith("structure.") for name in names)
-        return _controls(exemplars, random=random, truncation=config.get("truncation", 1.0), detail=config.get("detail"))
+        return _controls(exemplars, random=random, truncation=config.get("truncation", 1.0), detail=config.get("detail"),
+                         tone=config.get("tone"))
 
     @classmethod
     def released_controls(cls, path: Path) -> tuple[Control, ...]:
@@ -213,7 +219,41 @@ class DualStyle(Style):
         noise, weights = self.network.generator.fixed_noise(), self.weights(look)
         if "detail" in self.config and face.residual is not None:
             face = Face(face.w_plus, self.carried(face, w_plus, code, weights) * self._share(look))
-        return self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms())
+        image = self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms())
+        if "tone" not in self.config or look.get(PRESERVE.name) == "yes":
+            return image
+        return self.toned(image, look, weights)
+
+    def toned(self, image: Tensor, look: Look, weights: list[float] | Tensor) -> Tensor:
+        """Return drawn faces [N, 3, S, S] in the tones of the exemplar, as far as the look and the colours' weights say."""
+        strength = look.get(TONE.name, self.config["tone"])
+        weights = weights if isinstance(weights, Tensor) else image.new_tensor(weights)[None]
+        share = weights[:, FIRST_COLOR_ROW:].mean(dim=1).clamp(0.0, 1.0).reshape(-1, 1, 1, 1).to(image)  # [N, L]
+        share = share * (strength.reshape(-1, 1, 1, 1) if isinstance(strength, Tensor) else strength)
+        tones, points = self.tones_of(look)
+        image = image.clamp(-1.0, 1.0)
+        grid = landmark_grid(self.finder.net(image).points, points, image.shape[3] // CELL)
+        return in_tones(image, tones, grid=grid, strength=share)
+
+    def tones_of(self, look: Look) -> tuple[Tones, Tensor]:
+        """Return the tones of the exemplar that a look asks for, and its landmarks [1, 68, 2].
+
+        A random one has those of the exemplar of the gallery whose rows of colour are nearest.
+        """
+        value = look.get("exemplar", self.gallery.names[0] if self.gallery.names else None)
+        if isinstance(value, str) and value in self.gallery.names:
+            return self._gallery_tones(self.gallery.names.index(value))
+        if value == RANDOM and self.parts.samplers:
+            apart = (self.gallery.codes.to(self.device) - self.random_code(int(look.get(SEED.name, 0))))[:, FIRST_COLOR_ROW:]
+            return self._gallery_tones(int(apart.flatten(1).norm(dim=1).argmin()))
+        image = to_tensor(read_image(file_path(value)), self.network.generator.config.size).to(self.device)
+        return read_tones(image), self.finder.net(image).points
+
+    def _gallery_tones(self, index: int) -> tuple[Tones, Tensor]:
+        gallery, side = self.gallery, self.network.generator.config.size
+        thumb = gallery.thumbs[index].permute(2, 0, 1)[None].to(self.device) / 127.5 - 1.0  # [H, W, 3] -> [1, 3, H, W]
+        return (Tones.from_numbers(gallery.tones[index].to(self.device), thumb, side=side),
+                gallery.points[index:index + 1].to(self.device))
 
     def _share(self, look: Look) -> float | Tensor:
         """Return the value of ``detail``, a number or [N, 1, 1, 1]."""
@@ -259,16 +299,18 @@ class DualStyle(Style):
         return own_tensors(self.parts, with_generator=True), self.config
 
 
-def _controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, detail: float | None = None
-              ) -> tuple[Control, ...]:
-    """Return the controls of a style with these exemplars, with ``random`` a sampler, and a default of ``detail`` or none."""
+def _controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, detail: float | None = None,
+              tone: float | None = None) -> tuple[Control, ...]:
+    """Return the controls of a style with these exemplars, with ``random`` a sampler, and defaults of ``detail`` and of the
+    tones or none."""
     choices = (*exemplars, RANDOM) if random and RANDOM not in exemplars else exemplars
     text = "an exemplar of the gallery, or the file of an aligned portrait"
     exemplar = Control("exemplar", text, type="choice", choices=choices, default=choices[0], files=True) if choices \
         else Control("exemplar", "file of an aligned portrait", type="file")
     truncated = Control("truncation", "what the rows of the face are multiplied with; less gives a calmer face",
                         default=float(truncation), label="Truncation of the face")
-    kept = () if detail is None else (replace(DETAIL, default=float(detail)),)
+    kept = tuple(replace(control, default=float(value)) for control, value in ((DETAIL, detail), (TONE, tone))
+                 if value is not None)
     return (exemplar, STRUCTURE, COLOR, *kept, PRESERVE, *((SEED,) if random else ()), WEIGHT, truncated)
 
 

@@ -28,6 +28,7 @@ from checkpoints.official import check_official, describe_parts, recognise
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, sampler_rows
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
+from models.tones import COUNT
 
 RELEASED_FILE = "generator.pt"
 SAMPLER_FILE = "sampler.pt"
@@ -38,6 +39,8 @@ SPACES = ("z+", "w+")
 SAMPLER_PARTS = ("structure", "color")
 # What the published command multiplies the rows of photos with.
 PUBLISHED_TRUNCATION = 0.75
+# Landmarks are kept as whole parts of the side, so many to one.
+PLACES = 10_000
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,16 @@ class Gallery:
         codes: their extrinsic rows [K, L, D].
         thumbs: small pictures [K, H, W, 3], uint8, or None.
         space: "z+" for codes that the generator's mapping still has to map, "w+" for rows of latents.
+        tones: numbers [K, ``models.tones.COUNT``] of the portraits, or None; what they say by place the thumbs show.
+        points: landmarks [K, 68, 2] of the portraits as fractions of the side, or None.
     """
 
     names: tuple[str, ...]
     codes: Tensor
     thumbs: Tensor | None = None
     space: str = "z+"
+    tones: Tensor | None = None
+    points: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,12 @@ def read_own(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> 
     """
     shape = read_config(path, config, "generator", GeneratorConfig.from_dict)
     w_avg = take_vector(path, tensors, "w_avg", shape.style_dim)
-    codes, thumbs = tensors.pop("codes", None), tensors.pop("thumbs", None)
+    codes, shown = tensors.pop("codes", None), {name: tensors.pop(name, None) for name in ("thumbs", "tones", "points")}
     own = _part(tensors, "n.")
     if not any(name.startswith("generator.") for name in own):
         own |= {f"generator.{name}": tensor for name, tensor in _base_state(path, config).items()}
     network = build_strict(lambda: DualStyleGAN(Generator(shape)), own, what=f"{path}: part n")
-    gallery = _gallery(path, config, codes, thumbs, network)
+    gallery = _gallery(path, config, codes, network, **shown)
     samplers = _samplers(path, {name: _part(tensors, f"{name}.") for name in SAMPLER_PARTS}, network)
     strange = [name for name in tensors if not name.startswith(("n.", *(f"{name}." for name in SAMPLER_PARTS)))]
     if strange:
@@ -111,7 +118,7 @@ def read_released(path: Path, state: Mapping[str, Any], *, style_kind: str) -> D
     stacked = torch.stack(list(codes.values())) if codes else torch.empty(0, network.n_latent, shape.style_dim)
     config = {"kind": "style", "style_kind": style_kind, "generator": shape.to_dict(), "exemplars": list(codes), "codes": "z+",
               "truncation": PUBLISHED_TRUNCATION, "base": {"name": "official"}, "training": {}}
-    gallery = _gallery(path, config, stacked, None, network)
+    gallery = _gallery(path, config, stacked, network)
     samplers: dict[str, CodeSampler] = {}
     beside = path.with_name(SAMPLER_FILE)
     if beside.is_file():
@@ -139,6 +146,8 @@ def own_tensors(parts: DualParts, *, with_generator: bool) -> dict[str, Tensor]:
     tensors = {"w_avg": parts.w_avg, "codes": parts.gallery.codes}
     if parts.gallery.thumbs is not None:
         tensors["thumbs"] = parts.gallery.thumbs
+    if parts.gallery.tones is not None:
+        tensors |= {"tones": parts.gallery.tones, "points": (parts.gallery.points * PLACES).round().to(torch.int16)}
     for name, tensor in parts.network.state_dict().items():
         if with_generator or not name.startswith("generator."):
             tensors[f"n.{name}"] = tensor
@@ -161,7 +170,8 @@ def _base_state(path: Path, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 
 def _gallery(
-    path: Path, config: Mapping[str, Any], codes: Tensor | None, thumbs: Tensor | None, network: DualStyleGAN
+    path: Path, config: Mapping[str, Any], codes: Tensor | None, network: DualStyleGAN, *, thumbs: Tensor | None = None,
+    tones: Tensor | None = None, points: Tensor | None = None,
 ) -> Gallery:
     """Return the exemplars, checked against each other and the network."""
     names: Sequence[str] = config.get("exemplars") or ()
@@ -175,7 +185,14 @@ def _gallery(
                                or thumbs.shape[3] != 3):
         raise CheckpointError(f"{path}: misshapen thumbs: got {list(thumbs.shape)}, expected [{len(names)}, H, W, 3]; get "
                               "the file again")
-    return Gallery(tuple(names), codes, thumbs, space)
+    for name, tensor, shape in (("tones", tones, [len(names), COUNT]), ("points", points, [len(names), 68, 2])):
+        if tensor is not None and (list(tensor.shape) != shape or thumbs is None):
+            raise CheckpointError(f"{path}: misshapen {name}: got {list(tensor.shape)}, expected {shape} beside thumbs; get "
+                                  "the file again")
+    if (tones is None) != (points is None):
+        raise CheckpointError(f"{path}: holds only one of tones and points; get the file again or train it anew")
+    return Gallery(tuple(names), codes, thumbs, space, None if tones is None else tones.float(),
+                   None if points is None else points.float() / PLACES)
 
 
 def _samplers(path: Path, parts: Mapping[str, Any], network: DualStyleGAN) -> dict[str, CodeSampler]:

@@ -49,9 +49,10 @@ class ExemplarConfig:
         return cls(tune=TuningConfig(steps=120, rate=5e-4, critic_rate=5e-4, adversarial=0.1, reconstruction=1.0,
                                      average=0.97),
                    destylize=DestylizeSettings(steps=12, rate=0.05),
-                   pretrain=MixedFacesConfig(steps=200, rate=5e-4, critic_rate=5e-4, average=0.98),
-                   finetune=PortraitsConfig(steps=300, rate=5e-4, critic_rate=5e-4, adversarial=0.3, average=0.98),
-                   refine=RefineSettings(steps=6), sampler=SamplerSettings(samples=50_000))
+                   pretrain=MixedFacesConfig(steps=120, rate=5e-4, critic_rate=5e-4, average=0.98),
+                   finetune=PortraitsConfig(steps=260, rate=5e-4, critic_rate=5e-4, adversarial=0.3, structure=20.0,
+                                            average=0.98),
+                   refine=RefineSettings(steps=4), sampler=SamplerSettings(samples=50_000))
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, as plain values."""
@@ -70,6 +71,7 @@ class Tools:
         perceptual, identity: distances of image batches; identity is left out where None.
         maps: feature maps of images, from fine to coarse.
         digest: of all these weights.
+        points: images -> landmarks [N, 68, 2]; may be None where no weight of structure is given.
     """
 
     generator: Generator
@@ -80,6 +82,7 @@ class Tools:
     maps: Maps
     digest: str
     identity: Distance | None = None
+    points: Callable[[Tensor], Tensor] | None = None
 
 
 class ExemplarRun:
@@ -230,7 +233,7 @@ class ExemplarRun:
         portraits = Portraits(self.portraits, codes["extrinsic"], codes["intrinsic"])
         network = self.trained(done["pretrain"])
         trainer = PortraitTraining(network, self.tools.critic(), maps=self.tools.maps, portraits=portraits,
-                                   identity=self.tools.identity, config=self.config.finetune)
+                                   identity=self.tools.identity, points=self.tools.points, config=self.config.finetune)
         self._adversarial("finetune", trainer, state)
         self._sheet("finetune", self._drawn(trainer.average, codes["extrinsic"]))
         return trainer.state()["average"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, checkpoints_dir, load_base, load_encoder, load_vit
-from checkpoints.features import load_face_id
+from checkpoints.features import load_face_id, load_landmark_net
 from checkpoints.io import fingerprint
 from losses.identity import IdentityLoss
 from training.exemplar_run import Tools
@@ -48,8 +48,10 @@ def load_tools(
 
     people = load_face_id(device=device)
     identity = IdentityLoss(people.module).requires_grad_(False)
-    digest = base.fingerprint + encoding.fingerprint + people.fingerprint \
+    places = load_landmark_net(device=device)
+    finder = places.module.requires_grad_(False).eval()
+    digest = base.fingerprint + encoding.fingerprint + people.fingerprint + places.fingerprint \
         + fingerprint(tokens.state_dict(), perceptual.state_dict())
     maps = TokenMaps(tokens, layers=(tokens.depth // 6, tokens.depth * 5 // 12))
     return base, Tools(base.generator, base.w_avg, lambda: deepcopy(base.discriminator), encode, perceptual, maps, digest,
-                       identity=identity)
+                       identity=identity, points=lambda image: finder(image).points)

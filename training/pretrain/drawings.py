@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,61 +13,13 @@ from tqdm import tqdm
 
 from checkpoints import atomic_write
 from data.images import save_image
-from data.looks import LOOKS, DrawnLook
-from data.warps import backward_grid, least_area
+from data.looks import DrawnLook
+from data.random_drawings import DRAWN_SIDE, drawing, taught_looks
 from training.pretrain.common import MissingStageError
 from training.pretrain.faces import FacePack, jpeg_bytes, write_pack
-from training.pretrain.landmark_network import random_caricature
 
-# The filters are made for 512 px; at this side they take a quarter of the time and look alike once they are shrunk.
-DRAWN_SIDE = 256
-LEAST_AREA = 0.05
 SAVE_EVERY = 200
 MAX_DOUBT = 0.075
-
-
-def taught_looks() -> dict[str, DrawnLook]:
-    """Return the looks that may be trained on."""
-    return {name: look for name, look in LOOKS.items() if not look.held_out}
-
-
-def recoloured_at_random(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a drawing [S, S, 3] in 0..1 with its colours turned about the grey axis, and its tones bent."""
-    angle = rng.uniform(-math.pi, math.pi) * 0.5
-    axis = np.full(3, 1.0 / math.sqrt(3.0))
-    cross = np.array([[0.0, -axis[2], axis[1]], [axis[2], 0.0, -axis[0]], [-axis[1], axis[0], 0.0]])
-    turn = math.cos(angle) * np.eye(3) + math.sin(angle) * cross + (1.0 - math.cos(angle)) * np.outer(axis, axis)
-    grey = picture.mean(axis=2, keepdims=True)
-    chroma = (picture - grey) @ turn.T * rng.uniform(0.4, 1.4)
-    return np.clip(np.clip(grey, 0.0, 1.0) ** rng.uniform(0.7, 1.5) + chroma, 0.0, 1.0)
-
-
-def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int, recoloured: float = 0.5
-            ) -> tuple[np.ndarray, np.ndarray]:
-    """Deform a face by a random caricature and draw it.
-
-    Args:
-        image: [1, 3, S, S] in [-1, 1].
-        points: landmarks [68, 2] as fractions of the side.
-        look: how to draw.
-        seed: of all that is random.
-        recoloured: chance of other colours.
-
-    Returns:
-        The drawing [S, S, 3] in 0..1 and its landmarks [68, 2].
-    """
-    rng, chance = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    side, points = image.shape[3], points.astype(np.float64)
-    caricature = random_caricature(chance)
-    for strength in (rng.uniform(0.0, 1.0), 0.4, 0.0):  # a warp that folds is tried more gently
-        moved = caricature.scaled(strength).displace(points)
-        grid = backward_grid(points, moved, side)
-        if least_area(grid) > LEAST_AREA:
-            break
-    bent = F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
-    picture = bent[0].permute(1, 2, 0).double().numpy() / 2.0 + 0.5  # [1, 3, S, S] -> [S, S, 3]
-    made = np.clip(look.draw(np.clip(picture, 0.0, 1.0), moved, seed=seed, **look.options), 0.0, 1.0)
-    return (recoloured_at_random(made, rng) if rng.random() < recoloured else made), moved
 
 
 def labelled(pack: FacePack) -> Tensor:
@@ -85,16 +35,17 @@ def labelled(pack: FacePack) -> Tensor:
     return train
 
 
-def drawn_face(pack: FacePack, index: Tensor, look: DrawnLook, *, seed: int, size: int, recoloured: float = 0.5
-               ) -> tuple[Image.Image, np.ndarray]:
+def drawn_face(pack: FacePack, index: Tensor, look: DrawnLook, *, seed: int, size: int, recoloured: float = 0.5,
+               own_warp: bool = False) -> tuple[Image.Image, np.ndarray]:
     """Return one face of a pack as a drawing of ``size`` px, and its landmarks [68, 2]; see ``drawing``."""
     face = F.interpolate(pack.batch(index[None]), size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic").clamp(-1.0, 1.0)
-    made, moved = drawing(face, pack.landmarks[index].numpy(), look, seed=seed, recoloured=recoloured)
+    made, moved = drawing(face, pack.landmarks[index].numpy(), look, seed=seed, recoloured=recoloured,
+                          own_warp=own_warp)
     return Image.fromarray((made * 255.0).round().astype(np.uint8)).resize((size, size), Image.Resampling.LANCZOS), moved
 
 
 def draw_folder(pack: FacePack, folder: Path, *, looks: Mapping[str, DrawnLook], count: int, size: int, recoloured: float,
-                seed: int = 0) -> dict[str, int]:
+                own_warp: bool = False, seed: int = 0) -> dict[str, int]:
     """Write ``count`` drawings of different training faces as PNG files of a folder, and what is true of them.
 
     ``truth.npz`` holds, in the files' order, ``names``, ``faces`` (names of the photos), ``looks``, and the landmarks
@@ -110,7 +61,8 @@ def draw_folder(pack: FacePack, folder: Path, *, looks: Mapping[str, DrawnLook],
     truth: dict[str, list] = {name: [] for name in ("names", "faces", "looks", "points", "moved")}
     for number, index in enumerate(tqdm(train[rng.permutation(len(train))[:count]], desc="drawings")):
         look = list(looks)[number % len(looks)]
-        image, moved = drawn_face(pack, index, looks[look], seed=seed * count + number, size=size, recoloured=recoloured)
+        image, moved = drawn_face(pack, index, looks[look], seed=seed * count + number, size=size, recoloured=recoloured,
+                                  own_warp=own_warp)
         name = f"{number:04d}.png"
         save_image(folder / name, image)
         facts = (name, pack.names[index], look, pack.landmarks[index].numpy(), moved)
@@ -122,7 +74,7 @@ def draw_folder(pack: FacePack, folder: Path, *, looks: Mapping[str, DrawnLook],
 
 
 def draw_pack(pack: FacePack, output: Path, *, count: int, size: int, looks: Mapping[str, DrawnLook] | None = None,
-              recoloured: float = 0.5) -> dict[str, int]:
+              recoloured: float = 0.5, own_warp: bool = False) -> dict[str, int]:
     """Write a pack of ``count`` drawings of training faces, ``LOOK_NUMBER`` by name; an interrupted run goes on.
 
     Raises:
@@ -143,7 +95,7 @@ def draw_pack(pack: FacePack, output: Path, *, count: int, size: int, looks: Map
     for number in tqdm(range(len(names), count), desc="drawings", initial=len(names), total=count):
         rng = np.random.default_rng([number, count])
         index, name = train[rng.integers(len(train))], list(looks)[rng.integers(len(looks))]
-        image, moved = drawn_face(pack, index, looks[name], seed=number, size=size, recoloured=recoloured)
+        image, moved = drawn_face(pack, index, looks[name], seed=number, size=size, recoloured=recoloured, own_warp=own_warp)
         names.append(f"{name}_{number:05d}"), blobs.append(jpeg_bytes(image)), points.append(moved)
         if len(names) % SAVE_EVERY == 0:
             save(partial)

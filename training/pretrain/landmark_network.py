@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from checkpoints.features import load_landmark_net
 from data.landmarks68 import MIRROR
-from data.warps import Caricature, backward_grid
+from data.random_drawings import random_caricature
+from data.warps import backward_grid
 from models.landmarks import LandmarkConfig, Landmarks, LandmarkNet
 from training.mixed import precision, training_dtype
 from training.pretrain.common import Clock, MissingStageError, resume, run_stage, update_average
@@ -52,13 +53,6 @@ class LandmarkTrainingConfig:
     from_drawings: float = 0.4
     caricatured: float = 0.7
     max_doubt: float = 0.075
-
-
-def random_caricature(rng: torch.Generator) -> Caricature:
-    """Return random factors that cover what styles do to faces."""
-    low = torch.tensor([0.6, 0.7, 0.7, 0.7, 0.85])
-    high = torch.tensor([1.9, 1.25, 1.5, 1.7, 1.2])
-    return Caricature(*(torch.rand(5, generator=rng) * (high - low) + low).tolist())
 
 
 def caricature_grid(points: Tensor, rng: torch.Generator, side: int) -> tuple[Tensor, Tensor]:
