@@ -105,7 +105,7 @@ def run(args: Namespace) -> int:
         return 130
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
-    save_style(output, stage.model, stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
+    save_style(output, stage.result, stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
                training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
                detail=SMALL_DETAIL if size <= SMALL else 0.0)
     print(output)

@@ -45,7 +45,7 @@ class Tones(NamedTuple):
     def from_numbers(cls, numbers: Tensor, small: Tensor, *, side: int) -> Tones:
         """Return the tones of a picture of ``side`` px from its ``numbers`` and a smaller copy [1, 3, s, s] in [-1, 1]."""
         bands, mean, spread = numbers.split((3 * BANDS, 3, 3))
-        cells = F.interpolate(small, size=(side // CELL, side // CELL), mode="bilinear", antialias=True, align_corners=False)
+        cells = F.interpolate(small, size=(side // CELL, side // CELL), mode="area")
         return cls(bands.reshape(1, BANDS, 3, 1, 1), mean.reshape(1, 3, 1, 1), spread.reshape(1, 3, 1, 1), opponent(cells))
 
     def numbers(self) -> Tensor:

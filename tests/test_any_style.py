@@ -89,6 +89,17 @@ def test_two_pictures_are_mixed(style):
     assert distance(both[0.5], one) > 0.003
 
 
+def test_random_styles_are_drawings_by_their_seed(style, tmp_path):
+    faces = random_faces(style, 3, [0], truncation_psi=0.7)
+    drawn = {seed: style.draw(faces, Look(style_seed=float(seed))) for seed in (4, 5)}
+    style.random_picture(4).save(tmp_path / "four.png")
+    assert torch.equal(drawn[4], style.draw(faces, Look(style_seed=4.0))) and distance(drawn[4], drawn[5]) > 0.05
+    # The same as naming that picture; its face is found there anew.
+    named = style.draw(faces, Look(style_image=FileValue.read(tmp_path / "four.png")))
+    assert distance(named, drawn[4]) < 1e-5
+    assert len({style.random_picture(seed).tobytes() for seed in range(4)}) == 4
+
+
 def test_without_a_face_the_picture_counts_and_a_line_says_so(style, tmp_path, capsys):
     for name, picture in (("noise", Image.effect_noise((90, 60), 80).convert("RGB")), ("dot", Image.new("RGB", (1, 1), "red"))):
         picture.save(tmp_path / f"{name}.png")

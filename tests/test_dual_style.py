@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN
 from models.e4e import E4EConfig, E4EEncoder
 from models.face import Face
 from models.stylegan2 import Generator, GeneratorConfig
+from models.tones import read_tones
 from styles.controls import FileValue, Look
 from styles.dualstyle import DualStyle, save_dual
 from styles.dualstyle_files import DualParts, Gallery
@@ -145,6 +147,70 @@ def test_residual_goes_where_the_structure_puts_its_landmarks(style, face):
     # Without a share the photo's features are as if there were none.
     found = iter([where, where])
     assert far(style.draw(face, Look(detail=0.0)), style.draw(Face(face.w_plus), Look())) < 1e-5
+
+
+@pytest.fixture
+def toned(weights, style, parts):
+    """The style with the tones of its exemplars: "ann" is dark and calm, "bob" bright, red and rough."""
+    rng = torch.Generator().manual_seed(9)
+    pictures = torch.stack([-0.6 + 0.02 * torch.randn(3, 64, 64, generator=rng), 0.5 * torch.randn(3, 64, 64, generator=rng)])
+    pictures[1, 0] += 0.5
+    pictures = pictures.clamp(-1.0, 1.0)
+    thumbs = ((torch.nn.functional.avg_pool2d(pictures, 2) + 1.0) * 127.5).byte().permute(0, 2, 3, 1).contiguous()
+    gallery = replace(parts.gallery, thumbs=thumbs, points=torch.rand(2, 68, 2, generator=rng) * 0.5 + 0.25,
+                      tones=torch.stack([read_tones(picture[None]).numbers() for picture in pictures]))
+    save_dual(weights / "toned.safetensors", DualParts(parts.network, parts.w_avg, gallery, parts.samplers,
+              {**style.config, "tone": 0.7}), with_generator=True, half=False)
+    return load_style("toned"), pictures
+
+
+def test_pictures_go_to_the_tones_of_their_exemplar_with_the_colours_weight(toned, style, face, tmp_path):
+    style_, pictures = toned
+    look = style_.default_look()
+    assert look["tone_strength"] == 0.7 and "tone_strength" not in style.default_look()
+    for name, picture in zip(("ann", "bob"), pictures, strict=True):
+        theirs = read_tones(picture[None])
+
+        def away(look, theirs=theirs):
+            return float((read_tones(style_.draw(face, look).clamp(-1.0, 1.0)[:1]).bands.log() - theirs.bands.log()).abs().mean())
+
+        steps = [away(look.changed(exemplar=name, tone_strength=strength)) for strength in (0.0, 0.5, 1.0)]
+        assert steps[0] > steps[1] > steps[2]
+        found, points = style_.tones_of(look.changed(exemplar=name))
+        assert far(found.bands, theirs.bands) < 1e-5 and points.shape == (1, 68, 2)
+        assert float((found.local - theirs.local).abs().mean()) < 0.02
+    # Without a weight of the colours, and with the photo's own kept, nothing is taken.
+    for bare in (look.changed(color=0.0), look.changed(preserve_color="yes")):
+        assert far(style_.draw(face, bare).clamp(-1.0, 1.0), style.draw(face, bare).clamp(-1.0, 1.0)) < 1e-4
+    # A portrait of a file brings its own, a random exemplar those of the gallery's nearest.
+    image = Image.fromarray(((pictures[1] + 1.0) * 127.5).byte().permute(1, 2, 0).numpy())
+    image.save(tmp_path / "bob.png")
+    read, _ = style_.tones_of(look.changed(exemplar=FileValue.read(tmp_path / "bob.png")))
+    assert float((read.bands.log() - read_tones(pictures[1][None]).bands.log()).abs().max()) < 0.05
+    near = style_.tones_of(look.changed(exemplar="random", style_seed=3.0))[0].numbers()
+    assert min(far(near, numbers) for numbers in style_.gallery.tones) < 1e-6
+    assert style_.fingerprint != style.fingerprint
+
+
+def test_small_file_keeps_tones_and_landmarks(toned, weights):
+    pack_style(weights / "toned.safetensors", weights / "small.safetensors")
+    small, whole = load_style("small").gallery, toned[0].gallery
+    assert far(small.points, whole.points) < 1e-4 and far(small.tones, whole.tones) < 1e-3
+    tensors, config = load_model(weights / "toned.safetensors", kind="style")
+    for change, words in (({"tones": tensors["tones"][:, :5]}, "misshapen tones"), ({"points": None}, "only one of tones")):
+        kept = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
+        save_model(weights / "bad.safetensors", kept, config)
+        with pytest.raises(CheckpointError, match=words):
+            load_style("bad")
+
+
+def test_graph_with_tones_draws_what_draw_draws(toned, face):
+    style = toned[0]
+    graph = style.graph()
+    assert [control.name for control in graph.inputs] == ["structure", "color", "tone_strength", "truncation"]
+    ours = graph(face.w_plus, face.residual, *(torch.full((2,), n) for n in (0.3, 0.6, 0.5, 0.9)))
+    theirs = style.draw(face, style.default_look().changed(structure=0.3, color=0.6, tone_strength=0.5, truncation=0.9))
+    assert far(ours, theirs) < 1e-4
 
 
 def test_small_file_draws_what_the_full_one_draws(style, weights, face):

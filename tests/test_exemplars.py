@@ -239,6 +239,31 @@ def test_terms_of_fine_tuning_are_those_of_the_equations(generator, encode):
     assert values["norm"] > 0 and all(math.isfinite(value) for value in values.values())
 
 
+def test_structure_term_pulls_landmarks_the_way_of_the_portraits(generator, encode):
+    """Landmarks here are where an image is bright: the term is their distance from the face's, moved as the portrait's."""
+    def points(image):
+        light = image.mean(dim=1).flatten(1).softmax(dim=1).reshape(len(image), *image.shape[2:])
+        place = (torch.arange(64.0) + 0.5) / 64.0
+        return torch.stack([(light.sum(dim=1) * place).sum(dim=1), (light.sum(dim=2) * place).sum(dim=1)], dim=1)[:, None]
+
+    portraits = Portraits(images(3), torch.randn(3, ROWS, 16), torch.randn(3, ROWS, 16))
+    critic = Discriminator(DiscriminatorConfig(64, {size: 4 for size in CONFIG.channels}))
+    parts = {"maps": Features(), "portraits": portraits}
+    config = PortraitsConfig(steps=2, batch=2, structure=7.0)
+    with pytest.raises(ValueError, match="finder of landmarks"):
+        PortraitTraining(DualStyleGAN(generator, seed=1), critic, config=config, **parts)
+    trainer = PortraitTraining(DualStyleGAN(generator, seed=1), critic, config=config, points=points, **parts)
+    drawn = trainer.draw()
+    with torch.no_grad():
+        face = generator.synthesis(drawn["content"], noise=generator.fixed_noise()).clamp(-1.0, 1.0)
+        image = trainer.make(drawn)
+        wanted = 7.0 * (points(image.clamp(-1.0, 1.0)) - points(face) - drawn["moves"]).abs().mean()
+        assert float(trainer.terms(image, drawn)["structure"]) == pytest.approx(float(wanted), rel=1e-4)
+    behind = generator.synthesis(portraits.intrinsic, noise=generator.fixed_noise()).clamp(-1.0, 1.0)
+    assert torch.allclose(trainer.moves, points(portraits.images) - points(behind), atol=1e-6)
+    assert "structure" in trainer.step()
+
+
 def test_diverged_stage_names_its_term(generator, encode):
     trainer = trainers(generator, encode)["mixed faces"]()
     trainer.maps = lambda image: tuple(torch.nan * part for part in Features()(image))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -138,6 +139,24 @@ def test_each_phase_trains_its_networks() -> None:
     assert changed(before, everything.model.state_dict()) == {"encoder", "generator", "remapping"}
 
 
+def test_style_is_the_running_average_where_one_is_asked_for() -> None:
+    plain, stage = tiny_encapsulator(), tiny_encapsulator(average=0.9)
+    assert plain.result is plain.model and stage.result is not stage.model
+    wanted = deepcopy(stage.model.state_dict())
+    for step in range(stage.total):
+        if step == stage.config.steps:  # the second phase goes on from the average
+            stage_before = deepcopy(stage.result.state_dict())
+        stage.step()
+        if step < stage.config.steps:
+            for name, tensor in stage.model.named_parameters():
+                wanted[name] = 0.9 * wanted[name] + 0.1 * tensor.detach()
+            assert all(torch.allclose(tensor, wanted[name], atol=1e-6) for name, tensor in stage.result.named_parameters())
+    fixed = [name for name, _ in stage.model.named_parameters() if not name.startswith("remapping.")]
+    assert all(torch.allclose(stage.model.state_dict()[name], stage_before[name], atol=1e-6) for name in fixed)
+    with pytest.raises(ValueError, match="average must be below 1"):
+        EncapsulationConfig(average=1.0)
+
+
 def test_released_forms_and_chosen_parts_train() -> None:
     stage = tiny_encapsulator(critic_form="softplus", code_form="all_rows", penalty=0.0, encoder_parts=("styles.*",),
                               generator_parts=("to_rgb*",))
@@ -150,7 +169,7 @@ def test_released_forms_and_chosen_parts_train() -> None:
         tiny_encapsulator(encoder_parts=("nothing*",))
 
 
-@pytest.mark.parametrize("make", [tiny_encapsulator, tiny_adapter])
+@pytest.mark.parametrize("make", [tiny_encapsulator, tiny_adapter, partial(tiny_encapsulator, average=0.5)])
 def test_a_run_that_was_cut_off_goes_on_to_the_bit(make, tmp_path) -> None:  # noqa: ANN001
     whole = make()
     rows = [whole.step() for _ in range(4)]

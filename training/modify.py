@@ -16,6 +16,7 @@ from losses.modify import (
 )
 from models.modify import StyleModel, version_z
 from training.mixed import precision
+from training.ema import update_ema
 from training.modify_config import AdaptationConfig, EncapsulationConfig, StageConfig
 from training.checks import check_gradients, check_terms
 
@@ -187,6 +188,7 @@ class Encapsulator(Stage):
         self.remapping = dict(model.remapping.named_parameters())
         self.optimizers |= {"model": self.adam(list(self.parts.values()), config.lr),
                             "remapping": self.adam(list(self.remapping.values()), config.remap_lr)}
+        self.average = deepcopy(model) if config.average else None
 
     @property
     def total(self) -> int:
@@ -194,10 +196,20 @@ class Encapsulator(Stage):
         return self.config.steps + self.config.swap_steps
 
     def trained(self) -> dict[str, nn.Module]:
-        return {"model": self.model, "critic": self.critic}
+        return {"model": self.model, "critic": self.critic, **({} if self.average is None else {"average": self.average})}
+
+    @property
+    def result(self) -> StyleModel:
+        """The networks that the style is made of: the running average where there is one."""
+        return self.model if self.average is None else self.average
 
     def advance(self, images: Tensor) -> dict[str, Tensor]:
-        return self._reconstruct(images) if self.step_count < self.config.steps else self._swap(images)
+        if self.step_count == self.config.steps and self.average is not None:
+            self.model.load_state_dict(self.average.state_dict())  # the space that the second phase maps into
+        terms = self._reconstruct(images) if self.step_count < self.config.steps else self._swap(images)
+        if self.average is not None:
+            update_ema(self.average, self.model, self.config.average)
+        return terms
 
     def _reconstruct(self, images: Tensor) -> dict[str, Tensor]:
         """First phase: y_r = D(E(y)) shall be y (eq. 1 to 4)."""
@@ -240,11 +252,12 @@ class Encapsulator(Stage):
     @torch.no_grad()
     def sheet(self) -> dict[str, Tensor]:
         """Return style images, their reconstructions, and two versions of each by random rows."""
-        codes = self.model.encode(self.preview)
-        rows = {"style images y": self.preview, "y_r = D(E(y))": self.model.decode(codes)}
+        model = self.result
+        codes = model.encode(self.preview)
+        rows = {"style images y": self.preview, "y_r = D(E(y))": model.decode(codes)}
         for version in (1, 2):
-            z = version_z([version], self.model.remapping.config.style_dim).to(self.device)
-            rows[f"y_z, version {version}"] = self.model.decode(self.model.swapped(codes, self.model.remapping(z)))
+            z = version_z([version], model.remapping.config.style_dim).to(self.device)
+            rows[f"y_z, version {version}"] = model.decode(model.swapped(codes, model.remapping(z)))
         return rows
 
 

@@ -73,7 +73,8 @@ class EncapsulationConfig(StageConfig):
 
     The first phase trains encoder and generator; the second the remapping network, with ``swap_parts`` "all" the other two
     as well, of which the paper says nothing: alone it is mapped into an embedding space that stays as it is. ``rows`` is xi,
-    ``n_mlp`` the depth of the remapping network, ``remap_lr`` its rate, ``code_form`` the form of eq. 6.
+    ``n_mlp`` the depth of the remapping network, ``remap_lr`` its rate, ``code_form`` the form of eq. 6. The style is the
+    running average of the networks with the decay ``average``, or, with 0 as in the paper, what the last step leaves.
     """
 
     steps: int = 150_000
@@ -89,6 +90,7 @@ class EncapsulationConfig(StageConfig):
     adv_z_weight: float = SWAPPING_PHASE["adv_z"]
     code_form: str = "swapping"
     swap_parts: str = "remapping"
+    average: float = 0.0
     encoder_parts: tuple[str, ...] = ()
     generator_parts: tuple[str, ...] = ()
 
@@ -97,6 +99,8 @@ class EncapsulationConfig(StageConfig):
         if self.code_form not in CODE_FORMS or self.swap_parts not in SWAP_PARTS:
             raise ValueError(f"code_form must be one of {CODE_FORMS} and swap_parts one of {SWAP_PARTS}, got "
                              f"{self.code_form!r} and {self.swap_parts!r}")
+        if self.average >= 1.0:
+            raise ValueError(f"average must be below 1, got {self.average}")
         if not self.steps + self.swap_steps:
             raise ValueError("nothing to train: steps and swap_steps are both 0")
         for steps, weights in ((self.steps, self.reconstruction_weights), (self.swap_steps, self.swapping_weights)):
@@ -141,7 +145,8 @@ class AdaptationConfig(StageConfig):
 # by dozens, beside which means of squares are nothing. The released code's softplus ends where the critic is deceived.
 # Of the encoder only the layers that make the rows are adapted, so that what is adapted is small.
 EncapsulationConfig.PROFILES = {"published": {}, "starter": {
-    "steps": 600, "swap_steps": 300, "lr": 6e-4, "rows": 5, "remap_lr": 2e-3, "critic_form": "softplus", "penalty_every": 4,
+    "steps": 400, "swap_steps": 80, "lr": 4e-4, "average": 0.97, "rows": 5, "remap_lr": 2e-3, "critic_form": "softplus",
+    "penalty_every": 4,
 }}
 HEADS = ("styles.*.linear.*", "latlayer*")
 AdaptationConfig.PROFILES = {"published": {}, "starter": {
