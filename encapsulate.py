@@ -62,6 +62,16 @@ def build(args: Namespace, base: Any, encoder: Any, images: Any, config: Any) ->
         preview=images.batch(range(min(6, len(images)))))
 
 
+def mean_bands(images: Any) -> list[float]:
+    """Return how strong the detail of each band is in the mean of a folder's images, see ``models.tones``."""
+    import torch
+
+    from models.tones import read_tones
+
+    found = [read_tones(images.batch([number])).bands.flatten() for number in range(len(images))]
+    return torch.stack(found).mean(dim=0).tolist()
+
+
 def run(args: Namespace) -> int:
     from training.memory import keep_freed_memory
 
@@ -107,7 +117,7 @@ def run(args: Namespace) -> int:
         raise cli.UserError(str(error)) from error
     save_style(output, stage.result, stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
                training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
-               detail=SMALL_DETAIL if size <= SMALL else 0.0)
+               **({"detail": SMALL_DETAIL, "bands": mean_bands(images)} if size <= SMALL else {}))
     print(output)
     return 0
 

@@ -144,7 +144,7 @@ def randoms(style: Any, stylizer: Any, face: Any, count: int) -> dict[str, float
 
 
 def destylised(args: Namespace, identity: Any, truth: Any, stylizer: Any) -> dict[str, float]:
-    """Return the identity distance from the true photo of portraits, their plain inversions, and the faces found behind them."""
+    """Return the identity distance from the true photo of portraits, their plain inversions, and the faces behind them."""
     import torch
 
     from checkpoints.features import load_encoder

@@ -7,6 +7,7 @@ that lie at the same place of the face: skin on skin, lips on lips.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,12 @@ class Tones(NamedTuple):
         bands, mean, spread = numbers.split((3 * BANDS, 3, 3))
         cells = F.interpolate(small, size=(side // CELL, side // CELL), mode="area")
         return cls(bands.reshape(1, BANDS, 3, 1, 1), mean.reshape(1, 3, 1, 1), spread.reshape(1, 3, 1, 1), opponent(cells))
+
+    @classmethod
+    def from_bands(cls, bands: Sequence[float], *, like: Tensor) -> Tones:
+        """Return tones of which only the bands' deviations, 3 * BANDS numbers, say something: use them with colour 0."""
+        return cls(like.new_tensor(bands).reshape(1, BANDS, 3, 1, 1), like.new_zeros(1, 3, 1, 1), like.new_ones(1, 3, 1, 1),
+                   like.new_zeros(1, 3, 1, 1))
 
     def numbers(self) -> Tensor:
         """Return deviations, mean and spread as ``COUNT`` numbers."""

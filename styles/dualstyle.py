@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,10 @@ from models.face import Face
 from models.look import landmark_grid
 from models.spatial_transformer import sample
 from models.tones import CELL, Tones, in_tones, read_tones
-from styles.controls import SWITCH, Control, FileValue, Look
+from styles.controls import Control, FileValue, Look
+from styles.dualstyle_controls import (
+    COLOR, DETAIL, NONE, PRESERVE, RANDOM, SAME, SEED, SHARE, STRUCTURE, TONE, WEIGHT, dual_controls,
+)
 from styles.dualstyle_files import (
     ENCODER_FILE,
     PUBLISHED_TRUNCATION,
@@ -37,21 +39,6 @@ from styles.dualstyle_files import (
 from styles.face_landmarks import FaceLandmarks
 from styles.protocol import DrawGraph, Style, file_path
 
-RANDOM = "random"
-STRUCTURE = Control("structure", "weight of the exemplar's structure, or numbers separated by commas, one per row of 0 to 6",
-                    default=0.75, per="row", label="Structure: 0 the face's, 1 the exemplar's")
-COLOR = Control("color", "weight of the exemplar's colours, or numbers separated by commas, one per row from 7 on",
-                default=1.0, per="row", label="Colours: 0 the face's, 1 the exemplar's")
-WEIGHT = Control("weight", "one number per row for structure and colours together, as the published command takes them; "
-                 "instead of both", per="row", label="Weights of all rows")
-PRESERVE = Control("preserve_color", "make the exemplar's colours from the photo's own", default="no", type="choice",
-                   choices=SWITCH, label="Keep the photo's colours")
-SEED = Control("style_seed", f"seed of the exemplar that is drawn for --exemplar {RANDOM}; 0 where not given", low=0.0,
-               high=100.0, label="Random exemplar")
-DETAIL = Control("detail", "share of what a photo shows beyond its rows, moved to where the exemplar's structure puts it; 0 "
-                 "leaves the person to the rows", default=1.0, label="Detail of the person")
-TONE = Control("tone_strength", "how far sharpness, contrast and colours of the whole picture go to the exemplar's, 0 leaves "
-               "them; the weight of the colours counts too", default=0.7, label="Tones of the exemplar")
 # Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
 KEPT = 16
 
@@ -97,12 +84,12 @@ class DualStyle(Style):
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
         exemplars, random = tuple(config.get("exemplars") or ()), any(name.startswith("structure.") for name in names)
-        return _controls(exemplars, random=random, truncation=config.get("truncation", 1.0), detail=config.get("detail"),
+        return dual_controls(exemplars, random=random, truncation=config.get("truncation", 1.0), detail=config.get("detail"),
                          tone=config.get("tone"))
 
     @classmethod
     def released_controls(cls, path: Path) -> tuple[Control, ...]:
-        return _controls(tuple(released_codes(path)), random=path.with_name(SAMPLER_FILE).is_file(),
+        return dual_controls(tuple(released_codes(path)), random=path.with_name(SAMPLER_FILE).is_file(),
                          truncation=PUBLISHED_TRUNCATION)
 
     @property
@@ -119,14 +106,34 @@ class DualStyle(Style):
 
     # ------------------------------------------------------------------------------------------------- exemplars
     def code(self, look: Look) -> Tensor:
-        """Return the extrinsic rows [1, L, D] of the exemplar that a look asks for, as rows of latents.
+        """Return the extrinsic rows [1, L, D] of what a look asks for, as rows of latents: those of its exemplar, mixed with a
+        second one's, with the colours of another.
 
         Raises:
             ImageError: naming a picture that cannot be read.
             CheckpointError: for an exemplar that is not there.
         """
+        first, second, colours = self.chosen(look)
+        code = self.code_of("exemplar", first, look)
+        if second != NONE:
+            code = torch.lerp(code, self.code_of("second_exemplar", second, look), self._second_share(look))
+        if colours != SAME:
+            other = self.code_of("color_exemplar", colours, look)
+            code = torch.cat([code[:, :FIRST_COLOR_ROW], other[:, FIRST_COLOR_ROW:]], dim=1)
+        return code
+
+    def chosen(self, look: Look) -> tuple[Any, Any, Any]:
+        """Return a look's exemplar, the second one and the one of the colours; ``NONE`` and ``SAME`` where there are none."""
         default = next(control for control in self.controls if control.name == "exemplar").default
-        value = look.get("exemplar", default)
+        return look.get("exemplar", default), look.get("second_exemplar", NONE), look.get("color_exemplar", SAME)
+
+    @staticmethod
+    def _second_share(look: Look) -> float:
+        share = look.get(SHARE.name)
+        return 0.5 if share is None else float(share)
+
+    def code_of(self, control: str, value: Any, look: Look) -> Tensor:
+        """Return the extrinsic rows [1, L, D] of one exemplar, the value of a control, see ``code``."""
         if isinstance(value, str) and value in self.gallery.names:
             return self._kept(value, lambda: self.gallery.codes[self.gallery.names.index(value)][None])
         if value == RANDOM and self.parts.samplers:
@@ -138,7 +145,7 @@ class DualStyle(Style):
             raise CheckpointError(f"{self.name}: holds no exemplars; name a portrait by --exemplar FILE")
         if isinstance(value, str) and not Path(value).is_file():
             known = ", ".join(self.gallery.names[:8]) or "none"
-            raise CheckpointError(f"--exemplar {value}: is no exemplar of {self.name} and no file; its exemplars are {known}"
+            raise CheckpointError(f"--{control} {value}: is no exemplar of {self.name} and no file; its exemplars are {known}"
                                   f"{', ...' if len(self.gallery.names) > 8 else ''}")
         read_image(file_path(value))  # says what is wrong with it
         value = value if isinstance(value, FileValue) else FileValue.read(value)
@@ -236,11 +243,19 @@ class DualStyle(Style):
         return in_tones(image, tones, grid=grid, strength=share)
 
     def tones_of(self, look: Look) -> tuple[Tones, Tensor]:
-        """Return the tones of the exemplar that a look asks for, and its landmarks [1, 68, 2].
+        """Return the tones of what a look asks for, and the landmarks [1, 68, 2] that they belong to."""
+        first, second, colours = self.chosen(look)
+        tones, points = self._tones_of(first if colours == SAME else colours, look)
+        if second == NONE or colours != SAME:
+            return tones, points
+        other, others, share = *self._tones_of(second, look), self._second_share(look)
+        return tones.mixed(other, share), torch.lerp(points, others, share)
+
+    def _tones_of(self, value: Any, look: Look) -> tuple[Tones, Tensor]:
+        """Return the tones and landmarks of one exemplar.
 
         A random one has those of the exemplar of the gallery whose rows of colour are nearest.
         """
-        value = look.get("exemplar", self.gallery.names[0] if self.gallery.names else None)
         if isinstance(value, str) and value in self.gallery.names:
             return self._gallery_tones(self.gallery.names.index(value))
         if value == RANDOM and self.parts.samplers:
@@ -297,21 +312,6 @@ class DualStyle(Style):
 
     def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return own_tensors(self.parts, with_generator=True), self.config
-
-
-def _controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, detail: float | None = None,
-              tone: float | None = None) -> tuple[Control, ...]:
-    """Return the controls of a style with these exemplars, with ``random`` a sampler, and defaults of ``detail`` and of the
-    tones or none."""
-    choices = (*exemplars, RANDOM) if random and RANDOM not in exemplars else exemplars
-    text = "an exemplar of the gallery, or the file of an aligned portrait"
-    exemplar = Control("exemplar", text, type="choice", choices=choices, default=choices[0], files=True) if choices \
-        else Control("exemplar", "file of an aligned portrait", type="file")
-    truncated = Control("truncation", "what the rows of the face are multiplied with; less gives a calmer face",
-                        default=float(truncation), label="Truncation of the face")
-    kept = tuple(replace(control, default=float(value)) for control, value in ((DETAIL, detail), (TONE, tone))
-                 if value is not None)
-    return (exemplar, STRUCTURE, COLOR, *kept, PRESERVE, *((SEED,) if random else ()), WEIGHT, truncated)
 
 
 def save_dual(path: str | Path, parts: DualParts, *, with_generator: bool = False, half: bool = True) -> None:

@@ -25,6 +25,7 @@ from models.discriminator import Discriminator, DiscriminatorConfig
 from models.face import Face
 from models.modify import RemappingConfig, RemappingNetwork, StyleModel, version_z
 from models.stylegan2 import Generator, layer_at
+from models.tones import Tones, in_tones
 from styles.controls import Control, Look
 from styles.difference import full_tensors
 from styles.protocol import Style
@@ -40,9 +41,12 @@ TEST_TIME = Control("test_time", "steps by which the encoder is trained on each 
                     default=0.0, high=100.0, sweep=(0.0, 50.0), label="Test-time steps")
 DETAIL = Control("detail", "share of what the photo's own features show beyond the encoder's rows; 0 leaves the person to them",
                  default=0.0, high=1.0, sweep=(0.0, 1.0), label="Detail of the person")
+TONE = Control("tone_strength", "how far sharpness and contrast of the whole picture go to those of the style's images, 0 "
+               "leaves them", default=0.7, label="Sharpness of the style")
 DETAIL_SIDE = 32
-CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic. It holds "
-        "no image, no latent of an image, and no name, number or digest of the images that it was trained on.")
+CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic; beside "
+        "them at most twelve numbers, how strong fine and coarse detail is in the mean of all images. It holds no image, no "
+        "latent of an image, and no name, number or digest of the images that it was trained on.")
 PARTS = {"e.": "encoder", "g.": "generator", "m.": "remapping", "c.": "critic"}
 MAX_VERSION, MAX_STEPS, KEPT = 2**31, 10_000, 64
 
@@ -87,7 +91,8 @@ class ModifyStyle(Style):
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        return VERSION, STRENGTH, TEST_TIME, replace(DETAIL, default=float(config.get("detail", 0.0)))
+        tone = (TONE,) if config.get("bands") else ()
+        return VERSION, STRENGTH, TEST_TIME, replace(DETAIL, default=float(config.get("detail", 0.0))), *tone
 
     @property
     def controls(self) -> tuple[Control, ...]:
@@ -107,7 +112,14 @@ class ModifyStyle(Style):
         if version is not None:
             rows = self.model.remapping(_version_z(version, self.model.remapping.config.style_dim).to(self.device))
             codes = self.model.swapped(codes, rows, strength=float(look.get("strength", STRENGTH.default)))
-        return self.model.decode(codes, residual)
+        return self.sharpened(self.model.decode(codes, residual), float(look.get(TONE.name, TONE.default)))
+
+    def sharpened(self, image: Tensor, strength: float = TONE.default) -> Tensor:
+        """Return pictures [N, 3, S, S] whose detail is as strong as in the mean of the style's images, by their strength."""
+        bands = self.config.get("bands")
+        if not bands or not strength:
+            return image
+        return in_tones(image.clamp(-1.0, 1.0), Tones.from_bands(bands, like=image), strength=strength, colour=0.0)
 
     def beyond(self, face: Face, codes: Tensor) -> Tensor:
         """Return what the base's features of faces at 32 px have that those of the codes [N, L, D] do not, [N, C, 32, 32].
@@ -189,20 +201,19 @@ class ModifyGraph(nn.Module):
     def __init__(self, style: ModifyStyle) -> None:
         super().__init__()
         self.base, self.model = style.base.generator, style.model
-        self.detail = float(style.config.get("detail", 0.0))
+        self.detail, self.finish = float(style.config.get("detail", 0.0)), style.sharpened
 
     def forward(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
         """w_plus [N, L, D], residual [N, C, R, R] or None -> image [N, 3, S, S]."""
         face = Face(w_plus, residual)
         photo = self.base.synthesis(w_plus, noise=self.base.fixed_noise(), feature_transforms=face.transforms())
         codes = self.model.encode(photo)
-        if not self.detail:
-            return self.model.decode(codes)
-        return self.model.decode(codes, self.detail * beyond(self.base, face, self.model.rows(codes)))
+        residual = self.detail * beyond(self.base, face, self.model.rows(codes)) if self.detail else None
+        return self.finish(self.model.decode(codes, residual))
 
 
 def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: Base, encoder: Encoder, encoder_name: str,
-               training: Mapping[str, Any], detail: float = 0.0) -> None:
+               training: Mapping[str, Any], detail: float = 0.0, bands: Sequence[float] = ()) -> None:
     """Write an encapsulated style atomically: the tensors that differ from those of the base and its encoder.
 
     Args:
@@ -212,6 +223,7 @@ def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: 
         encoder_name: by which ``load_encoder`` finds the encoder.
         training: JSON-ready settings of the training, without facts of its images.
         detail: default of the control of that name.
+        bands: mean deviations of the images' bands, see ``models.tones``; none leaves pictures as they are decoded.
     """
     own = {"e.": encoder.module.state_dict(), "g.": base.generator.state_dict(), "m.": {}, "c.": {}}
     networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping, "c.": critic}
@@ -219,7 +231,7 @@ def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: 
               "base": {"name": base.name, "fingerprint": base.fingerprint},
               "encoder": {"name": encoder_name, "fingerprint": encoder.fingerprint},
               "remapping": model.remapping.config.to_dict(), "critic": critic.config.to_dict(), "training": dict(training),
-              "detail": detail}
+              "detail": detail, "bands": [round(float(value), 6) for value in bands]}
     save_model(path, _changed(networks, own), config, half=True)
 
 

@@ -192,6 +192,25 @@ def test_pictures_go_to_the_tones_of_their_exemplar_with_the_colours_weight(tone
     assert style_.fingerprint != style.fingerprint
 
 
+def test_exemplars_are_mixed_and_lend_their_colours_apart(toned, face):
+    style = toned[0]
+    one, other = (style.code(Look(exemplar=name)) for name in ("ann", "bob"))
+    assert far(style.code(Look(exemplar="ann", second_exemplar="bob")), (one + other) / 2) < 1e-5
+    assert far(style.code(Look(exemplar="ann", second_exemplar="bob", second_share=0.25)), 0.75 * one + 0.25 * other) < 1e-5
+    lent = style.code(Look(exemplar="ann", color_exemplar="bob"))
+    assert torch.equal(lent, torch.cat([one[:, :FIRST_COLOR_ROW], other[:, FIRST_COLOR_ROW:]], dim=1))
+    # Tones go with the colours; random structure may stay under the colours of one exemplar.
+    ann, bob = (style.tones_of(Look(exemplar=name))[0].numbers() for name in ("ann", "bob"))
+    assert torch.equal(style.tones_of(Look(exemplar="ann", color_exemplar="bob"))[0].numbers(), bob)
+    assert far(style.tones_of(Look(exemplar="ann", second_exemplar="bob", second_share=0.25))[0].numbers(),
+               0.75 * ann + 0.25 * bob) < 1e-5
+    looks = [Look(exemplar="random", color_exemplar="bob", style_seed=float(seed)) for seed in (1, 2)]
+    assert torch.equal(*(style.code(look)[:, FIRST_COLOR_ROW:] for look in looks))
+    assert far(*(style.code(look)[:, :FIRST_COLOR_ROW] for look in looks)) > 0.01
+    with pytest.raises(CheckpointError, match="--color_exemplar zoe: is no exemplar"):
+        style.code(Look(exemplar="ann", color_exemplar="zoe"))
+
+
 def test_small_file_keeps_tones_and_landmarks(toned, weights):
     pack_style(weights / "toned.safetensors", weights / "small.safetensors")
     small, whole = load_style("small").gallery, toned[0].gallery
@@ -307,7 +326,8 @@ def test_own_file_without_its_generator_needs_the_same_base(weights, parts):
     save_dual(weights / "a.safetensors", made)
     style = load_style("a")
     assert style.base.fingerprint == base.fingerprint and [c.name for c in style.controls] == [
-        "exemplar", "structure", "color", "preserve_color", "weight", "truncation"]
+        "exemplar", "structure", "color", "preserve_color", "color_exemplar", "second_exemplar", "second_share", "weight",
+        "truncation"]
     save_model(weights / "a.safetensors", *_changed(weights / "a.safetensors", {"fingerprint": "x", "name": "starter"}))
     with pytest.raises(CheckpointError, match="another starter"):
         load_style("a")

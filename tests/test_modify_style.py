@@ -21,6 +21,7 @@ from data.images import save_image
 from models.dino import ViTConfig, build_vit
 from models.face import Face
 from models.stylegan2 import layer_at
+from models.tones import read_tones
 from styles import modify
 from styles.controls import Look
 from styles.packing import pack_style
@@ -92,7 +93,9 @@ def test_the_file_holds_only_networks_and_says_so(folder: Path) -> None:
         header = json.dumps(file.metadata())
     state = torch.load(folder / "run" / "state.pt", weights_only=True)
     assert "secret" not in header and state["run"]["folder of images"] not in header and "style/" not in header
-    assert set(config) == {"kind", "style_kind", "card", "base", "encoder", "remapping", "critic", "training", "detail"}
+    assert set(config) == {"kind", "style_kind", "card", "base", "encoder", "remapping", "critic", "training", "detail",
+                           "bands"}
+    assert len(config["bands"]) == 12
     # The mapping network and the noise have no part in training: they are the base's and are not stored.
     assert not any(name.startswith(("g.style.", "g.noises.")) for name in tensors)
 
@@ -145,9 +148,10 @@ def test_drawing_without_a_look_is_d_of_e_of_the_photo(style) -> None:  # noqa: 
     faces = face(2)
     with torch.no_grad():
         photo = style.base.generator.synthesis(faces.w_plus, noise=style.base.generator.fixed_noise())
-        assert torch.equal(style.draw(faces, Look(detail=0.0)), style.model(photo))
+        assert torch.equal(style.draw(faces, Look(detail=0.0, tone_strength=0.0)), style.model(photo))
         torch.testing.assert_close(style.graph()(faces.w_plus, None), style.draw(faces, style.default_look()))
-    assert [control.name for control in controls_of("tiny")] == ["version", "strength", "test_time", "detail"]
+    assert [control.name for control in controls_of("tiny")] == ["version", "strength", "test_time", "detail",
+                                                                "tone_strength"]
 
 
 def test_detail_is_what_the_rows_cannot_say_of_the_photo(style) -> None:  # noqa: ANN001
@@ -160,10 +164,10 @@ def test_detail_is_what_the_rows_cannot_say_of_the_photo(style) -> None:  # noqa
             generator.synthesis(rows, noise=generator.fixed_noise(),
                                 feature_transforms={index: lambda x: seen.append(x) or x})
         wanted = 0.5 * (seen[0] + residual - seen[1])
-        drawn = style.draw(faces, Look(detail=0.5))
+        drawn = style.draw(faces, Look(detail=0.5, tone_strength=0.0))
         torch.testing.assert_close(drawn, style.model.decode(codes, wanted))
-        torch.testing.assert_close(style.graph()(faces.w_plus, residual), style.draw(faces, Look(detail=encapsulate.SMALL_DETAIL)))
-    assert (drawn - style.draw(faces, Look(detail=0.0))).abs().mean() > 1e-3
+        torch.testing.assert_close(style.graph()(faces.w_plus, residual), style.draw(faces, style.default_look()))
+    assert (drawn - style.draw(faces, Look(detail=0.0, tone_strength=0.0))).abs().mean() > 1e-3
 
 
 def test_small_file_draws_what_the_full_one_draws(style, tmp_path, monkeypatch) -> None:  # noqa: ANN001
@@ -182,7 +186,7 @@ def test_versions_change_the_style_rows_alone(style) -> None:  # noqa: ANN001
     style.model.decode = lambda codes, residual: seen.setdefault(len(seen), codes)
     looks = [Look(), Look(version=1.0), Look(version=2.0), Look(version=1.5),
              Look(version=1.0, strength=0.0), Look(version=1.0)]
-    for look in looks:
+    for look in (look.changed(tone_strength=0.0) for look in looks):
         style.draw(faces, look)
     style.model.decode = decode
     content = [codes[:, :5] for codes in seen.values()]
@@ -262,3 +266,12 @@ def test_an_adapted_style_is_small_and_needs_its_style(style, folder, tmp_path, 
     (tmp_path / "mine" / "tiny.safetensors").unlink()
     with pytest.raises(CheckpointError, match="was adapted from the style 'tiny', which is not here"):
         load_style("tiny-adapted")
+
+
+def test_detail_is_as_strong_as_in_the_images(style) -> None:  # noqa: ANN001
+    faces, theirs = face(), torch.tensor(style.config["bands"])
+    steps = []
+    for strength in (0.0, 0.5, 1.0):
+        drawn = style.draw(faces, Look(tone_strength=strength)).clamp(-1.0, 1.0)
+        steps.append(float((read_tones(drawn).bands.flatten().log() - theirs.log()).abs().mean()))
+    assert steps[0] > steps[1] > steps[2]
