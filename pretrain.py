@@ -65,6 +65,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--recoloured", type=cli.finite_float, default=0.5, help="share that gets other colours")
             stage.add_argument("--own_warp", type=cli.str2bool, nargs="?", const=True, default=False,
                                help="deform every face as its look does, in place of at random")
+            stage.add_argument("--least_warp", type=cli.finite_float, default=0.0,
+                               help="least strength of random deformations, 0 to 1")
             stage.add_argument("--output", type=Path, required=True,
                                help="file to write, .npz, and a run that was interrupted goes on; or a folder for PNG files "
                                     "and truth.npz")
@@ -176,13 +178,15 @@ def draw(pack: FacePack, args: Namespace) -> dict:
     from data.random_drawings import taught_looks
     from training.pretrain.drawings import draw_folder, draw_pack
 
+    if not 0.0 <= args.least_warp <= 1.0:
+        raise cli.UserError(f"--least_warp {args.least_warp:g}: give a number within 0 and 1")
     looks = taught_looks()
     unknown = set(args.looks or ()) - set(looks)
     if unknown:
         raise cli.UserError(f"--looks: there is no {', '.join(sorted(unknown))}; there are {', '.join(looks)}")
     looks = {name: look for name, look in looks.items() if name in (args.looks or looks)}
     given = {"looks": looks, "count": args.count, "size": args.size, "recoloured": args.recoloured,
-             "own_warp": args.own_warp}
+             "own_warp": args.own_warp, "least_warp": args.least_warp}
     return (draw_pack if args.output.suffix == ".npz" else draw_folder)(pack, args.output, **given)
 
 

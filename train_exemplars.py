@@ -34,7 +34,8 @@ def stage_list(text: str) -> tuple[str, ...]:
 def parse(argv: Sequence[str] | None) -> Namespace:
     from training.exemplar_run import STAGES, ExemplarConfig
 
-    plans, parser = (ExemplarConfig(), ExemplarConfig.starter()), cli.ArgumentParser(prog="train_exemplars.py", description=__doc__)
+    plans = ExemplarConfig(), ExemplarConfig.starter()
+    parser = cli.ArgumentParser(prog="train_exemplars.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of portraits")
     parser.add_argument("--style", required=True, help="name of the new style, saved as checkpoints/NAME.safetensors")
     parser.add_argument("--stages", type=stage_list, default=STAGES, help=f"some of {','.join(STAGES)}")
@@ -47,7 +48,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--encoder", default=None, help="encoder of portraits; the one of the base where not given")
     for stage in STAGES[:-1]:
         shown = ", starter ".join(str(getattr(plan, stage).steps) for plan in plans)
-        parser.add_argument(f"--{stage}_steps", type=cli.positive_int, default=None, help=f"steps of the stage {stage} [{shown}]")
+        parser.add_argument(f"--{stage}_steps", type=cli.non_negative_int, default=None,
+                            help=f"steps of the stage {stage} [{shown}]")
     shown = ", starter ".join(str(plan.sampler.samples) for plan in plans)
     parser.add_argument("--sampler_samples", type=cli.positive_int, default=None, help=f"samples that it sees [{shown}]")
     parser.add_argument("--batch", type=cli.positive_int, default=plans[0].tune.batch, help="images per step")
@@ -96,9 +98,10 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
               # A larger generator's photos have no features beside their rows, unless they are asked for.
               **({"detail": DETAIL, "tone": TONE} if base.generator.config.size <= SMALL else {})}
     with torch.no_grad():
-        points = torch.cat([trainer.tools.points(portrait[None].to(base.w_avg.device)).cpu() for portrait in portraits])
+        points = torch.cat([trainer.tools.shapes.points(part.to(base.w_avg.device)).cpu() for part in portraits.split(8)])
     tones = torch.stack([read_tones(portrait[None]).numbers() for portrait in portraits])
-    gallery = Gallery(tuple(names), done["refine"]["extrinsic"], thumbs.contiguous(), "w+", tones, points)
+    gallery = Gallery(tuple(names), done["refine"]["extrinsic"], thumbs.contiguous(), "w+", tones, points,
+                      done["destylize"]["shape"])
     save_dual(path, DualParts(trainer.trained(done["finetune"]), base.w_avg, gallery, samplers, config))
 
 
@@ -127,7 +130,8 @@ def run(args: Namespace) -> int:
     names, portraits = read_portraits(args.folder, size=base.generator.config.size, align=args.align, recursive=args.recursive)
     try:
         with stop_on_sigint() as flag:
-            trainer = ExemplarRun(folder, portraits, tools=tools, config=settings(args, size=base.generator.config.size), flag=flag, report=cli.report)
+            config = settings(args, size=base.generator.config.size)
+            trainer = ExemplarRun(folder, portraits, tools=tools, config=config, flag=flag, report=cli.report)
             done = trainer.run(args.stages)
     except Interrupted as error:
         cli.report(error)

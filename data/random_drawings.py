@@ -43,8 +43,8 @@ def recoloured_at_random(picture: np.ndarray, rng: np.random.Generator) -> np.nd
     return np.clip(np.clip(grey, 0.0, 1.0) ** rng.uniform(0.7, 1.5) + chroma, 0.0, 1.0)
 
 
-def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int, recoloured: float = 0.5, own_warp: bool = False
-            ) -> tuple[np.ndarray, np.ndarray]:
+def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int, recoloured: float = 0.5, own_warp: bool = False,
+            least_warp: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Deform a face by a random caricature, or by the look's own, and draw it.
 
     Args:
@@ -54,6 +54,7 @@ def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int, re
         seed: of all that is random.
         recoloured: chance of other colours.
         own_warp: deform as the look says.
+        least_warp: least strength of a random caricature; the most is 1.
 
     Returns:
         The drawing [S, S, 3] in 0..1 and its landmarks [68, 2].
@@ -61,7 +62,8 @@ def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int, re
     rng, chance = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     side, points = image.shape[3], points.astype(np.float64)
     caricature = look.warp if own_warp else random_caricature(chance)
-    for strength in (look.strength if own_warp else rng.uniform(0.0, 1.0), 0.4, 0.0):  # a warp that folds is tried more gently
+    # A warp that folds is tried more gently.
+    for strength in (look.strength if own_warp else rng.uniform(least_warp, 1.0), 0.6, 0.4, 0.0):
         moved = caricature.scaled(strength).displace(points)
         grid = backward_grid(points, moved, side)
         if least_area(grid) > LEAST_AREA:

@@ -125,9 +125,11 @@ class DualStyleGAN(nn.Module):
         return torch.stack(rows, dim=1)
 
     def transforms(
-        self, code: Tensor, *, weights: Weights, fuse_index: int | None = None, before: FeatureTransforms | None = None
+        self, code: Tensor, *, weights: Weights, fuse_index: int | None = None, before: FeatureTransforms | None = None,
+        after: FeatureTransforms | None = None,
     ) -> FeatureTransforms:
-        """Return the residual blocks as feature transforms of ``Generator.synthesis``, after those of ``before``.
+        """Return the residual blocks as feature transforms of ``Generator.synthesis``, between those of ``before`` and
+        ``after``.
 
         Args, raises: see ``synthesis``.
         """
@@ -135,17 +137,18 @@ class DualStyleGAN(nn.Module):
         found: dict[int, Callable[[Tensor], Tensor]] = dict(before or {})
         active = [row for row in range(FIRST_COLOR_ROW) if row <= last and not (
             isinstance(table[row], float) and table[row] == 0.0)]
-        if not active:
-            return found
-        styles = self.style(code[:, active].flatten(0, 1)).reshape(len(code), len(active), -1)  # [N K, D] -> [N, K, D]
+        if active:
+            styles = self.style(code[:, active].flatten(0, 1)).reshape(len(code), len(active), -1)  # [N K, D] -> [N, K, D]
         for index, row in enumerate(active):
             found[row] = partial(_residual, block=self.res[row], style=styles[:, index], weight=table[row],
                                  first=found.get(row))
+        for row, last in (after or {}).items():
+            found[row] = partial(_one_after_other, first=found[row], second=last) if row in found else last
         return found
 
     def synthesis(
         self, w_plus: Tensor, code: Tensor, *, weights: Weights, noise: Sequence[Tensor], fuse_index: int | None = None,
-        before: FeatureTransforms | None = None,
+        before: FeatureTransforms | None = None, after: FeatureTransforms | None = None,
     ) -> Tensor:
         """Draw faces with the structure and colours of extrinsic codes.
 
@@ -156,6 +159,7 @@ class DualStyleGAN(nn.Module):
             noise: one [1 or N, 1, H, W] per convolution, see ``Generator.synthesis``.
             fuse_index: last row that the codes reach, 0 for none; all where None.
             before: transforms of the faces' own features, which the residual blocks then see.
+            after: transforms of what they give.
 
         Returns:
             Images [N, 3, size, size], about [-1, 1].
@@ -168,7 +172,7 @@ class DualStyleGAN(nn.Module):
         if len(code) != len(w_plus):
             raise ValueError(f"expected one code per face, got {len(code)} codes and {len(w_plus)} faces")
         reach = {"weights": weights, "fuse_index": fuse_index}
-        transforms = self.transforms(code, **reach, before=before)
+        transforms = self.transforms(code, **reach, before=before, after=after)
         return self.generator.synthesis(self.edit_rows(w_plus, code, **reach), noise=noise, feature_transforms=transforms)
 
     def _check_rows(self, rows: Tensor, name: str) -> None:
@@ -208,6 +212,10 @@ def _residual(
 ) -> Tensor:
     """Apply a residual block to features [N, C, H, W], after ``first`` where there is one."""
     return block(x if first is None else first(x), style, weight)
+
+
+def _one_after_other(x: Tensor, *, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Tensor:
+    return second(first(x))
 
 
 def blend_weights(structure: float | Sequence[float] | Tensor, color: float | Sequence[float] | Tensor, *,

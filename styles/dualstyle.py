@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, blend_weights
 from models.face import Face
 from models.look import landmark_grid
 from models.spatial_transformer import sample
-from models.tones import CELL, Tones, in_tones, read_tones
+from models.stylegan2 import layer_at
+from models.tones import CELL, Tones, in_tones
 from styles.controls import Control, FileValue, Look
 from styles.dualstyle_controls import (
     COLOR, DETAIL, NONE, PRESERVE, RANDOM, SAME, SEED, SHARE, STRUCTURE, TONE, WEIGHT, dual_controls,
@@ -36,11 +37,14 @@ from styles.dualstyle_files import (
     read_released,
     released_codes,
 )
+from styles.dualstyle_shown import Shown
 from styles.face_landmarks import FaceLandmarks
 from styles.protocol import DrawGraph, Style, file_path
 
 # Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
 KEPT = 16
+# Side in px of the features that are bent.
+BENT = 32
 
 
 class DualStyle(Style):
@@ -59,7 +63,8 @@ class DualStyle(Style):
     def __init__(self, parts: DualParts, name: str, *, folder: Path, device: torch.device) -> None:
         networks = [parts.network, *parts.samplers.values()]
         gallery = parts.gallery
-        shown = {} if gallery.tones is None else {name: getattr(gallery, name) for name in ("thumbs", "tones", "points")}
+        shown = {} if gallery.tones is None else {
+            name: getattr(gallery, name) for name in ("thumbs", "tones", "points", "shape")}
         digest = fingerprint({"codes": gallery.codes, **shown}, *(network.state_dict() for network in networks))
         super().__init__(name, parts.config, digest, device=device)
         for network in networks:
@@ -223,13 +228,28 @@ class DualStyle(Style):
         code = self.code(look).to(w_plus).expand(len(face), -1, -1)
         if look.get(PRESERVE.name) == "yes":
             code = torch.cat([code[:, :FIRST_COLOR_ROW], face.w_plus[:, FIRST_COLOR_ROW:]], dim=1)
-        noise, weights = self.network.generator.fixed_noise(), self.weights(look)
-        if "detail" in self.config and face.residual is not None:
-            face = Face(face.w_plus, self.carried(face, w_plus, code, weights) * self._share(look))
-        image = self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms())
+        noise, weights, after = self.network.generator.fixed_noise(), self.weights(look), None
+        detail = "detail" in self.config and face.residual is not None
+        if detail or self.gallery.shape is not None:
+            places, shift = self.finder(face), self.path_shift(w_plus, code, weights)
+            if self.gallery.shape is not None:
+                after = {layer_at(BENT): partial(self.bent, places=places + shift, goal=places + self.way(look, weights))}
+            if detail:
+                face = Face(face.w_plus, self.carried(face, places, shift) * self._share(look))
+        image = self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms(), after=after)
         if "tone" not in self.config or look.get(PRESERVE.name) == "yes":
             return image
         return self.toned(image, look, weights)
+
+    def way(self, look: Look, weights: list[float] | Tensor) -> Tensor:
+        """Return how far landmarks are to move, [N, 68, 2]: the deformation's way by the mean weight of structure."""
+        weights = weights if isinstance(weights, Tensor) else torch.tensor(weights, device=self.device)[None]
+        return weights[:, :FIRST_COLOR_ROW].mean(dim=1).reshape(-1, 1, 1) * self.moves_of(look)
+
+    @staticmethod
+    def bent(features: Tensor, *, places: Tensor, goal: Tensor) -> Tensor:
+        """Return features [N, C, R, R] with what lies at ``places`` [N, 68, 2] carried to the goal."""
+        return sample(features, landmark_grid(goal, places, features.shape[3]).to(features), mode="exact")
 
     def toned(self, image: Tensor, look: Look, weights: list[float] | Tensor) -> Tensor:
         """Return drawn faces [N, 3, S, S] in the tones of the exemplar, as far as the look and the colours' weights say."""
@@ -244,54 +264,65 @@ class DualStyle(Style):
 
     def tones_of(self, look: Look) -> tuple[Tones, Tensor]:
         """Return the tones of what a look asks for, and the landmarks [1, 68, 2] that they belong to."""
-        first, second, colours = self.chosen(look)
-        tones, points = self._tones_of(first if colours == SAME else colours, look)
+        first, second, colours = self._shown_of(look, slice(FIRST_COLOR_ROW, None))
+        tones, points = self.shown.tones(first if colours == SAME else colours)
         if second == NONE or colours != SAME:
             return tones, points
-        other, others, share = *self._tones_of(second, look), self._second_share(look)
+        other, others, share = *self.shown.tones(second), self._second_share(look)
         return tones.mixed(other, share), torch.lerp(points, others, share)
 
-    def _tones_of(self, value: Any, look: Look) -> tuple[Tones, Tensor]:
-        """Return the tones and landmarks of one exemplar.
+    def moves_of(self, look: Look) -> Tensor:
+        """Return how far the deformation that a look asks for moves landmarks at full weight, [1, 68, 2]."""
+        first, second, _ = self._shown_of(look, slice(0, FIRST_COLOR_ROW))
+        moves = self.shown.moves(first)
+        return moves if second == NONE else torch.lerp(moves, self.shown.moves(second), self._second_share(look))
 
-        A random one has those of the exemplar of the gallery whose rows of colour are nearest.
-        """
-        if isinstance(value, str) and value in self.gallery.names:
-            return self._gallery_tones(self.gallery.names.index(value))
-        if value == RANDOM and self.parts.samplers:
-            apart = (self.gallery.codes.to(self.device) - self.random_code(int(look.get(SEED.name, 0))))[:, FIRST_COLOR_ROW:]
-            return self._gallery_tones(int(apart.flatten(1).norm(dim=1).argmin()))
-        image = to_tensor(read_image(file_path(value)), self.network.generator.config.size).to(self.device)
-        return read_tones(image), self.finder.net(image).points
+    def _shown_of(self, look: Look, rows: slice) -> list[Any]:
+        """Return what ``chosen`` does, for random ones the exemplar that is nearest to them by its rows."""
+        return [self.shown.nearest(self.code_of("exemplar", RANDOM, look), rows)
+                if value == RANDOM and self.parts.samplers else value for value in self.chosen(look)]
 
-    def _gallery_tones(self, index: int) -> tuple[Tones, Tensor]:
-        gallery, side = self.gallery, self.network.generator.config.size
-        thumb = gallery.thumbs[index].permute(2, 0, 1)[None].to(self.device) / 127.5 - 1.0  # [H, W, 3] -> [1, 3, H, W]
-        return (Tones.from_numbers(gallery.tones[index].to(self.device), thumb, side=side),
-                gallery.points[index:index + 1].to(self.device))
+    @cached_property
+    def shown(self) -> Shown:
+        """Knows the exemplars by what they show."""
+        return Shown(self.gallery, lambda image: self.finder.net(image).points, size=self.network.generator.config.size,
+                     device=self.device)
 
     def _share(self, look: Look) -> float | Tensor:
         """Return the value of ``detail``, a number or [N, 1, 1, 1]."""
         value = look.get(DETAIL.name, self.config["detail"])
         return value.reshape(-1, 1, 1, 1) if isinstance(value, Tensor) else value
 
-    def carried(self, face: Face, w_plus: Tensor, code: Tensor, weights: list[float] | Tensor) -> Tensor:
-        """Return the residual [N, C, R, R] of faces where the exemplar's structure puts what it belongs to.
+    def path_shift(self, w_plus: Tensor, code: Tensor, weights: list[float] | Tensor) -> Tensor:
+        """Return how far the residual blocks move the landmarks of faces, [N, 68, 2].
 
-        The residual blocks move features without saying whither. So the rows alone are drawn with and without them, and what
-        lies at the face's landmarks goes by the difference of the landmarks that are found in the two.
+        They move features without saying whither. So the rows alone are drawn with and without them, in one and the same
+        colours.
 
         Args:
-            face: with a residual.
-            w_plus: [N, L, D], its rows as they are drawn.
+            w_plus: [N, L, D], rows of faces as they are drawn.
             code, weights: see ``DualStyleGAN.synthesis``.
         """
         noise = self.network.generator.fixed_noise()
+        if isinstance(weights, Tensor):
+            weights = torch.cat([weights[:, :FIRST_COLOR_ROW], torch.zeros_like(weights[:, FIRST_COLOR_ROW:])], dim=1)
+        else:
+            weights = [*weights[:FIRST_COLOR_ROW], *[0.0] * (len(weights) - FIRST_COLOR_ROW)]
         plain, drawn = (self.finder.net(image.clamp(-1.0, 1.0)).points for image in (
             self.network.generator.synthesis(w_plus, noise=noise),
             self.network.synthesis(w_plus, code, weights=weights, noise=noise)))
-        places = self.finder(face)
-        grid = landmark_grid(places + drawn - plain, places, face.resolution)
+        return drawn - plain
+
+    @staticmethod
+    def carried(face: Face, places: Tensor, shift: Tensor) -> Tensor:
+        """Return the residual [N, C, R, R] of faces where the residual blocks put what it belongs to.
+
+        Args:
+            face: with a residual.
+            places: its landmarks [N, 68, 2].
+            shift: see ``path_shift``.
+        """
+        grid = landmark_grid(places + shift, places, face.resolution)
         return sample(face.residual, grid.to(face.residual), mode="exact")
 
     @cached_property

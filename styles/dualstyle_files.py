@@ -26,6 +26,7 @@ from checkpoints.io import (
 )
 from checkpoints.official import check_official, describe_parts, recognise
 from models.discriminator import Discriminator, DiscriminatorConfig
+from models.exemplar_moves import SHAPE
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, sampler_rows
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 from models.tones import COUNT
@@ -54,6 +55,7 @@ class Gallery:
         space: "z+" for codes that the generator's mapping still has to map, "w+" for rows of latents.
         tones: numbers [K, ``models.tones.COUNT``] of the portraits, or None; what they say by place the thumbs show.
         points: landmarks [K, 68, 2] of the portraits as fractions of the side, or None.
+        shape: map from a portrait's landmarks to its deformation, see ``models.exemplar_moves``, or None.
     """
 
     names: tuple[str, ...]
@@ -62,6 +64,7 @@ class Gallery:
     space: str = "z+"
     tones: Tensor | None = None
     points: Tensor | None = None
+    shape: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def read_own(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> 
     """
     shape = read_config(path, config, "generator", GeneratorConfig.from_dict)
     w_avg = take_vector(path, tensors, "w_avg", shape.style_dim)
-    codes, shown = tensors.pop("codes", None), {name: tensors.pop(name, None) for name in ("thumbs", "tones", "points")}
+    codes = tensors.pop("codes", None)
+    shown = {name: tensors.pop(name, None) for name in ("thumbs", "tones", "points", "shape")}
     own = _part(tensors, "n.")
     if not any(name.startswith("generator.") for name in own):
         own |= {f"generator.{name}": tensor for name, tensor in _base_state(path, config).items()}
@@ -148,6 +152,8 @@ def own_tensors(parts: DualParts, *, with_generator: bool) -> dict[str, Tensor]:
         tensors["thumbs"] = parts.gallery.thumbs
     if parts.gallery.tones is not None:
         tensors |= {"tones": parts.gallery.tones, "points": (parts.gallery.points * PLACES).round().to(torch.int16)}
+    if parts.gallery.shape is not None:
+        tensors["shape"] = parts.gallery.shape.half().view(torch.int16)  # small files leave whole numbers as they are
     for name, tensor in parts.network.state_dict().items():
         if with_generator or not name.startswith("generator."):
             tensors[f"n.{name}"] = tensor
@@ -171,7 +177,7 @@ def _base_state(path: Path, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 def _gallery(
     path: Path, config: Mapping[str, Any], codes: Tensor | None, network: DualStyleGAN, *, thumbs: Tensor | None = None,
-    tones: Tensor | None = None, points: Tensor | None = None,
+    tones: Tensor | None = None, points: Tensor | None = None, shape: Tensor | None = None,
 ) -> Gallery:
     """Return the exemplars, checked against each other and the network."""
     names: Sequence[str] = config.get("exemplars") or ()
@@ -185,14 +191,17 @@ def _gallery(
                                or thumbs.shape[3] != 3):
         raise CheckpointError(f"{path}: misshapen thumbs: got {list(thumbs.shape)}, expected [{len(names)}, H, W, 3]; get "
                               "the file again")
-    for name, tensor, shape in (("tones", tones, [len(names), COUNT]), ("points", points, [len(names), 68, 2])):
-        if tensor is not None and (list(tensor.shape) != shape or thumbs is None):
-            raise CheckpointError(f"{path}: misshapen {name}: got {list(tensor.shape)}, expected {shape} beside thumbs; get "
+    for name, tensor, wanted in (("tones", tones, [len(names), COUNT]), ("points", points, [len(names), 68, 2])):
+        if tensor is not None and (list(tensor.shape) != wanted or thumbs is None):
+            raise CheckpointError(f"{path}: misshapen {name}: got {list(tensor.shape)}, expected {wanted} beside thumbs; get "
                                   "the file again")
-    if (tones is None) != (points is None):
-        raise CheckpointError(f"{path}: holds only one of tones and points; get the file again or train it anew")
+    if (tones is None) != (points is None) or (shape is not None and points is None):
+        raise CheckpointError(f"{path}: holds only some of tones, points and shape; get the file again or train it anew")
+    if shape is not None and (tuple(shape.shape) != SHAPE or shape.dtype != torch.int16):
+        raise CheckpointError(f"{path}: misshapen shape: got {list(shape.shape)}, expected {list(SHAPE)}; get the file again")
     return Gallery(tuple(names), codes, thumbs, space, None if tones is None else tones.float(),
-                   None if points is None else points.float() / PLACES)
+                   None if points is None else points.float() / PLACES,
+                   None if shape is None else shape.view(torch.float16).float())
 
 
 def _samplers(path: Path, parts: Mapping[str, Any], network: DualStyleGAN) -> dict[str, CodeSampler]:

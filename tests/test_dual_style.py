@@ -123,30 +123,56 @@ def test_drawing_by_the_equations(style, face):
     assert far(style.draw(face, Look(exemplar="bob", structure=0.5, color=0.3)), wanted) < 1e-4
 
 
+def spot_of(features):
+    """Return the centre (x, y) in px of a map [H, W]."""
+    place, mass = torch.arange(32.0) + 0.5, features.sum()
+    return [float((features.sum(dim=dim) * place).sum() / mass) for dim in (0, 1)]
+
+
 def test_residual_goes_where_the_structure_puts_its_landmarks(style, face):
-    style.config["detail"] = 1.0
-    where = torch.rand(1, 68, 2, generator=torch.Generator().manual_seed(6)) * 0.3 + 0.35
-    found = iter([where, where + torch.tensor([3.0 / 32.0, 0.0])])
-
-    class Finder:
-        """Finds all landmarks three pixels of 32 to the right in the second picture."""
-
-        def net(self, image):
-            return SimpleNamespace(points=next(found).expand(len(image), -1, -1))
-
-        def __call__(self, face):
-            return where.expand(len(face), -1, -1)
-
-    style.__dict__["finder"] = Finder()
+    where = (torch.rand(1, 68, 2, generator=torch.Generator().manual_seed(6)) * 0.3 + 0.35).expand(2, -1, -1)
+    shift = torch.tensor([3.0 / 32.0, 0.0]).expand(2, 68, 2)
     spot = torch.zeros(2, 8, 32, 32)
     spot[:, :, 14:18, 14:18] = 1.0
-    moved = style.carried(Face(face.w_plus, spot), face.w_plus, style.code(Look()).expand(2, -1, -1), style.weights(Look()))
-    columns, mass = torch.arange(32.0) + 0.5, moved[0, 0].sum()
-    assert abs(float((moved[0, 0].sum(dim=0) * columns).sum() / mass) - 19.0) < 0.4
-    assert abs(float((moved[0, 0].sum(dim=1) * columns).sum() / mass) - 16.0) < 0.2
+    x, y = spot_of(style.carried(Face(face.w_plus, spot), where, shift)[0, 0])
+    assert abs(x - 19.0) < 0.4 and abs(y - 16.0) < 0.2
+    x, y = spot_of(style.bent(spot, places=where, goal=where + shift)[0, 0])
+    assert abs(x - 19.0) < 0.4 and abs(y - 16.0) < 0.2
     # Without a share the photo's features are as if there were none.
-    found = iter([where, where])
+    style.config["detail"] = 1.0
     assert far(style.draw(face, Look(detail=0.0)), style.draw(Face(face.w_plus), Look())) < 1e-5
+
+
+def test_shift_of_the_path_is_what_the_landmarks_say(style, face):
+    where = torch.rand(1, 68, 2, generator=torch.Generator().manual_seed(6))
+    seen = []
+
+    class Finder:
+        """Finds all landmarks a tenth to the right in the second picture."""
+
+        def net(self, image):
+            seen.append(image)
+            return SimpleNamespace(points=where + 0.1 * (len(seen) - 1))
+
+    style.__dict__["finder"] = Finder()
+    code = style.code(Look()).expand(2, -1, -1)
+    assert far(style.path_shift(face.w_plus, code, style.weights(Look())), torch.full((1, 68, 2), 0.1)) < 1e-6
+    # Colours have no part in it.
+    seen.clear()
+    style.path_shift(face.w_plus, code, style.weights(Look(structure=0.0)))
+    assert torch.equal(*seen)
+
+
+def test_faces_are_bent_as_the_exemplar_by_the_weight_of_structure(toned, face):
+    style, _ = toned
+    moves = style.moves_of(Look(exemplar="bob"))
+    assert moves.shape == (1, 68, 2) and far(moves, style.moves_of(Look(exemplar="ann"))) > 1e-3
+    assert far(style.moves_of(Look(exemplar="ann", second_exemplar="bob", second_share=1.0)), moves) < 1e-6
+    for weight in (0.0, 0.5, 1.5):
+        look = Look(exemplar="bob", structure=weight)
+        assert far(style.way(look, style.weights(look)), weight * moves) < 1e-6
+    bare = style.default_look().changed(structure=0.0, color=0.0)
+    assert far(style.draw(face, bare).clamp(-1.0, 1.0), plain(style, face).clamp(-1.0, 1.0)) < 1e-3
 
 
 @pytest.fixture
@@ -158,7 +184,8 @@ def toned(weights, style, parts):
     pictures = pictures.clamp(-1.0, 1.0)
     thumbs = ((torch.nn.functional.avg_pool2d(pictures, 2) + 1.0) * 127.5).byte().permute(0, 2, 3, 1).contiguous()
     gallery = replace(parts.gallery, thumbs=thumbs, points=torch.rand(2, 68, 2, generator=rng) * 0.5 + 0.25,
-                      tones=torch.stack([read_tones(picture[None]).numbers() for picture in pictures]))
+                      tones=torch.stack([read_tones(picture[None]).numbers() for picture in pictures]),
+                      shape=0.01 * torch.randn(137, 136, generator=rng))
     save_dual(weights / "toned.safetensors", DualParts(parts.network, parts.w_avg, gallery, parts.samplers,
               {**style.config, "tone": 0.7}), with_generator=True, half=False)
     return load_style("toned"), pictures
@@ -180,7 +207,7 @@ def test_pictures_go_to_the_tones_of_their_exemplar_with_the_colours_weight(tone
         assert far(found.bands, theirs.bands) < 1e-5 and points.shape == (1, 68, 2)
         assert float((found.local - theirs.local).abs().mean()) < 0.02
     # Without a weight of the colours, and with the photo's own kept, nothing is taken.
-    for bare in (look.changed(color=0.0), look.changed(preserve_color="yes")):
+    for bare in (look.changed(color=0.0, structure=0.0), look.changed(preserve_color="yes", structure=0.0)):
         assert far(style_.draw(face, bare).clamp(-1.0, 1.0), style.draw(face, bare).clamp(-1.0, 1.0)) < 1e-4
     # A portrait of a file brings its own, a random exemplar those of the gallery's nearest.
     image = Image.fromarray(((pictures[1] + 1.0) * 127.5).byte().permute(1, 2, 0).numpy())
@@ -215,8 +242,9 @@ def test_small_file_keeps_tones_and_landmarks(toned, weights):
     pack_style(weights / "toned.safetensors", weights / "small.safetensors")
     small, whole = load_style("small").gallery, toned[0].gallery
     assert far(small.points, whole.points) < 1e-4 and far(small.tones, whole.tones) < 1e-3
+    assert torch.equal(small.shape, whole.shape)
     tensors, config = load_model(weights / "toned.safetensors", kind="style")
-    for change, words in (({"tones": tensors["tones"][:, :5]}, "misshapen tones"), ({"points": None}, "only one of tones")):
+    for change, words in (({"tones": tensors["tones"][:, :5]}, "misshapen tones"), ({"points": None}, "only some of tones")):
         kept = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
         save_model(weights / "bad.safetensors", kept, config)
         with pytest.raises(CheckpointError, match=words):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from losses.contextual import contextual_loss, feature_mean_matching
 from losses.exemplar import path_norm
 from models.dualstylegan import FIRST_COLOR_ROW, DualStyleGAN
 from training.adversarial_stage import AdversarialStage, StageConfig
+from training.exemplar_shape import Shapes
 from training.exemplars import KEPT_ROW, Distance, Maps, Rows
 
 
@@ -140,36 +141,29 @@ class PortraitTraining(PathStage):
     the residual blocks. Its own face: the same, and the L1 distance of every map from the portrait's.
 
     These say how a portrait looks and hardly where its features lie, and a small network that sees a thousand portraits learns
-    its colours alone. With a weight of ``structure``, landmarks of what is drawn are held to those of the face without the
-    style, moved as the portrait's lie from those of the face behind it (mean L1 distance, as fractions of the side).
+    its colours alone. With a weight of ``structure``, landmarks of what is drawn are held to the portrait's own, or, for any
+    other face, to that face's, moved as the portrait's deformation moved its own (mean L1 distance, as fractions of the side).
 
     Args:
         network, critic, maps, config: see ``PathStage``.
         portraits: the folder.
         identity: distance of image batches in who they show; left out where None.
-        points: images -> landmarks [N, K, 2] as fractions of the side; needed where ``config.structure`` is not 0.
+        shapes: finds landmarks and deformations; needed where ``config.structure`` is not 0.
     """
 
     config: PortraitsConfig
 
     def __init__(self, network: DualStyleGAN, critic: nn.Module, *, maps: Maps, portraits: Portraits,
-                 identity: Distance | None = None, points: Callable[[Tensor], Tensor] | None = None,
+                 identity: Distance | None = None, shapes: Shapes | None = None,
                  config: PortraitsConfig | None = None) -> None:
         super().__init__(network, critic, maps=maps, config=config or PortraitsConfig())
-        self.portraits, self.identity, self.points = portraits, identity, points
+        self.portraits, self.identity, self.shapes = portraits, identity, shapes
         if self.config.structure:
-            if points is None:
+            if shapes is None:
                 raise ValueError("a weight of structure needs a finder of landmarks")
-            self.moves = self._moves()
-
-    @torch.no_grad()
-    def _moves(self) -> Tensor:
-        """Return where the landmarks of every portrait lie from those of the face behind it, [K, 68, 2]."""
-        like, noise, moves = self.generator.input.input, self.generator.fixed_noise(), []
-        for image, rows in zip(self.portraits.images, self.portraits.intrinsic, strict=True):
-            face = self.generator.synthesis(rows[None].to(like), noise=noise)
-            moves.append(self.points(image[None].to(like)) - self.points(face.clamp(-1.0, 1.0)))
-        return torch.cat(moves)
+            images = [part.to(self.generator.input.input) for part in portraits.images.split(self.config.batch)]
+            self.moves = torch.cat([shapes.moves(part) for part in images])
+            self.places = torch.cat([shapes.points(part).detach() for part in images])
 
     @torch.no_grad()
     def draw(self) -> dict[str, Tensor]:
@@ -179,7 +173,7 @@ class PortraitTraining(PathStage):
             folder.images, folder.extrinsic, folder.intrinsic))
         drawn = {"real": images, "code": code, "content": content, "paired": images}
         if self.config.structure:
-            drawn["moves"] = self.moves[chosen]
+            drawn |= {"moves": self.moves[chosen], "places": self.places[chosen]}
         if self.chance(2):
             code = code + self.config.jitter * self.normal(*code.shape)
             face, colours = self.faces(count), self.faces(count)
@@ -200,10 +194,14 @@ class PortraitTraining(PathStage):
         if self.identity is not None:
             terms["identity"] = config.identity * self.identity(image, face)
         if config.structure:
-            with torch.no_grad():
-                wanted = self.points(face.clamp(-1.0, 1.0)) + drawn["moves"]
-            terms["structure"] = config.structure * F.l1_loss(self.points(image.clamp(-1.0, 1.0)), wanted)
+            found = self.shapes.points(image.clamp(-1.0, 1.0))
+            terms["structure"] = config.structure * F.l1_loss(found, self._goal(face, drawn))
         if "paired" in drawn:
             weighted = [weight * F.l1_loss(a, b) for weight, a, b in zip(config.pair, ours, theirs, strict=True)]
             terms["pair"] = torch.stack(weighted).sum()
         return terms
+
+    @torch.no_grad()
+    def _goal(self, face: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
+        """Return where the landmarks of what is drawn belong, [N, 68, 2]."""
+        return drawn["places"] if "paired" in drawn else self.shapes.points(face.clamp(-1.0, 1.0)) + drawn["moves"]

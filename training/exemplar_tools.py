@@ -14,6 +14,7 @@ from checkpoints.features import load_face_id, load_landmark_net
 from checkpoints.io import fingerprint
 from losses.identity import IdentityLoss
 from training.exemplar_run import Tools
+from training.exemplar_shape import Shapes
 from training.exemplars import TokenMaps
 from training.likeness import inversion_loss
 
@@ -54,4 +55,4 @@ def load_tools(
         + fingerprint(tokens.state_dict(), perceptual.state_dict())
     maps = TokenMaps(tokens, layers=(tokens.depth // 6, tokens.depth * 5 // 12))
     return base, Tools(base.generator, base.w_avg, lambda: deepcopy(base.discriminator), encode, perceptual, maps, digest,
-                       identity=identity, points=lambda image: finder(image).points)
+                       identity=identity, shapes=Shapes(base.generator, lambda image: finder(image).points))

@@ -28,7 +28,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 @dataclass(frozen=True)
 class DestylizeSettings:
     """How portraits become faces: Adam ``steps`` and ``rate`` with its ramps, the weights of identity, spread of the rows and
-    noise regularisation, and the truncation of the face."""
+    noise regularisation, and the truncation of the face. With ``unwarp``, of ours, a portrait's deformation is taken back
+    first; without steps its codes are what the encoder gives."""
 
     steps: int = 300
     rate: float = 0.1
@@ -36,6 +37,7 @@ class DestylizeSettings:
     spread: float = 1.0
     noise: float = 1e5
     truncation: float = 0.7
+    unwarp: bool = False
 
 
 class Destylized(NamedTuple):
@@ -50,7 +52,7 @@ class Destylized(NamedTuple):
 def destylize(
     portrait: Tensor, tuned: Generator, generator: Generator, *, encode: Rows, to_w: Rows, perceptual: Distance,
     identity: Distance | None = None, settings: DestylizeSettings | None = None, center: float | Tensor = 0.0,
-    progress: Callable[[int, Mapping[str, float]], None] | None = None,
+    plain: Tensor | None = None, progress: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> Destylized:
     """Find the face behind each portrait: codes that are the portrait under g', drawn by g (section 3.2).
 
@@ -67,6 +69,7 @@ def destylize(
         perceptual, identity: distances of image batches, scalars; identity is left out where None.
         settings: see there.
         center: of the truncation of w_plus, 0 as published or the mean latent [D].
+        plain: the portraits without their deformation, whose faces are looked for; as they are where None.
         progress: called with the number of steps done and the terms.
 
     Raises:
@@ -75,7 +78,9 @@ def destylize(
     settings = settings or DestylizeSettings()
     with torch.no_grad():
         start = encode(portrait)
-    rows = start.clone().requires_grad_(True)
+        rows = start if plain is None else encode(plain)
+    portrait = portrait if plain is None else plain
+    rows = rows.clone().requires_grad_(True)
     noise = [level.repeat(len(portrait), 1, 1, 1).requires_grad_(True) for level in tuned.fixed_noise()]
     optimizer = torch.optim.Adam([rows, *noise], lr=settings.rate)
     with torch.enable_grad(), frozen(tuned):
@@ -93,7 +98,8 @@ def destylize(
     with torch.no_grad():
         w_plus = center + settings.truncation * (to_w(rows) - center)
         face = generator.synthesis(w_plus, noise=generator.fixed_noise())
-        intrinsic = torch.cat([encode(face)[:, :KEPT_ROW], start[:, KEPT_ROW:]], dim=1)
+        content = encode(face) if settings.steps else rows  # what the encoder gave need not be encoded again
+        intrinsic = torch.cat([content[:, :KEPT_ROW], start[:, KEPT_ROW:]], dim=1)
     return Destylized(start, intrinsic, face)
 
 

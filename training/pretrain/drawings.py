@@ -36,16 +36,16 @@ def labelled(pack: FacePack) -> Tensor:
 
 
 def drawn_face(pack: FacePack, index: Tensor, look: DrawnLook, *, seed: int, size: int, recoloured: float = 0.5,
-               own_warp: bool = False) -> tuple[Image.Image, np.ndarray]:
+               own_warp: bool = False, least_warp: float = 0.0) -> tuple[Image.Image, np.ndarray]:
     """Return one face of a pack as a drawing of ``size`` px, and its landmarks [68, 2]; see ``drawing``."""
     face = F.interpolate(pack.batch(index[None]), size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic").clamp(-1.0, 1.0)
     made, moved = drawing(face, pack.landmarks[index].numpy(), look, seed=seed, recoloured=recoloured,
-                          own_warp=own_warp)
+                          own_warp=own_warp, least_warp=least_warp)
     return Image.fromarray((made * 255.0).round().astype(np.uint8)).resize((size, size), Image.Resampling.LANCZOS), moved
 
 
 def draw_folder(pack: FacePack, folder: Path, *, looks: Mapping[str, DrawnLook], count: int, size: int, recoloured: float,
-                own_warp: bool = False, seed: int = 0) -> dict[str, int]:
+                own_warp: bool = False, least_warp: float = 0.0, seed: int = 0) -> dict[str, int]:
     """Write ``count`` drawings of different training faces as PNG files of a folder, and what is true of them.
 
     ``truth.npz`` holds, in the files' order, ``names``, ``faces`` (names of the photos), ``looks``, and the landmarks
@@ -62,7 +62,7 @@ def draw_folder(pack: FacePack, folder: Path, *, looks: Mapping[str, DrawnLook],
     for number, index in enumerate(tqdm(train[rng.permutation(len(train))[:count]], desc="drawings")):
         look = list(looks)[number % len(looks)]
         image, moved = drawn_face(pack, index, looks[look], seed=seed * count + number, size=size, recoloured=recoloured,
-                                  own_warp=own_warp)
+                                  own_warp=own_warp, least_warp=least_warp)
         name = f"{number:04d}.png"
         save_image(folder / name, image)
         facts = (name, pack.names[index], look, pack.landmarks[index].numpy(), moved)
@@ -74,7 +74,7 @@ def draw_folder(pack: FacePack, folder: Path, *, looks: Mapping[str, DrawnLook],
 
 
 def draw_pack(pack: FacePack, output: Path, *, count: int, size: int, looks: Mapping[str, DrawnLook] | None = None,
-              recoloured: float = 0.5, own_warp: bool = False) -> dict[str, int]:
+              recoloured: float = 0.5, own_warp: bool = False, least_warp: float = 0.0) -> dict[str, int]:
     """Write a pack of ``count`` drawings of training faces, ``LOOK_NUMBER`` by name; an interrupted run goes on.
 
     Raises:
@@ -95,7 +95,8 @@ def draw_pack(pack: FacePack, output: Path, *, count: int, size: int, looks: Map
     for number in tqdm(range(len(names), count), desc="drawings", initial=len(names), total=count):
         rng = np.random.default_rng([number, count])
         index, name = train[rng.integers(len(train))], list(looks)[rng.integers(len(looks))]
-        image, moved = drawn_face(pack, index, looks[name], seed=number, size=size, recoloured=recoloured, own_warp=own_warp)
+        image, moved = drawn_face(pack, index, looks[name], seed=number, size=size, recoloured=recoloured, own_warp=own_warp,
+                                  least_warp=least_warp)
         names.append(f"{name}_{number:05d}"), blobs.append(jpeg_bytes(image)), points.append(moved)
         if len(names) % SAVE_EVERY == 0:
             save(partial)
