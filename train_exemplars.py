@@ -41,6 +41,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--stages", type=stage_list, default=STAGES, help=f"some of {','.join(STAGES)}")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align the face of every portrait; those without one are left out")
+    parser.add_argument("--gallery", type=Path, default=None, help="folder of other portraits that the style shall show and "
+                        "offer in place of those it is trained on, which then stay private")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too")
     parser.add_argument("--base", default="starter", help="base generator with its encoder: starter or official")
     parser.add_argument("--vit", default=None, help="ViT of the distances: starter, official or a file; the one that suits "
@@ -78,7 +80,7 @@ def settings(args: Namespace, *, size: int) -> Any:
 
 
 def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: Any, trainer: Any, done: dict[str, Any]) -> None:
-    """Write the style of a run whose stages are all done."""
+    """Write the style of a run whose stages are all done, with the portraits of its folder or of ``--gallery``."""
     import torch
     from torch.nn import functional as F
 
@@ -87,6 +89,12 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
     from styles.dualstyle import save_dual
     from styles.dualstyle_files import DualParts, Gallery
 
+    codes = done["refine"]["extrinsic"]
+    if args.gallery is not None:
+        from pipeline.portraits import read_portraits
+
+        names, portraits = read_portraits(args.gallery, size=base.generator.config.size, align=args.align)
+        codes = trainer.codes(portraits, done)
     thumbs = F.interpolate(portraits, size=(THUMB, THUMB), mode="bilinear", antialias=True).clamp(-1, 1)
     thumbs = ((thumbs + 1) * 127.5).round().byte().permute(0, 2, 3, 1)  # [K, 3, H, W] -> [K, H, W, 3]
     dim, samplers = base.generator.config.style_dim, {}
@@ -100,7 +108,7 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
     with torch.no_grad():
         points = torch.cat([trainer.tools.shapes.points(part.to(base.w_avg.device)).cpu() for part in portraits.split(8)])
     tones = torch.stack([read_tones(portrait[None]).numbers() for portrait in portraits])
-    gallery = Gallery(tuple(names), done["refine"]["extrinsic"], thumbs.contiguous(), "w+", tones, points,
+    gallery = Gallery(tuple(names), codes, thumbs.contiguous(), "w+", tones, points,
                       done["destylize"]["shape"])
     save_dual(path, DualParts(trainer.trained(done["finetune"]), base.w_avg, gallery, samplers, config))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import make_look_pairs
+from data import make_look_pairs, make_portraits
 from data.drawing import edge_flow, flattened, paper_grain, smoothed
 from data.features import head_mask
 from data.landmarks68 import MEAN_FACE
@@ -92,3 +92,15 @@ def test_unknown_looks_and_wrong_shapes_are_told(face, capsys):
         draw_look("flat", face[0], MEAN_FACE)
     assert make_look_pairs.main(["nothing"]) == 2
     assert "no look 'nothing'" in capsys.readouterr().err
+
+
+def test_portraits_of_sampled_faces_come_with_what_is_true_of_them(tmp_path, capsys):
+    options = ["--count", "2", "--looks", "oil,pastel", "--size", "64", "--least_warp", "1"]
+    assert make_portraits.main([str(tmp_path), *options]) == 0
+    truth = np.load(tmp_path / "truth.npz")
+    names = [str(name) for name in truth["names"]]
+    assert [name.partition("_")[0] for name in names] == ["oil", "pastel"] and all((tmp_path / name).is_file() for name in names)
+    assert truth["points"].shape == truth["moved"].shape == (2, 68, 2)
+    assert np.abs(truth["moved"] - truth["points"]).max() > 0.01
+    assert make_portraits.main([str(tmp_path), "--looks", "chalkboard"]) == 2
+    assert "chalkboard" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from models.modify import RemappingConfig, RemappingNetwork, StyleModel, version
 from training.folder import FolderImages
 from training.modify import adapt_to
 from training.modify_config import AdaptationConfig, EncapsulationConfig
+from training.modify_start import start_remapping
 from training.checks import DivergedError
 from training.session import Session
 from training.state import read_state, restore, save_state
@@ -157,6 +158,32 @@ def test_style_is_the_running_average_where_one_is_asked_for() -> None:
         EncapsulationConfig(average=1.0)
 
 
+def test_remapping_network_begins_with_the_images_rows(rng: torch.Generator) -> None:
+    network = RemappingNetwork(RemappingConfig(2, 32, 4))
+    ways = torch.randn(3, 64, generator=rng)
+    rows = 2.0 + torch.randn(50, 3, generator=rng) @ (ways * torch.tensor([[1.0], [0.5], [0.25]]))
+    start_remapping(network, rows.reshape(50, 2, 32))
+    made = network(torch.randn(4000, 32, generator=rng)).flatten(1).detach()
+    assert (made.mean(dim=0) - rows.mean(dim=0)).abs().mean() < 0.1
+    assert made.std(dim=0).sum() / rows.std(dim=0).sum() == pytest.approx(1.0, abs=0.15)
+    # What is made varies along the directions of the given rows.
+    inside = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)[2][:3]
+    centred = made - made.mean(dim=0)
+    assert (centred @ inside.T).square().sum() / centred.square().sum() > 0.8
+
+
+def test_second_phase_starts_from_the_moments_where_that_is_asked_for() -> None:
+    stage = tiny_encapsulator(steps=1, swap_steps=1, remap_start="moments", average=0.5)
+    before = deepcopy(stage.model.remapping.state_dict())
+    stage.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in stage.model.remapping.state_dict().items())
+    stage.step()
+    last = list(before)[-2]
+    assert (stage.result.remapping.state_dict()[last] - before[last]).abs().mean() > 0.1
+    with pytest.raises(ValueError, match="remap_start must be one of"):
+        EncapsulationConfig(remap_start="warm")
+
+
 def test_released_forms_and_chosen_parts_train() -> None:
     stage = tiny_encapsulator(critic_form="softplus", code_form="all_rows", penalty=0.0, encoder_parts=("styles.*",),
                               generator_parts=("to_rgb*",))
@@ -169,7 +196,7 @@ def test_released_forms_and_chosen_parts_train() -> None:
         tiny_encapsulator(encoder_parts=("nothing*",))
 
 
-@pytest.mark.parametrize("make", [tiny_encapsulator, tiny_adapter, partial(tiny_encapsulator, average=0.5)])
+@pytest.mark.parametrize("make", [tiny_encapsulator, tiny_adapter, partial(tiny_encapsulator, average=0.5, remap_start="moments")])
 def test_a_run_that_was_cut_off_goes_on_to_the_bit(make, tmp_path) -> None:  # noqa: ANN001
     whole = make()
     rows = [whole.step() for _ in range(4)]

@@ -44,6 +44,7 @@ def weights(tmp_path_factory):
 def command(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("CHECKPOINTS_DIR", str(tmp_path / "styles"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("training.exemplar_shape.FACES", 16)
 
     def run(*options: str, style: str = "toons") -> int:
         steps = [word for name in ("tune", "destylize", "pretrain", "finetune", "refine") for word in (f"--{name}_steps", "2")]
@@ -83,6 +84,14 @@ def test_run_stopped_in_every_stage_ends_as_one_that_was_not(command, tmp_path, 
     face = Face(torch.randn(1, 10, 32))
     drawn = [whole.draw(face, Look(exemplar=name)) for name in ("ann", "bob", "random")]
     assert all(torch.isfinite(image).all() for image in drawn) and not torch.equal(drawn[0], drawn[1])
+    # Another gallery: the same path and samplers, and none of the portraits that were trained on.
+    for name in ("dan", "eve"):
+        save_image(tmp_path / "shown" / f"{name}.png", torch.rand(1, 3, 64, 64) * 2 - 1)
+    assert command("--resume", "--gallery", str(tmp_path / "shown"), style="whole") == 0
+    other = load_style("whole")
+    assert other.gallery.names == ("dan", "eve") and other.gallery.codes.shape == (2, 10, 32)
+    assert torch.equal(other.network.res[0].conv[0].weight, whole.network.res[0].conv[0].weight)
+    assert torch.equal(other.random_code(3), whole.random_code(3))
 
 
 def test_single_stages_and_what_is_refused(command, tmp_path, weights, capsys):

@@ -19,7 +19,7 @@ from models.stylegan2 import Generator
 from training.adversarial_stage import AdversarialStage, FolderTuning, TuningConfig
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining
 from training.exemplars import (
-    DestylizeSettings, Distance, Maps, RefineSettings, Rows, SamplerFit, SamplerSettings, destylize, refine_codes,
+    Destylized, DestylizeSettings, Distance, Maps, RefineSettings, Rows, SamplerFit, SamplerSettings, destylize, refine_codes,
 )
 from training.exemplar_shape import Shapes
 from training.report import LossTable, contact_sheet, plot_losses
@@ -51,7 +51,8 @@ class ExemplarConfig:
         Its encoder gives drawings rows of faces already. A generator tuned on them, and codes optimised under it, gained 0.03
         of identity in an hour; taking the deformation back before the portrait is encoded costs nothing.
         """
-        return cls(tune=TuningConfig(steps=0), destylize=DestylizeSettings(steps=0, truncation=1.0, unwarp=True),
+        return cls(tune=TuningConfig(steps=0, rate=5e-4, critic_rate=5e-4, adversarial=0.1, reconstruction=1.0, average=0.97),
+                   destylize=DestylizeSettings(steps=0, rate=0.05, truncation=1.0, unwarp=True),
                    pretrain=MixedFacesConfig(steps=120, rate=5e-4, critic_rate=5e-4, average=0.98),
                    finetune=PortraitsConfig(steps=260, rate=5e-4, critic_rate=5e-4, adversarial=0.3, structure=20.0,
                                             average=0.98),
@@ -208,11 +209,7 @@ class ExemplarRun:
         tools, tuned = self.tools, self._tuned(done)
 
         def make(part: slice) -> dict[str, Tensor]:
-            portraits = self.portraits[part].to(tools.w_avg.device)
-            plain = tools.shapes.plain(portraits) if self.config.destylize.unwarp else None
-            found = destylize(portraits, tuned, tools.generator, encode=tools.encode, to_w=lambda rows: rows, plain=plain,
-                              perceptual=tools.perceptual, identity=tools.identity,
-                              settings=self.config.destylize, center=tools.w_avg)
+            found = self._destylized(self.portraits[part], tuned)
             return {name: value.cpu() for name, value in found._asdict().items()}
 
         result = self._chunks("destylize", state, make)
@@ -249,14 +246,35 @@ class ExemplarRun:
         self._sheet("finetune", self._drawn(trainer.average, codes["extrinsic"]))
         return trainer.state()["average"]
 
+    def _destylized(self, portraits: Tensor, tuned: Generator) -> Destylized:
+        """Return codes [N, L, D] of portraits [N, 3, S, S], and the faces behind them."""
+        tools, portraits = self.tools, portraits.to(self.tools.w_avg.device)
+        plain = tools.shapes.plain(portraits) if self.config.destylize.unwarp else None
+        return destylize(portraits, tuned, tools.generator, encode=tools.encode, to_w=lambda rows: rows, plain=plain,
+                         perceptual=tools.perceptual, identity=tools.identity, settings=self.config.destylize,
+                         center=tools.w_avg)
+
+    def _refined(self, portraits: Tensor, network: DualStyleGAN, *, content: Tensor, code: Tensor) -> Tensor:
+        device = self.tools.w_avg.device
+        refined = refine_codes(portraits.to(device), network, content=content.to(device), code=code.to(device),
+                               to_w=lambda rows: rows, perceptual=self.tools.perceptual, maps=self.tools.maps,
+                               settings=self.config.refine)
+        return refined.cpu()
+
+    def codes(self, portraits: Tensor, done: Mapping[str, Any]) -> Tensor:
+        """Return refined extrinsic rows [N, L, D] of portraits [N, 3, S, S] that the run was not trained on."""
+        tuned, network, parts = self._tuned(done), self.trained(done["finetune"]), []
+        for part in portraits.split(self.config.chunk):
+            found = self._destylized(part, tuned)
+            parts.append(self._refined(part, network, content=found.intrinsic, code=found.extrinsic))
+        return torch.cat(parts)
+
     def _refine(self, done: Mapping[str, Any], state: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        network, codes, device = self.trained(done["finetune"]), done["destylize"], self.tools.w_avg.device
+        network, codes = self.trained(done["finetune"]), done["destylize"]
 
         def make(part: slice) -> dict[str, Tensor]:
-            refined = refine_codes(self.portraits[part].to(device), network, content=codes["intrinsic"][part].to(device),
-                                   code=codes["extrinsic"][part].to(device), to_w=lambda rows: rows,
-                                   perceptual=self.tools.perceptual, maps=self.tools.maps, settings=self.config.refine)
-            return {"extrinsic": refined.cpu()}
+            return {"extrinsic": self._refined(self.portraits[part], network, content=codes["intrinsic"][part],
+                                               code=codes["extrinsic"][part])}
 
         result = self._chunks("refine", state, make)
         self._sheet("refine", self._drawn(network, result["extrinsic"]))

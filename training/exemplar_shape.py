@@ -22,14 +22,14 @@ RIDGE = 1e-4
 
 
 @torch.no_grad()
-def sampled_points(generator: Generator, points: Callable[[Tensor], Tensor], *, count: int = FACES, batch: int = 8) -> Tensor:
-    """Return landmarks [count, 68, 2] of random faces of a generator, found by ``points``."""
+def sampled_points(generator: Generator, points: Callable[[Tensor], Tensor], *, batch: int = 8) -> Tensor:
+    """Return landmarks [``FACES``, 68, 2] of random faces of a generator, found by ``points``."""
     rng, found = torch.Generator().manual_seed(0), []
-    for _ in range(0, count, batch):
+    for _ in range(0, FACES, batch):
         z = torch.randn(batch, generator.config.style_dim, generator=rng).to(generator.input.input)
         image = generator.synthesis(generator.broadcast(generator.mapping(z)), noise=generator.fixed_noise())
         found.append(points(image.clamp(-1.0, 1.0)).cpu())
-    return torch.cat(found)[:count]
+    return torch.cat(found)[:FACES]
 
 
 def fit_moves(faces: Tensor, *, seed: int = 0) -> Tensor:

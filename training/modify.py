@@ -18,8 +18,11 @@ from models.modify import StyleModel, version_z
 from training.mixed import precision
 from training.ema import update_ema
 from training.modify_config import AdaptationConfig, EncapsulationConfig, StageConfig
+from training.modify_start import start_remapping
 from training.checks import check_gradients, check_terms
 
+# Images whose style rows say where the remapping network begins.
+START_IMAGES = 256
 # Number of the step and the run's random generator -> images [N, 3, S, S] in [-1, 1].
 Source = Callable[[int, torch.Generator], Tensor]
 
@@ -204,12 +207,23 @@ class Encapsulator(Stage):
         return self.model if self.average is None else self.average
 
     def advance(self, images: Tensor) -> dict[str, Tensor]:
-        if self.step_count == self.config.steps and self.average is not None:
-            self.model.load_state_dict(self.average.state_dict())  # the space that the second phase maps into
+        if self.step_count == self.config.steps:
+            self._begin_swapping()
         terms = self._reconstruct(images) if self.step_count < self.config.steps else self._swap(images)
         if self.average is not None:
             update_ema(self.average, self.model, self.config.average)
         return terms
+
+    @torch.no_grad()
+    def _begin_swapping(self) -> None:
+        """Fix the space that the second phase maps into, and let M begin there where that is asked for."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.state_dict())
+        if self.config.remap_start == "moments":
+            codes = [self.model.encode(self.source(step, self.rng)) for step in range(-(-START_IMAGES // self.config.batch))]
+            start_remapping(self.model.remapping, self.model.style_rows(torch.cat(codes)).float(), seed=self.config.seed)
+            if self.average is not None:
+                self.average.remapping.load_state_dict(self.model.remapping.state_dict())
 
     def _reconstruct(self, images: Tensor) -> dict[str, Tensor]:
         """First phase: y_r = D(E(y)) shall be y (eq. 1 to 4)."""

@@ -10,6 +10,7 @@ from losses.modify import CODE_FORMS, CRITIC_FORMS, RECONSTRUCTION_PHASE, STYLIS
 from training.config import DTYPES
 
 SWAP_PARTS = ("remapping", "all")
+REMAP_STARTS = ("random", "moments")
 Config = TypeVar("Config", bound="StageConfig")
 
 
@@ -74,7 +75,8 @@ class EncapsulationConfig(StageConfig):
     The first phase trains encoder and generator; the second the remapping network, with ``swap_parts`` "all" the other two
     as well, of which the paper says nothing: alone it is mapped into an embedding space that stays as it is. ``rows`` is xi,
     ``n_mlp`` the depth of the remapping network, ``remap_lr`` its rate, ``code_form`` the form of eq. 6. The style is the
-    running average of the networks with the decay ``average``, or, with 0 as in the paper, what the last step leaves.
+    running average of the networks with the decay ``average``, or, with 0 as in the paper, what the last step leaves. The
+    remapping network begins "random" as in the paper, or with the "moments" of the images' rows, see ``start_remapping``.
     """
 
     steps: int = 150_000
@@ -91,6 +93,7 @@ class EncapsulationConfig(StageConfig):
     code_form: str = "swapping"
     swap_parts: str = "remapping"
     average: float = 0.0
+    remap_start: str = "random"
     encoder_parts: tuple[str, ...] = ()
     generator_parts: tuple[str, ...] = ()
 
@@ -99,6 +102,8 @@ class EncapsulationConfig(StageConfig):
         if self.code_form not in CODE_FORMS or self.swap_parts not in SWAP_PARTS:
             raise ValueError(f"code_form must be one of {CODE_FORMS} and swap_parts one of {SWAP_PARTS}, got "
                              f"{self.code_form!r} and {self.swap_parts!r}")
+        if self.remap_start not in REMAP_STARTS:
+            raise ValueError(f"remap_start must be one of {REMAP_STARTS}, got {self.remap_start!r}")
         if self.average >= 1.0:
             raise ValueError(f"average must be below 1, got {self.average}")
         if not self.steps + self.swap_steps:
@@ -146,8 +151,8 @@ class AdaptationConfig(StageConfig):
 # Of the encoder only the layers that make the rows are adapted, so that what is adapted is small. Tokens of the starter's
 # transformer and the identity network hardly see colours: with the paper's weights skin turned magenta within 200 steps.
 EncapsulationConfig.PROFILES = {"published": {}, "starter": {
-    "steps": 360, "swap_steps": 60, "lr": 4e-4, "average": 0.97, "rows": 5, "remap_lr": 2e-3, "critic_form": "softplus",
-    "penalty_every": 4, "r_weight": 6.0, "id_weight": 0.3,
+    "steps": 360, "swap_steps": 60, "lr": 4e-4, "average": 0.97, "rows": 5, "remap_lr": 5e-4, "critic_form": "softplus",
+    "penalty_every": 4, "r_weight": 6.0, "id_weight": 0.3, "remap_start": "moments",
 }}
 HEADS = ("styles.*.linear.*", "latlayer*")
 AdaptationConfig.PROFILES = {"published": {}, "starter": {

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from checkpoints.io import CheckpointError
 from losses.modify import CODE_FORMS, CRITIC_FORMS
 from training.modify import Stage
-from training.modify_config import SWAP_PARTS, StageConfig
+from training.modify_config import REMAP_STARTS, SWAP_PARTS, StageConfig
 from training.session import Session
 from training.state import STATE_FILE, read_state, restore
 
@@ -38,6 +38,7 @@ HELP = {
     "critic_form": "wgan as the paper, or softplus as the released code",
     "code_form": "swapping as the paper, or mean squares as the released code",
     "swap_parts": "what the second phase trains",
+    "remap_start": "how the remapping network begins its phase",
     "average": "decay of the running average that the style is; 0 for the last step's networks",
     "penalty": "weight of the critic's gradient penalty, 0 for none",
     "penalty_every": "steps between penalties",
@@ -45,7 +46,7 @@ HELP = {
     "encoder_parts": "patterns of the encoder's parameters to train, separated by commas; none for all",
     "generator_parts": "likewise of the generator",
 }
-CHOICES = {"critic_form": CRITIC_FORMS, "code_form": CODE_FORMS, "swap_parts": SWAP_PARTS}
+CHOICES = {"critic_form": CRITIC_FORMS, "code_form": CODE_FORMS, "swap_parts": SWAP_PARTS, "remap_start": REMAP_STARTS}
 
 
 def patterns(text: str) -> tuple[str, ...]:
