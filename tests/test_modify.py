@@ -154,8 +154,18 @@ def test_style_is_the_running_average_where_one_is_asked_for() -> None:
             assert all(torch.allclose(tensor, wanted[name], atol=1e-6) for name, tensor in stage.result.named_parameters())
     fixed = [name for name, _ in stage.model.named_parameters() if not name.startswith("remapping.")]
     assert all(torch.allclose(stage.model.state_dict()[name], stage_before[name], atol=1e-6) for name in fixed)
-    with pytest.raises(ValueError, match="average must be below 1"):
+    with pytest.raises(ValueError, match="average must be below 1 and decay"):
         EncapsulationConfig(average=1.0)
+
+
+def test_rate_falls_at_the_end_of_the_first_phase() -> None:
+    stage = tiny_encapsulator(steps=10, swap_steps=0, decay=0.5, lr=1.0)
+    rates = []
+    for step in range(10):
+        stage.step_count = step
+        rates.append(stage.rate())
+    assert rates[:6] == [1.0] * 6 and rates[6:] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert tiny_encapsulator(steps=10, lr=0.5).rate() == 0.5
 
 
 def test_remapping_network_begins_with_the_images_rows(rng: torch.Generator) -> None:

@@ -214,6 +214,11 @@ class Encapsulator(Stage):
             update_ema(self.average, self.model, self.config.average)
         return terms
 
+    def rate(self) -> float:
+        """Return the rate of encoder and generator in this step: over the share ``decay`` at the end it falls to a tenth."""
+        left, decay = self.config.steps - self.step_count, self.config.steps * self.config.decay
+        return self.config.lr * (max(0.1, min(1.0, left / decay)) if decay else 1.0)
+
     @torch.no_grad()
     def _begin_swapping(self) -> None:
         """Fix the space that the second phase maps into, and let M begin there where that is asked for."""
@@ -229,6 +234,8 @@ class Encapsulator(Stage):
         """First phase: y_r = D(E(y)) shall be y (eq. 1 to 4)."""
         choose(self.model, self.parts)
         weights, found = self.config.reconstruction_weights, {}
+        for group in self.optimizers["model"].param_groups:
+            group["lr"] = self.rate()
         with precision(self.device, self.dtype):
             drawn = self.model(images)
         if weights["adv_r"]:

@@ -74,9 +74,10 @@ class EncapsulationConfig(StageConfig):
 
     The first phase trains encoder and generator; the second the remapping network, with ``swap_parts`` "all" the other two
     as well, of which the paper says nothing: alone it is mapped into an embedding space that stays as it is. ``rows`` is xi,
-    ``n_mlp`` the depth of the remapping network, ``remap_lr`` its rate, ``code_form`` the form of eq. 6. The style is the
-    running average of the networks with the decay ``average``, or, with 0 as in the paper, what the last step leaves. The
-    remapping network begins "random" as in the paper, or with the "moments" of the images' rows, see ``start_remapping``.
+    ``n_mlp`` the depth of the remapping network, ``remap_lr`` its rate, ``code_form`` the form of eq. 6. ``lr`` falls to a
+    tenth over the share ``decay`` of the first phase, at its end; the style is the running average of the networks with the
+    decay ``average``; both are 0 in the paper. The remapping network begins "random", as in the paper, or with the "moments"
+    of the images' rows, see ``start_remapping``.
     """
 
     steps: int = 150_000
@@ -92,6 +93,7 @@ class EncapsulationConfig(StageConfig):
     adv_z_weight: float = SWAPPING_PHASE["adv_z"]
     code_form: str = "swapping"
     swap_parts: str = "remapping"
+    decay: float = 0.0
     average: float = 0.0
     remap_start: str = "random"
     encoder_parts: tuple[str, ...] = ()
@@ -104,8 +106,8 @@ class EncapsulationConfig(StageConfig):
                              f"{self.code_form!r} and {self.swap_parts!r}")
         if self.remap_start not in REMAP_STARTS:
             raise ValueError(f"remap_start must be one of {REMAP_STARTS}, got {self.remap_start!r}")
-        if self.average >= 1.0:
-            raise ValueError(f"average must be below 1, got {self.average}")
+        if self.average >= 1.0 or self.decay > 1.0:
+            raise ValueError(f"average must be below 1 and decay at most 1, got {self.average} and {self.decay}")
         if not self.steps + self.swap_steps:
             raise ValueError("nothing to train: steps and swap_steps are both 0")
         for steps, weights in ((self.steps, self.reconstruction_weights), (self.swap_steps, self.swapping_weights)):
@@ -151,7 +153,7 @@ class AdaptationConfig(StageConfig):
 # Of the encoder only the layers that make the rows are adapted, so that what is adapted is small. Tokens of the starter's
 # transformer and the identity network hardly see colours: with the paper's weights skin turned magenta within 200 steps.
 EncapsulationConfig.PROFILES = {"published": {}, "starter": {
-    "steps": 360, "swap_steps": 60, "lr": 4e-4, "average": 0.97, "rows": 5, "remap_lr": 5e-4, "critic_form": "softplus",
+    "steps": 360, "swap_steps": 60, "lr": 4e-4, "decay": 0.4, "average": 0.97, "rows": 5, "remap_lr": 5e-4, "critic_form": "softplus",
     "penalty_every": 4, "r_weight": 6.0, "id_weight": 0.3, "remap_start": "moments",
 }}
 HEADS = ("styles.*.linear.*", "latlayer*")
