@@ -17,7 +17,7 @@ THUMB = 64
 # The starter's settings serve generators up to this side in px.
 SMALL = 256
 # Share of a photo's features beside its rows that such styles keep, and how far pictures go to their exemplar's tones.
-DETAIL, TONE = 1.0, 0.7
+DETAIL, TONE = 1.0, 1.0
 
 
 def stage_list(text: str) -> tuple[str, ...]:
@@ -102,7 +102,8 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
         samplers[name] = CodeSampler(state["lin_out.weight"].shape[0] // dim, style_dim=dim)
         samplers[name].load_state_dict(state)
     config = {"base": {"name": base.name, "fingerprint": base.fingerprint}, "encoder": args.encoder or base.name,
-              "exemplar_encoder": args.encoder or base.name, "training": {"run": trainer.digest},
+              "exemplar_encoder": args.encoder or base.name,
+              "training": {"run": trainer.digest, "settings": trainer.config.facts(), "portraits": len(trainer.portraits)},
               # A larger generator's photos have no features beside their rows, unless they are asked for.
               **({"detail": DETAIL, "tone": TONE} if base.generator.config.size <= SMALL else {})}
     with torch.no_grad():

@@ -26,6 +26,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--photos", type=Path, required=True, help="folder of aligned photos")
     parser.add_argument("--count", type=cli.positive_int, default=12, help="photos")
     parser.add_argument("--exemplars", type=cli.positive_int, default=20, help="exemplars")
+    parser.add_argument("--stepped", type=cli.positive_int, default=4, help="photos that are drawn at every weight too")
     parser.add_argument("--random", type=cli.positive_int, default=40, help="random exemplars")
     parser.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
     parser.add_argument("--inversion", choices=("e4e", "e4e+optimize"), default="e4e+optimize", help="how photos become faces")
@@ -77,7 +78,9 @@ def run(args: Namespace) -> int:
     identity = IdentityLoss(load_face_id(device=device).module)
     truth = np.load(args.portraits / "truth.npz")
     stems = [Path(str(name)).stem for name in truth["names"]]
-    rows = [(name, stems.index(Path(name).stem)) for name in style.gallery.names if Path(name).stem in stems][:args.exemplars]
+    rows = [(name, stems.index(Path(name).stem)) for name in style.gallery.names if Path(name).stem in stems]
+    # Spread over the gallery, whose names may begin with their looks.
+    rows = [rows[i * len(rows) // args.exemplars] for i in range(min(args.exemplars, len(rows)))]
     warps = torch.from_numpy(np.stack([truth["moved"][row] - truth["points"][row] for _, row in rows])).float().to(device)
     base = style.default_look()
     looks, facts, sheet = [base.changed(exemplar=name) for name, _ in rows], [], []
@@ -96,31 +99,33 @@ def run(args: Namespace) -> int:
             def draw(face: Any = face, **changes: Any) -> Any:
                 return torch.cat([style.draw(face, look.changed(**changes)).clamp(-1.0, 1.0) for look in looks])
 
-            drawn, plain = draw(), style.draw(face, looks[0].changed(structure=0.0, color=0.0)).clamp(-1.0, 1.0)
+            plain, drawn, fact = style.draw(face, looks[0].changed(structure=0.0, color=0.0)).clamp(-1.0, 1.0), draw(), {}
             found = {"colours": own_nearest(colours(drawn), of["colours"]),
                      "texture": own_nearest(grams(teacher, drawn), of["texture"])}
             both = sum(distances for _, distances in found.values())
-            steps = [points(draw(structure=weight)) for weight in STRUCTURES]
-            still, unit = points(plain), float(eye_unit(points(plain)[0]))
-            moves = torch.stack([(places - steps[0]).flatten(1) for places in steps])  # [W, K, 136]
-            wanted = warps.flatten(1)
-            along = (moves * wanted).sum(dim=2)
-            cosine = torch.nn.functional.cosine_similarity(moves[-2], wanted, dim=1)
-            colourless = draw(color=0.0)
+            if len(facts) < args.stepped:
+                steps = [points(draw(structure=weight)) for weight in STRUCTURES]
+                still, unit = points(plain), float(eye_unit(points(plain)[0]))
+                moves = torch.stack([(places - steps[0]).flatten(1) for places in steps])  # [W, K, 136]
+                wanted = warps.flatten(1)
+                along = (moves * wanted).sum(dim=2)
+                colourless = draw(color=0.0)
+                fact = {"cosine": torch.nn.functional.cosine_similarity(moves[-2], wanted, dim=1).mean(),
+                        "monotone": (along.diff(dim=0) > 0).all(dim=0).float().mean(),
+                        "way": (along[-2] / wanted.square().sum(dim=1)).mean(),
+                        "landmarks_at_structure_0": (steps[0] - still).norm(dim=2).mean() / unit,
+                        "colours_at_color_0": (colours(colourless) - colours(plain))[:, :3].norm(dim=1).mean()
+                        / (of["colours"] - colours(plain))[:, :3].norm(dim=1).mean()}
             facts.append({
                 **{f"nearest_by_{name}": own.float().mean() for name, (own, _) in found.items()},
                 "nearest_by_both": (both.argmin(dim=1).cpu() == torch.arange(len(rows))).float().mean(),
-                "cosine": cosine.mean(), "monotone": (along.diff(dim=0) > 0).all(dim=0).float().mean(),
-                "way": (along[-2] / wanted.square().sum(dim=1)).mean(),
-                "landmarks_at_structure_0": (steps[0] - still).norm(dim=2).mean() / unit,
-                "colours_at_color_0": (colours(colourless) - colours(plain))[:, :3].norm(dim=1).mean()
-                / (of["colours"] - colours(plain))[:, :3].norm(dim=1).mean(),
                 "identity": (identity.embed(drawn) - identity.embed(photo)).norm(dim=1).mean(),
-                "identity_inversion": (identity.embed(plain) - identity.embed(photo)).norm(dim=1).mean()})
+                "identity_inversion": (identity.embed(plain) - identity.embed(photo)).norm(dim=1).mean(), **fact})
             cli.report(f"{path.name}: " + ", ".join(f"{name} {float(value):.3f}" for name, value in facts[-1].items()))
             sheet.append([photo[0], plain[0], *drawn])
         random = randoms(style, stylizer, face, args.random)
-    figures = {name: round(float(sum(row[name] for row in facts) / len(facts)), 3) for name in facts[0]}
+    figures = {name: round(float(sum(row[name] for row in facts if name in row) / sum(name in row for row in facts)), 3)
+               for name in facts[0]}
     if args.run is not None and args.faces is not None:
         figures |= destylised(args, identity, truth, stylizer)
     blank = torch.ones_like(references[0])

@@ -206,7 +206,8 @@ def test_released_forms_and_chosen_parts_train() -> None:
         tiny_encapsulator(encoder_parts=("nothing*",))
 
 
-@pytest.mark.parametrize("make", [tiny_encapsulator, tiny_adapter, partial(tiny_encapsulator, average=0.5, remap_start="moments")])
+@pytest.mark.parametrize("make", [tiny_encapsulator, tiny_adapter,
+                                  partial(tiny_encapsulator, average=0.5, remap_start="moments", decay=0.5)])
 def test_a_run_that_was_cut_off_goes_on_to_the_bit(make, tmp_path) -> None:  # noqa: ANN001
     whole = make()
     rows = [whole.step() for _ in range(4)]

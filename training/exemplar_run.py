@@ -236,8 +236,7 @@ class ExemplarRun:
 
     def _finetune(self, done: Mapping[str, Any], state: Mapping[str, Any] | None) -> dict[str, Tensor]:
         codes = done["destylize"]
-        if self.tools.shapes is not None:
-            self.tools.shapes.map = codes["shape"]
+        self._remember(done)
         portraits = Portraits(self.portraits, codes["extrinsic"], codes["intrinsic"])
         network = self.trained(done["pretrain"])
         trainer = PortraitTraining(network, self.tools.critic(), maps=self.tools.maps, portraits=portraits,
@@ -261,9 +260,15 @@ class ExemplarRun:
                                settings=self.config.refine)
         return refined.cpu()
 
+    def _remember(self, done: Mapping[str, Any]) -> None:
+        """Give the finder of deformations the map that it found before."""
+        if self.tools.shapes is not None:
+            self.tools.shapes.map = done["destylize"]["shape"]
+
     def codes(self, portraits: Tensor, done: Mapping[str, Any]) -> Tensor:
         """Return refined extrinsic rows [N, L, D] of portraits [N, 3, S, S] that the run was not trained on."""
         tuned, network, parts = self._tuned(done), self.trained(done["finetune"]), []
+        self._remember(done)
         for part in portraits.split(self.config.chunk):
             found = self._destylized(part, tuned)
             parts.append(self._refined(part, network, content=found.intrinsic, code=found.extrinsic))

@@ -153,8 +153,8 @@ class AdaptationConfig(StageConfig):
 # Of the encoder only the layers that make the rows are adapted, so that what is adapted is small. Tokens of the starter's
 # transformer and the identity network hardly see colours: with the paper's weights skin turned magenta within 200 steps.
 EncapsulationConfig.PROFILES = {"published": {}, "starter": {
-    "steps": 360, "swap_steps": 60, "lr": 4e-4, "decay": 0.4, "average": 0.97, "rows": 5, "remap_lr": 5e-4, "critic_form": "softplus",
-    "penalty_every": 4, "r_weight": 6.0, "id_weight": 0.3, "remap_start": "moments",
+    "steps": 360, "swap_steps": 60, "lr": 4e-4, "decay": 0.4, "average": 0.97, "rows": 5, "remap_lr": 5e-4,
+    "critic_form": "softplus", "penalty_every": 4, "r_weight": 6.0, "id_weight": 0.3, "remap_start": "moments",
 }}
 HEADS = ("styles.*.linear.*", "latlayer*")
 AdaptationConfig.PROFILES = {"published": {}, "starter": {
