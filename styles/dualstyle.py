@@ -221,7 +221,7 @@ class DualStyle(Style):
 
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
-        truncation = look.get("truncation", self.config.get("truncation", 1.0))
+        truncation = look.get("face_truncation", self.config.get("truncation", 1.0))
         if isinstance(truncation, Tensor):
             truncation = truncation.reshape(-1, 1, 1)  # [N] -> [N, 1, 1]
         w_plus = face.w_plus * truncation

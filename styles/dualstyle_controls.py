@@ -42,7 +42,7 @@ def dual_controls(exemplars: tuple[str, ...], *, random: bool, truncation: float
                     default=NONE, files=True, label="Second exemplar"), SHARE)
     else:
         exemplar, others = Control("exemplar", "file of an aligned portrait", type="file"), ()
-    truncated = Control("truncation", "what the rows of the face are multiplied with; less gives a calmer face",
+    truncated = Control("face_truncation", "what the rows of the face are multiplied with; less gives a calmer face",
                         default=float(truncation), label="Truncation of the face")
     kept = tuple(replace(control, default=float(value)) for control, value in ((DETAIL, detail), (TONE, tone))
                  if value is not None)

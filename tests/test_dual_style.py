@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+import deformation_control
+import generate_samples
 import inference
 from checkpoints import CheckpointError, save_model
 from checkpoints import __main__ as zoo
@@ -254,9 +256,9 @@ def test_small_file_keeps_tones_and_landmarks(toned, weights):
 def test_graph_with_tones_draws_what_draw_draws(toned, face):
     style = toned[0]
     graph = style.graph()
-    assert [control.name for control in graph.inputs] == ["structure", "color", "tone_strength", "truncation"]
+    assert [control.name for control in graph.inputs] == ["structure", "color", "tone_strength", "face_truncation"]
     ours = graph(face.w_plus, face.residual, *(torch.full((2,), n) for n in (0.3, 0.6, 0.5, 0.9)))
-    theirs = style.draw(face, style.default_look().changed(structure=0.3, color=0.6, tone_strength=0.5, truncation=0.9))
+    theirs = style.draw(face, style.default_look().changed(structure=0.3, color=0.6, tone_strength=0.5, face_truncation=0.9))
     assert far(ours, theirs) < 1e-4
 
 
@@ -298,7 +300,7 @@ def test_preserved_colours_are_made_from_the_face(style, face):
 
 
 def test_truncation_multiplies_the_rows(style, face):
-    assert far(style.draw(face, Look(structure=0.0, color=0.0, truncation=0.5)),
+    assert far(style.draw(face, Look(structure=0.0, color=0.0, face_truncation=0.5)),
                plain(style, face.with_rows(0.5 * face.w_plus))) < 1e-4
 
 
@@ -338,9 +340,9 @@ def test_gallery_has_pictures(style, parts):
 
 def test_graph_draws_what_draw_draws(style, face):
     graph = style.graph()
-    assert [control.name for control in graph.inputs] == ["structure", "color", "truncation"]
+    assert [control.name for control in graph.inputs] == ["structure", "color", "face_truncation"]
     ours = graph(face.w_plus, face.residual, *(torch.full((2,), n) for n in (0.3, 0.6, 0.9)))
-    assert far(ours, style.draw(face, Look(structure=0.3, color=0.6, truncation=0.9))) < 1e-4
+    assert far(ours, style.draw(face, Look(structure=0.3, color=0.6, face_truncation=0.9))) < 1e-4
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -355,7 +357,7 @@ def test_own_file_without_its_generator_needs_the_same_base(weights, parts):
     style = load_style("a")
     assert style.base.fingerprint == base.fingerprint and [c.name for c in style.controls] == [
         "exemplar", "structure", "color", "preserve_color", "color_exemplar", "second_exemplar", "second_share", "weight",
-        "truncation"]
+        "face_truncation"]
     save_model(weights / "a.safetensors", *_changed(weights / "a.safetensors", {"fingerprint": "x", "name": "starter"}))
     with pytest.raises(CheckpointError, match="another starter"):
         load_style("a")
@@ -386,7 +388,7 @@ def test_released_folder_loads_with_its_codes_and_sampler(weights, parts, face):
     style = load_style(path)
     assert isinstance(style, DualStyle) and style.name == "cartoon" and style.gallery.names == ("ann.jpg", "bob.jpg")
     assert [c.name for c in controls_of(path)] == [c.name for c in style.controls]
-    assert controls_of(path)[0].choices == ("ann.jpg", "bob.jpg", "random") and style.default_look()["truncation"] == 0.75
+    assert controls_of(path)[0].choices == ("ann.jpg", "bob.jpg", "random") and style.default_look()["face_truncation"] == 0.75
     wanted = style.network.synthesis(0.75 * face.w_plus, style.network.map_rows(parts.gallery.codes[:1]).expand(2, -1, -1),
                                      weights=[0.75] * 7 + [1.0] * (ROWS - 7), noise=style.network.generator.fixed_noise(),
                                      before=face.transforms())
@@ -467,3 +469,10 @@ def test_photo_with_an_exemplar_of_a_released_file(style, weights, parts, tmp_pa
         assert inference.main([*argv, *options]) == 2
         message = capsys.readouterr().err.strip()
         assert message.count("\n") == 0 and words in message
+
+
+@pytest.mark.parametrize("script", [inference, generate_samples, deformation_control])
+def test_options_of_the_controls_are_no_script_s_own(style, script):
+    args = script.parse(["--style", "toons", "--face_truncation", "0.8", "--color_exemplar", "bob",
+                         *(["--input_image", "x.png"] if script is inference else [])])
+    assert {control.name for control in style.controls} <= set(vars(args))
