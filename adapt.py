@@ -87,7 +87,7 @@ def run(args: Namespace) -> int:
     keep_freed_memory()
     from checkpoints.builders import checkpoints_dir
     from pipeline.faces import face_aligner
-    from styles.modify import save_adapted
+    from styles.modify_files import save_adapted
     from training.folder import FolderImages
     from training.mixed import training_dtype
     from training.modify_config import AdaptationConfig

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import cli
 
 # Generators up to this side in px have features of 32 px to keep a person by, and the share of them that styles keep.
-SMALL, SMALL_DETAIL = 256, 0.7
+SMALL, SMALL_DETAIL = 256, 0.9
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -72,13 +72,27 @@ def mean_bands(images: Any) -> list[float]:
     return torch.stack(found).mean(dim=0).tolist()
 
 
+def manner(images: Any) -> Any:
+    """Return mean and main directions of how a folder's images are drawn, see ``styles.modify_files.manner_of``."""
+    import torch
+
+    from checkpoints.features import load_painter
+    from models.painter import fitted
+    from styles.modify_files import manner_of
+
+    painter = load_painter().module
+    with torch.no_grad():
+        codes = [painter.read(fitted(images.batch([number]).cpu(), painter.config.size)) for number in range(len(images))]
+    return manner_of(torch.cat(codes))
+
+
 def run(args: Namespace) -> int:
     from training.memory import keep_freed_memory
 
     keep_freed_memory()
     from checkpoints.builders import checkpoints_dir, load_base, load_encoder
     from pipeline.faces import face_aligner
-    from styles.modify import save_style
+    from styles.modify_files import save_style
     from training.folder import FolderImages
     from training.mixed import training_dtype
     from training.modify_config import EncapsulationConfig
@@ -117,7 +131,7 @@ def run(args: Namespace) -> int:
         raise cli.UserError(str(error)) from error
     save_style(output, stage.result, stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
                training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
-               **({"detail": SMALL_DETAIL, "bands": mean_bands(images)} if size <= SMALL else {}))
+               **({"detail": SMALL_DETAIL, "bands": mean_bands(images), "manner": manner(images)} if size <= SMALL else {}))
     print(output)
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from training.pretrain.faces import FacePack
 
 MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0,
-           "residual": 60.0}
+           "residual": 60.0, "painter": 90.0}
 SIZED = ("autoencoder", "gan")
 STARTED = ("gan", "encoder")
-TEACHED = ("autoencoder", "gan", "encoder")
+TEACHED = ("autoencoder", "gan", "encoder", "painter")
 PARALLEL = ("autoencoder", "gan", "encoder", "critic", "residual")
 STARTER = Path("checkpoints/starter")
+DATA = {"pack": "folder or tar of images", "painter": "folder written by the paintings stage"}
 HELP = {
     "pack": "pack a folder or tar of aligned faces into one file",
     "autoencoder": "encoder and generator as an autoencoder; first at --size 64",
@@ -33,6 +34,8 @@ HELP = {
     "drawings": "draw packed faces in the project's looks, with known landmarks",
     "landmarks": "68 points: dlib's shape predictor, and the differentiable heat-map network",
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
+    "paintings": "draw packed faces in random looks, for the painter",
+    "painter": "networks that draw in the manner of any picture and turn drawings into photos, on what paintings drew",
     "export": "write the starter files from what is trained",
 }
 
@@ -53,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--face_id", type=Path, default=None, help="face-api.js' face recognition weights, .npz")
             continue
         stage.add_argument("--data", type=Path, required=True,
-                           help="folder or tar of images" if name == "pack" else "file written by the pack stage")
+                           help=DATA.get(name, "file written by the pack stage"))
         if name == "pack":
             stage.add_argument("--landmarks", type=Path, default=None, help=".npz with names and landmarks")
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
@@ -70,6 +73,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--output", type=Path, required=True,
                                help="file to write, .npz, and a run that was interrupted goes on; or a folder for PNG files "
                                     "and truth.npz")
+        elif name == "paintings":
+            stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
+            stage.add_argument("--count", type=cli.positive_int, default=600, help="number of looks")
+            stage.add_argument("--output", type=Path, required=True, help="folder; a run that was interrupted goes on")
         elif name == "landmarks":
             stage.add_argument("--drawings", type=Path, default=None, help="file of the drawings stage to train on as well")
             stage.add_argument("--start", type=Path, default=None, help="folder of starter files whose network to go on from")
@@ -82,6 +89,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         else:
             stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
             stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
+        if name == "painter":
+            stage.add_argument("--part", choices=("painter", "destylizer"), default="painter",
+                               help="which to train: the destylizer turns drawings into photos and begins as the painter")
         if name in TEACHED:
             stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
         if name in PARALLEL:
@@ -142,15 +152,20 @@ def train(args: Namespace, device: torch.device) -> dict:
 
         return train_encoder(pack, args.teacher, args.state, start=args.start, **given)
     if args.stage == "residual":
-        from checkpoints.features import load_face_id
-        from losses.identity import IdentityLoss
         from training.pretrain.residual import train_residual
 
-        identity = IdentityLoss(load_face_id(device=device).module).embed
-        return train_residual(pack, args.state, start=args.start, identity=identity, **given)
+        return train_residual(pack, args.state, start=args.start, identity=identity_of(device), **given)
     from training.pretrain.critic import train_critic
 
     return train_critic(pack, args.state, **given)
+
+
+def identity_of(device: torch.device | str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the bundled identity network's embedding of faces."""
+    from checkpoints.features import load_face_id
+    from losses.identity import IdentityLoss
+
+    return IdentityLoss(load_face_id(device=device).module).embed
 
 
 def work(args: Namespace) -> dict:
@@ -163,7 +178,16 @@ def work(args: Namespace) -> dict:
         from training.pretrain.export import export_starter
 
         return export_starter(args.state, args.output, face_id=args.face_id)
+    if args.stage == "painter":
+        from training.pretrain.painter import train_painter
+
+        return train_painter(args.data, args.teacher, args.state, minutes=args.minutes, part=args.part,
+                             identity=identity_of("cpu"))
     pack = FacePack.load(args.data)
+    if args.stage == "paintings":
+        from training.pretrain.paintings import paint_folder
+
+        return paint_folder(pack, args.output, count=args.count, size=args.size)
     if args.stage == "drawings":
         return draw(pack, args)
     if args.stage == "landmarks":

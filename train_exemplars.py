@@ -18,6 +18,8 @@ THUMB = 64
 SMALL = 256
 # Share of a photo's features beside its rows that such styles keep, and how far pictures go to their exemplar's tones.
 DETAIL, TONE = 1.0, 1.0
+# Steps by which portraits that are files are refined.
+REFINE = 100
 
 
 def stage_list(text: str) -> tuple[str, ...]:
@@ -84,7 +86,9 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
     import torch
     from torch.nn import functional as F
 
+    from checkpoints.features import load_painter
     from models.dualstylegan import CodeSampler
+    from models.painter import fitted
     from models.tones import read_tones
     from styles.dualstyle import save_dual
     from styles.dualstyle_files import DualParts, Gallery
@@ -105,12 +109,14 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
               "exemplar_encoder": args.encoder or base.name,
               "training": {"run": trainer.digest, "settings": trainer.config.facts(), "portraits": len(trainer.portraits)},
               # A larger generator's photos have no features beside their rows, unless they are asked for.
-              **({"detail": DETAIL, "tone": TONE} if base.generator.config.size <= SMALL else {})}
+              **({"detail": DETAIL, "tone": TONE, "refine": REFINE} if base.generator.config.size <= SMALL else {})}
     with torch.no_grad():
         points = torch.cat([trainer.tools.shapes.points(part.to(base.w_avg.device)).cpu() for part in portraits.split(8)])
     tones = torch.stack([read_tones(portrait[None]).numbers() for portrait in portraits])
-    gallery = Gallery(tuple(names), codes, thumbs.contiguous(), "w+", tones, points,
-                      done["destylize"]["shape"])
+    painter = load_painter().module
+    with torch.no_grad():
+        manner = torch.cat([painter.read(fitted(part.cpu(), painter.config.size)) for part in portraits.split(8)])
+    gallery = Gallery(tuple(names), codes, thumbs.contiguous(), "w+", tones, points, done["destylize"]["shape"], manner)
     save_dual(path, DualParts(trainer.trained(done["finetune"]), base.w_avg, gallery, samplers, config))
 
 

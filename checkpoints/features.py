@@ -23,6 +23,7 @@ from models.dino import DinoFeatures, ViTConfig, clean_vit_state, vit_from_hub, 
 from models.e4e import E4EConfig, E4EEncoder
 from models.face_id import FaceIdConfig, FaceIdNet
 from models.landmarks import LandmarkConfig, LandmarkNet
+from models.painter import Painter, PainterConfig
 from models.psp import PSPEncoder
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
@@ -151,6 +152,33 @@ def load_residual_encoder(name_or_path: str | Path = "starter", *, device: torch
     module = build_strict(lambda: ResidualEncoder(found), tensors, what=str(path))
     module.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
     return ResidualFinder(module, str(config.get("generator", "")), fingerprint(module.state_dict()))
+
+
+@dataclass(frozen=True)
+class PainterFile:
+    """A painter and the file's digest."""
+
+    module: Painter
+    fingerprint: str
+
+
+def load_painter(name_or_path: str | Path = "painter", *, device: torch.device | str = "cpu") -> PainterFile:
+    """Load a network that draws in the manner of pictures, see ``models.painter``.
+
+    Args:
+        name_or_path: the starter's "painter", its "destylizer", which makes photos by a code of zeros, or a file.
+        device: where it goes.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or of another kind.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / f"{text}.safetensors" if text in ("painter", "destylizer") else Path(text)
+    tensors, config = load_model(path, kind="painter")
+    found = read_config(path, config, "painter", PainterConfig.from_dict)
+    module = build_strict(lambda: Painter(found), tensors, what=str(path))
+    module.requires_grad_(False).eval().to(device)
+    return PainterFile(module, fingerprint(module.state_dict()))
 
 
 def load_vit(

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from checkpoints.builders import Base, compute_w_avg
+from checkpoints.features import load_painter
 from checkpoints.io import (
     CheckpointError,
     build_strict,
@@ -130,7 +131,8 @@ class BlendStyle(Style):
         if encoder.config.style_dim != generator.config.style_dim:
             raise CheckpointError(f"{path}: its style encoder gives {encoder.config.style_dim} numbers, but its generator "
                                   f"takes {generator.config.style_dim}; get the file again or train the style anew")
-        digest = fingerprint(generator.state_dict(), encoder.state_dict())
+        drawing = [load_painter().module.state_dict()] if config.get("features") else []
+        digest = fingerprint(generator.state_dict(), encoder.state_dict(), *drawing)
         for network in (generator, encoder):
             network.requires_grad_(False).eval().to(device)
         return cls(generator, encoder, w_avg.to(device), config=config, name=path.stem, digest=digest)
@@ -243,7 +245,8 @@ class BlendStyle(Style):
         image = self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
         if style is None:
             return image
-        return style.finished(image, places=places, strength=values[STRENGTH.name], colour=values.get(COLOR.name))
+        return style.finished(image, self.reader.painter.module, places=places, strength=values[STRENGTH.name],
+                              colour=values.get(COLOR.name))
 
     def graph(self) -> nn.Module:
         """Return the network with the default look's style as a constant."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,37 +14,41 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from checkpoints.builders import Base, load_encoder
-from checkpoints.features import Encoder, load_landmark_net
+from checkpoints.builders import Base
+from checkpoints.features import load_landmark_net, load_painter
 from checkpoints.io import CheckpointError, fingerprint, save_model
-from checkpoints.paths import checkpoints_dir
-from data.images import read_image, to_tensor
+from data.images import read_image
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, blend_weights
 from models.face import Face
 from models.look import landmark_grid
-from models.spatial_transformer import sample
+from models.painter import painted
 from models.stylegan2 import layer_at
 from models.tones import CELL, Tones, in_tones
 from styles.controls import Control, FileValue, Look
 from styles.dualstyle_controls import (
-    COLOR, DETAIL, NONE, PRESERVE, RANDOM, SAME, SEED, SHARE, STRUCTURE, TONE, WEIGHT, dual_controls,
+    COLOR, DETAIL, NONE, PRESERVE, RANDOM, REFINE, SAME, SEED, SHARE, STRUCTURE, TONE, WEIGHT, dual_controls,
 )
+from styles.dualstyle_encoding import ExemplarEncoder
 from styles.dualstyle_files import (
-    ENCODER_FILE,
     PUBLISHED_TRUNCATION,
     SAMPLER_FILE,
+    SHOWN,
     DualParts,
     own_tensors,
     read_own,
     read_released,
     released_codes,
 )
+from styles.dualstyle_shape import bent, carried, path_shift
 from styles.dualstyle_shown import Shown
 from styles.face_landmarks import FaceLandmarks
 from styles.protocol import DrawGraph, Style, file_path
 
 # Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
 KEPT = 16
+MOST_STEPS = 10_000
+# How far pictures are drawn in the exemplar's manner before they go all the way to its tones.
+PAINTED = 0.85
 # Side in px of the features that are bent.
 BENT = 32
 
@@ -64,8 +70,10 @@ class DualStyle(Style):
         networks = [parts.network, *parts.samplers.values()]
         gallery = parts.gallery
         shown = {} if gallery.tones is None else {
-            name: getattr(gallery, name) for name in ("thumbs", "tones", "points", "shape")}
-        digest = fingerprint({"codes": gallery.codes, **shown}, *(network.state_dict() for network in networks))
+            name: getattr(gallery, name) for name in SHOWN if getattr(gallery, name) is not None}
+        self.painter = None if gallery.manner is None else load_painter(device=device).module
+        drawing = networks if self.painter is None else [*networks, self.painter]
+        digest = fingerprint({"codes": gallery.codes, **shown}, *(network.state_dict() for network in drawing))
         super().__init__(name, parts.config, digest, device=device)
         for network in networks:
             network.requires_grad_(False).eval().to(device)
@@ -73,7 +81,8 @@ class DualStyle(Style):
         self._base = Base(self.network.generator, None, parts.w_avg.to(device), self.base_name,
                           fingerprint(self.network.generator.state_dict()))
         self._controls = self.controls_of(parts.config, [f"{name}." for name in parts.samplers])
-        self._folder, self._encoder, self._codes = folder, None, {}
+        self.encoder = ExemplarEncoder(parts, name, self.base_name, folder=folder, device=device)
+        self._codes: dict[Any, Tensor] = {}
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DualStyle:
@@ -90,7 +99,7 @@ class DualStyle(Style):
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
         exemplars, random = tuple(config.get("exemplars") or ()), any(name.startswith("structure.") for name in names)
         return dual_controls(exemplars, random=random, truncation=config.get("truncation", 1.0), detail=config.get("detail"),
-                         tone=config.get("tone"))
+                             tone=config.get("tone"), refine=config.get("refine"))
 
     @classmethod
     def released_controls(cls, path: Path) -> tuple[Control, ...]:
@@ -154,7 +163,10 @@ class DualStyle(Style):
                                   f"{', ...' if len(self.gallery.names) > 8 else ''}")
         read_image(file_path(value))  # says what is wrong with it
         value = value if isinstance(value, FileValue) else FileValue.read(value)
-        return self._kept(("file", value.digest), lambda: self.encode(file_path(value)))
+        steps = look.get(REFINE.name, self.config.get("refine", 0))
+        if steps != int(steps) or not 0 <= steps <= MOST_STEPS:
+            raise CheckpointError(f"{REFINE.option} {steps:g}: expected a whole number from 0 to {MOST_STEPS:,}")
+        return self._kept(("file", value.digest, int(steps)), lambda: self.encode(file_path(value), int(steps)))
 
     def random_code(self, seed: int) -> Tensor:
         """Return random rows [1, L, D] of the sampler, drawn on the CPU so that a seed means one exemplar."""
@@ -162,32 +174,22 @@ class DualStyle(Style):
         return torch.cat([self.parts.samplers[name](torch.randn(1, SAMPLER_WIDTH, generator=rng).to(self.device))
                           for name in ("structure", "color")], dim=1)
 
-    def encode(self, path: Path) -> Tensor:
-        """Return the encoder's rows [1, L, D] of an aligned portrait, in the space of the gallery's codes.
+    def encode(self, path: Path, steps: int) -> Tensor:
+        """Return the rows [1, L, D] of an aligned portrait, refined by ``steps``; from the cache where they are there.
 
         Raises:
-            CheckpointError: where the encoder of exemplars is not there or does not fit.
+            CheckpointError: where the encoder of exemplars is not there or does not fit, or refinement diverges.
         """
-        encoder = self._encoder = self._encoder or self._load_encoder()
-        rows = encoder.module(to_tensor(read_image(path), encoder.input_size).to(self.device))
-        # Codes in z+ lie around 0; what an encoder's file says of a mean latent belongs to w+.
-        return rows if self.gallery.space == "z+" else rows + encoder.latent_avg
-
-    def _load_encoder(self) -> Encoder:
-        named = self.config.get("exemplar_encoder")
-        if named is None and self.gallery.space == "z+":
-            folders = (self._folder, self._folder.resolve().parent, checkpoints_dir())
-            named = next((folder / ENCODER_FILE for folder in folders if (folder / ENCODER_FILE).is_file()), None)
-            if named is None:
-                raise CheckpointError(f"--exemplar: a portrait that is not in the gallery of {self.name} needs "
-                                      f"{ENCODER_FILE}, which is not in {checkpoints_dir()}; get it, or choose one of the "
-                                      "gallery")
-        encoder = load_encoder(named or self.base_name, device=self.device)
-        config = self.network.generator.config
-        if list(encoder.latent_avg.shape) != [config.n_latent, config.style_dim]:
-            raise CheckpointError(f"{named or self.base_name}: gives rows {list(encoder.latent_avg.shape)}, but {self.name} "
-                                  f"takes {[config.n_latent, config.style_dim]}; use the encoder of its generator")
-        return encoder
+        if not steps:
+            return self.encoder.rows(path)
+        facts = [self.fingerprint, self.encoder.fingerprint, steps, FileValue.read(path).digest]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+        found = None if self.cache is None else self.cache.get(key)
+        if found is None:
+            found = Face(self.encoder.refined(path, steps=steps))
+            if self.cache is not None:
+                self.cache.put(key, found)
+        return found.w_plus.to(self.device)
 
     def _kept(self, key: Any, make: Any) -> Tensor:
         """Return the rows of an exemplar, made and mapped where they are not there."""
@@ -231,11 +233,12 @@ class DualStyle(Style):
         noise, weights, after = self.network.generator.fixed_noise(), self.weights(look), None
         detail = "detail" in self.config and face.residual is not None
         if detail or self.gallery.shape is not None:
-            places, shift = self.finder(face), self.path_shift(w_plus, code, weights)
+            places = self.finder(face)
+            shift = path_shift(self.network, self.finder.net, w_plus, code, weights)
             if self.gallery.shape is not None:
-                after = {layer_at(BENT): partial(self.bent, places=places + shift, goal=places + self.way(look, weights))}
+                after = {layer_at(BENT): partial(bent, places=places + shift, goal=places + self.way(look, weights))}
             if detail:
-                face = Face(face.w_plus, self.carried(face, places, shift) * self._share(look))
+                face = Face(face.w_plus, carried(face, places, shift) * self._share(look))
         image = self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms(), after=after)
         if "tone" not in self.config or look.get(PRESERVE.name) == "yes":
             return image
@@ -246,19 +249,16 @@ class DualStyle(Style):
         weights = weights if isinstance(weights, Tensor) else torch.tensor(weights, device=self.device)[None]
         return weights[:, :FIRST_COLOR_ROW].mean(dim=1).reshape(-1, 1, 1) * self.moves_of(look)
 
-    @staticmethod
-    def bent(features: Tensor, *, places: Tensor, goal: Tensor) -> Tensor:
-        """Return features [N, C, R, R] with what lies at ``places`` [N, 68, 2] carried to the goal."""
-        return sample(features, landmark_grid(goal, places, features.shape[3]).to(features), mode="exact")
-
     def toned(self, image: Tensor, look: Look, weights: list[float] | Tensor) -> Tensor:
-        """Return drawn faces [N, 3, S, S] in the tones of the exemplar, as far as the look and the colours' weights say."""
+        """Return drawn faces [N, 3, S, S] in the exemplar's manner and tones, as far as look and colours' weights say."""
         strength = look.get(TONE.name, self.config["tone"])
         weights = weights if isinstance(weights, Tensor) else image.new_tensor(weights)[None]
         share = weights[:, FIRST_COLOR_ROW:].mean(dim=1).clamp(0.0, 1.0).reshape(-1, 1, 1, 1).to(image)  # [N, L]
         share = share * (strength.reshape(-1, 1, 1, 1) if isinstance(strength, Tensor) else strength)
         tones, points = self.tones_of(look)
         image = image.clamp(-1.0, 1.0)
+        if self.painter is not None:
+            image = painted(self.painter, image, self.manner_of(look), strength=PAINTED * share)
         grid = landmark_grid(self.finder.net(image).points, points, image.shape[3] // CELL)
         return in_tones(image, tones, grid=grid, strength=share)
 
@@ -270,6 +270,13 @@ class DualStyle(Style):
             return tones, points
         other, others, share = *self.shown.tones(second), self._second_share(look)
         return tones.mixed(other, share), torch.lerp(points, others, share)
+
+    def manner_of(self, look: Look) -> Tensor:
+        """Return how what a look asks for is drawn, a code [1, code] of the painter."""
+        first, second, colours = self._shown_of(look, slice(FIRST_COLOR_ROW, None))
+        manner = self.shown.manner(first if colours == SAME else colours)
+        return manner if second == NONE or colours != SAME else torch.lerp(manner, self.shown.manner(second),
+                                                                           self._second_share(look))
 
     def moves_of(self, look: Look) -> Tensor:
         """Return how far the deformation that a look asks for moves landmarks at full weight, [1, 68, 2]."""
@@ -286,44 +293,12 @@ class DualStyle(Style):
     def shown(self) -> Shown:
         """Knows the exemplars by what they show."""
         return Shown(self.gallery, lambda image: self.finder.net(image).points, size=self.network.generator.config.size,
-                     device=self.device)
+                     device=self.device, painter=self.painter)
 
     def _share(self, look: Look) -> float | Tensor:
         """Return the value of ``detail``, a number or [N, 1, 1, 1]."""
         value = look.get(DETAIL.name, self.config["detail"])
         return value.reshape(-1, 1, 1, 1) if isinstance(value, Tensor) else value
-
-    def path_shift(self, w_plus: Tensor, code: Tensor, weights: list[float] | Tensor) -> Tensor:
-        """Return how far the residual blocks move the landmarks of faces, [N, 68, 2].
-
-        They move features without saying whither. So the rows alone are drawn with and without them, in one and the same
-        colours.
-
-        Args:
-            w_plus: [N, L, D], rows of faces as they are drawn.
-            code, weights: see ``DualStyleGAN.synthesis``.
-        """
-        noise = self.network.generator.fixed_noise()
-        if isinstance(weights, Tensor):
-            weights = torch.cat([weights[:, :FIRST_COLOR_ROW], torch.zeros_like(weights[:, FIRST_COLOR_ROW:])], dim=1)
-        else:
-            weights = [*weights[:FIRST_COLOR_ROW], *[0.0] * (len(weights) - FIRST_COLOR_ROW)]
-        plain, drawn = (self.finder.net(image.clamp(-1.0, 1.0)).points for image in (
-            self.network.generator.synthesis(w_plus, noise=noise),
-            self.network.synthesis(w_plus, code, weights=weights, noise=noise)))
-        return drawn - plain
-
-    @staticmethod
-    def carried(face: Face, places: Tensor, shift: Tensor) -> Tensor:
-        """Return the residual [N, C, R, R] of faces where the residual blocks put what it belongs to.
-
-        Args:
-            face: with a residual.
-            places: its landmarks [N, 68, 2].
-            shift: see ``path_shift``.
-        """
-        grid = landmark_grid(places + shift, places, face.resolution)
-        return sample(face.residual, grid.to(face.residual), mode="exact")
 
     @cached_property
     def finder(self) -> FaceLandmarks:

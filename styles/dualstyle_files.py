@@ -37,6 +37,8 @@ ENCODER_FILE = "encoder.pt"
 # The first of these that lies beside a released generator holds its exemplars.
 CODE_FILES = ("refined_exstyle_code.npy", "exstyle_code.npy")
 SPACES = ("z+", "w+")
+# What exemplars show beside their codes, in files of this project.
+SHOWN = ("thumbs", "tones", "points", "shape", "manner")
 SAMPLER_PARTS = ("structure", "color")
 # What the published command multiplies the rows of photos with.
 PUBLISHED_TRUNCATION = 0.75
@@ -56,6 +58,7 @@ class Gallery:
         tones: numbers [K, ``models.tones.COUNT``] of the portraits, or None; what they say by place the thumbs show.
         points: landmarks [K, 68, 2] of the portraits as fractions of the side, or None.
         shape: map from a portrait's landmarks to its deformation, see ``models.exemplar_moves``, or None.
+        manner: how the portraits are drawn, codes [K, code] of ``models.painter``, or None.
     """
 
     names: tuple[str, ...]
@@ -65,6 +68,7 @@ class Gallery:
     tones: Tensor | None = None
     points: Tensor | None = None
     shape: Tensor | None = None
+    manner: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def read_own(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> 
     shape = read_config(path, config, "generator", GeneratorConfig.from_dict)
     w_avg = take_vector(path, tensors, "w_avg", shape.style_dim)
     codes = tensors.pop("codes", None)
-    shown = {name: tensors.pop(name, None) for name in ("thumbs", "tones", "points", "shape")}
+    shown = {name: tensors.pop(name, None) for name in SHOWN}
     own = _part(tensors, "n.")
     if not any(name.startswith("generator.") for name in own):
         own |= {f"generator.{name}": tensor for name, tensor in _base_state(path, config).items()}
@@ -154,6 +158,8 @@ def own_tensors(parts: DualParts, *, with_generator: bool) -> dict[str, Tensor]:
         tensors |= {"tones": parts.gallery.tones, "points": (parts.gallery.points * PLACES).round().to(torch.int16)}
     if parts.gallery.shape is not None:
         tensors["shape"] = parts.gallery.shape.half().view(torch.int16)  # small files leave whole numbers as they are
+    if parts.gallery.manner is not None:
+        tensors["manner"] = parts.gallery.manner.half().view(torch.int16)
     for name, tensor in parts.network.state_dict().items():
         if with_generator or not name.startswith("generator."):
             tensors[f"n.{name}"] = tensor
@@ -177,7 +183,7 @@ def _base_state(path: Path, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 def _gallery(
     path: Path, config: Mapping[str, Any], codes: Tensor | None, network: DualStyleGAN, *, thumbs: Tensor | None = None,
-    tones: Tensor | None = None, points: Tensor | None = None, shape: Tensor | None = None,
+    tones: Tensor | None = None, points: Tensor | None = None, shape: Tensor | None = None, manner: Tensor | None = None,
 ) -> Gallery:
     """Return the exemplars, checked against each other and the network."""
     names: Sequence[str] = config.get("exemplars") or ()
@@ -199,9 +205,12 @@ def _gallery(
         raise CheckpointError(f"{path}: holds only some of tones, points and shape; get the file again or train it anew")
     if shape is not None and (tuple(shape.shape) != SHAPE or shape.dtype != torch.int16):
         raise CheckpointError(f"{path}: misshapen shape: got {list(shape.shape)}, expected {list(SHAPE)}; get the file again")
+    if manner is not None and (manner.ndim != 2 or len(manner) != len(names) or manner.dtype != torch.int16 or tones is None):
+        raise CheckpointError(f"{path}: misshapen manner: got {list(manner.shape)}, expected a code for each of {len(names)} "
+                              "exemplars beside tones; get the file again")
     return Gallery(tuple(names), codes, thumbs, space, None if tones is None else tones.float(),
                    None if points is None else points.float() / PLACES,
-                   None if shape is None else shape.view(torch.float16).float())
+                   *(None if packed is None else packed.view(torch.float16).float() for packed in (shape, manner)))
 
 
 def _samplers(path: Path, parts: Mapping[str, Any], network: DualStyleGAN) -> dict[str, CodeSampler]:

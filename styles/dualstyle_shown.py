@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.images import read_image, to_tensor
 from models.exemplar_moves import moves_of
+from models.painter import Painter, fitted
 from models.tones import Tones, read_tones
 from styles.dualstyle_files import Gallery
 from styles.protocol import file_path
@@ -23,10 +24,12 @@ class Shown:
         points: images [N, 3, S, S] -> landmarks [N, 68, 2] as fractions of the side.
         size: side of the style's pictures in px.
         device: where it computes.
+        painter: reads how portraits are drawn, where the gallery says so.
     """
 
-    def __init__(self, gallery: Gallery, points: Callable[[Tensor], Tensor], *, size: int, device: torch.device) -> None:
-        self.gallery, self.points, self.size, self.device = gallery, points, size, device
+    def __init__(self, gallery: Gallery, points: Callable[[Tensor], Tensor], *, size: int, device: torch.device,
+                 painter: Painter | None = None) -> None:
+        self.gallery, self.points, self.size, self.device, self.painter = gallery, points, size, device, painter
 
     def nearest(self, code: Tensor, rows: slice) -> str:
         """Return the exemplar of the gallery whose rows are nearest to those of a code [1, L, D]."""
@@ -51,6 +54,13 @@ class Shown:
             index = self.gallery.names.index(value)
             found = self.gallery.points[index:index + 1].to(self.device)
         return moves_of(found, self.gallery.shape.to(self.device))
+
+    def manner(self, value: Any) -> Tensor:
+        """Return how an exemplar, a name or a file, is drawn: a code [1, code] of the painter."""
+        if value not in self.gallery.names:
+            return self.painter.read(fitted(self._picture(value), self.painter.config.size))
+        index = self.gallery.names.index(value)
+        return self.gallery.manner[index:index + 1].to(self.device)
 
     def _picture(self, value: Any) -> Tensor:
         return to_tensor(read_image(file_path(value)), self.size).to(self.device)

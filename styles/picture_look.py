@@ -1,8 +1,8 @@
 """The look of any picture of a face, as rows and features that other faces of the generator can take.
 
 The encoders of photos give a painting rows of latents and a residual of features, as they give them to a photo. Faces take
-its fine rows, the statistics of its features place by place, see ``models.look.toned``, and in the end its tones, see
-``models.tones``; what is drawn stays their own.
+its fine rows, the statistics of its features place by place, see ``models.look.toned``; a painter draws them in its manner,
+see ``models.painter``, and in the end they take its tones, see ``models.tones``. What is drawn stays their own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from checkpoints.features import load_encoder, load_landmark_net, load_residual_encoder
+from checkpoints.features import PainterFile, load_encoder, load_landmark_net, load_painter, load_residual_encoder
 from data.images import to_tensor
 from models.look import landmark_grid, tone_maps, toned
+from models.painter import Painter, fitted, painted
 from models.residual_encoder import residual_of
 from models.spatial_transformer import sample
 from models.stylegan2 import Generator
 from models.tones import CELL, Tones, in_tones, read_tones
 from pipeline.align import align_face
 from pipeline.faces import FaceFinder
+
+# How far faces are drawn in the picture's manner before they go all the way to its tones: the rest of the person.
+PAINTED = 0.65
 
 
 class PictureLook(NamedTuple):
@@ -33,12 +37,14 @@ class PictureLook(NamedTuple):
         maps: see ``models.look.tone_maps``, [1, 2 C, R, R].
         places: landmarks [1, 68, 2] of its face as fractions of the side, or None where there is none.
         tones: of the picture itself.
+        manner: how it is drawn, a code of ``models.painter``, [1, code].
     """
 
     rows: Tensor
     maps: Tensor
     places: Tensor | None
     tones: Tones
+    manner: Tensor
 
     def mixed(self, other: PictureLook, share: float) -> PictureLook:
         """Return a look between two, ``share`` of it the other's."""
@@ -46,7 +52,7 @@ class PictureLook(NamedTuple):
         if self.places is not None and other.places is not None:
             places = torch.lerp(self.places, other.places, share)
         return PictureLook(torch.lerp(self.rows, other.rows, share), torch.lerp(self.maps, other.maps, share), places,
-                           self.tones.mixed(other.tones, share))
+                           self.tones.mixed(other.tones, share), torch.lerp(self.manner, other.manner, share))
 
     def on(self, features: Tensor, *, places: Tensor | None, strength: float) -> Tensor:
         """Return features [N, C, R, R] of faces with landmarks ``places`` [N, 68, 2] in this look."""
@@ -57,9 +63,11 @@ class PictureLook(NamedTuple):
         return toned(features.float(), maps, strength=strength).to(features.dtype)
 
 
-    def finished(self, image: Tensor, *, places: Tensor | None, strength: float, colour: float | None) -> Tensor:
-        """Return drawn faces [N, 3, S, S] with landmarks ``places`` [N, 68, 2] in the tones of the picture."""
-        grid = None
+    def finished(self, image: Tensor, painter: Painter, *, places: Tensor | None, strength: float, colour: float | None
+                 ) -> Tensor:
+        """Return drawn faces [N, 3, S, S] with landmarks ``places`` [N, 68, 2] in the manner and the tones of the picture."""
+        shares = {"strength": PAINTED * strength, "colour": PAINTED * (strength if colour is None else colour)}
+        grid, image = None, painted(painter, image, self.manner.to(image), **shares)
         if places is not None and self.places is not None:
             grid = landmark_grid(places.to(image), self.places, image.shape[3] // CELL)
         return in_tones(image.clamp(-1.0, 1.0), self.tones, grid=grid, strength=strength, colour=colour)
@@ -90,6 +98,11 @@ class PictureReader:
         return load_landmark_net(device=self.device).module
 
     @cached_property
+    def painter(self) -> PainterFile:
+        """Draws in the manner of pictures."""
+        return load_painter(device=self.device)
+
+    @cached_property
     def _finder(self) -> FaceFinder:
         return FaceFinder()
 
@@ -106,15 +119,10 @@ class PictureReader:
         if faces:
             picture = align_face(picture, faces[0].landmarks, output_size=size)
         image = to_tensor(picture, size).to(self.device)
-        rows = self._encoder.module(_fitted(image, self._encoder.input_size)) + self._encoder.latent_avg
+        rows = self._encoder.module(fitted(image, self._encoder.input_size)) + self._encoder.latent_avg
         residual = residual_of(self._residual.module, self.generator,
-                               _fitted(image, self._residual.module.config.input_size), rows).float()
+                               fitted(image, self._residual.module.config.input_size), rows).float()
         half = self.generator.halfway(rows, noise=self.generator.fixed_noise(), resolution=self.side)
         places = self.landmarks(image).points if faces else None
-        return PictureLook(rows, tone_maps(half.features.float() + residual), places, read_tones(image)), bool(faces)
-
-
-def _fitted(image: Tensor, side: int) -> Tensor:
-    if image.shape[3] == side:
-        return image
-    return torch.nn.functional.interpolate(image, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        return PictureLook(rows, tone_maps(half.features.float() + residual), places, read_tones(image),
+                           self.painter.module.read(fitted(image, self.painter.module.config.size))), bool(faces)

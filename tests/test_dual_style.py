@@ -15,7 +15,7 @@ import generate_samples
 import inference
 from checkpoints import CheckpointError, save_model
 from checkpoints import __main__ as zoo
-from checkpoints.features import Encoder
+from checkpoints.features import Encoder, load_painter
 from checkpoints.io import check_fit, load_model
 from checkpoints.manifest import import_file
 from checkpoints.official import official_keys, recognise
@@ -28,6 +28,7 @@ from models.tones import read_tones
 from styles.controls import FileValue, Look
 from styles.dualstyle import DualStyle, save_dual
 from styles.dualstyle_files import DualParts, Gallery
+from styles.dualstyle_shape import bent, carried, path_shift
 from styles.packing import pack_style
 from styles.registry import controls_of, load_style
 
@@ -136,9 +137,9 @@ def test_residual_goes_where_the_structure_puts_its_landmarks(style, face):
     shift = torch.tensor([3.0 / 32.0, 0.0]).expand(2, 68, 2)
     spot = torch.zeros(2, 8, 32, 32)
     spot[:, :, 14:18, 14:18] = 1.0
-    x, y = spot_of(style.carried(Face(face.w_plus, spot), where, shift)[0, 0])
+    x, y = spot_of(carried(Face(face.w_plus, spot), where, shift)[0, 0])
     assert abs(x - 19.0) < 0.4 and abs(y - 16.0) < 0.2
-    x, y = spot_of(style.bent(spot, places=where, goal=where + shift)[0, 0])
+    x, y = spot_of(bent(spot, places=where, goal=where + shift)[0, 0])
     assert abs(x - 19.0) < 0.4 and abs(y - 16.0) < 0.2
     # Without a share the photo's features are as if there were none.
     style.config["detail"] = 1.0
@@ -156,12 +157,12 @@ def test_shift_of_the_path_is_what_the_landmarks_say(style, face):
             seen.append(image)
             return SimpleNamespace(points=where + 0.1 * (len(seen) - 1))
 
-    style.__dict__["finder"] = Finder()
     code = style.code(Look()).expand(2, -1, -1)
-    assert far(style.path_shift(face.w_plus, code, style.weights(Look())), torch.full((1, 68, 2), 0.1)) < 1e-6
+    shift = path_shift(style.network, Finder().net, face.w_plus, code, style.weights(Look()))
+    assert far(shift, torch.full((1, 68, 2), 0.1)) < 1e-6
     # Colours have no part in it.
     seen.clear()
-    style.path_shift(face.w_plus, code, style.weights(Look(structure=0.0)))
+    path_shift(style.network, Finder().net, face.w_plus, code, style.weights(Look(structure=0.0)))
     assert torch.equal(*seen)
 
 
@@ -193,6 +194,59 @@ def toned(weights, style, parts):
     return load_style("toned"), pictures
 
 
+@pytest.fixture
+def drawn_in(weights, toned, parts):
+    """The toned style with codes of how its exemplars are drawn."""
+    style, pictures = toned
+    painter = load_painter().module
+    gallery = replace(style.gallery, manner=painter.read(torch.nn.functional.interpolate(pictures, size=(128, 128))))
+    save_dual(weights / "drawn.safetensors", replace(style.parts, gallery=gallery, config={
+        name: value for name, value in style.config.items() if name in ("base", "encoder", "exemplar_encoder", "tone")}
+        | {"refine": 5}), with_generator=True, half=False)
+    return load_style("drawn")
+
+
+def test_pictures_are_drawn_in_the_manner_of_their_exemplar(toned, drawn_in, face):
+    style, _ = toned
+    look = drawn_in.default_look()
+    assert far(drawn_in.manner_of(look.changed(exemplar="ann")), drawn_in.manner_of(look.changed(exemplar="bob"))) > 1e-2
+    mixed = drawn_in.manner_of(look.changed(exemplar="ann", second_exemplar="bob", second_share=0.5))
+    assert far(mixed, drawn_in.gallery.manner.mean(dim=0, keepdim=True)) < 1e-3
+    assert far(drawn_in.manner_of(look.changed(exemplar="ann", color_exemplar="bob")), drawn_in.gallery.manner[1:]) < 1e-3
+    assert far(drawn_in.draw(face, look), style.draw(face, look)) > 1e-2
+    for bare in ({"tone_strength": 0.0}, {"color": 0.0}):
+        given = look.changed(**bare)
+        assert far(drawn_in.draw(face, given), style.draw(face, given)) < 1e-5
+
+
+def test_misshapen_manner_is_refused(weights, drawn_in):
+    tensors, config = load_model(weights / "drawn.safetensors", kind="style")
+    for manner in (tensors["manner"][:1], tensors["manner"].float(), tensors["manner"][0]):
+        save_model(weights / "odd.safetensors", {**tensors, "manner": manner}, config)
+        with pytest.raises(CheckpointError, match="misshapen manner"):
+            load_style("odd")
+
+
+def test_rows_of_a_file_are_refined_once(drawn_in, tmp_path, monkeypatch):
+    class Cache(dict):
+        put = dict.__setitem__
+
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "p.png")
+    look, calls = drawn_in.default_look().changed(exemplar=FileValue.read(tmp_path / "p.png")), []
+    rows = torch.randn(9, *drawn_in.gallery.codes.shape[1:], generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr(drawn_in.encoder, "refined", lambda path, steps: calls.append(steps) or rows[steps:steps + 1])
+    drawn_in.cache = Cache()
+    first = drawn_in.code(look)
+    assert calls == [5] and torch.equal(drawn_in.code(look), first) and calls == [5]
+    # Another run finds them in the cache; other steps are other rows.
+    drawn_in._codes.clear()
+    assert torch.equal(drawn_in.code(look), first) and calls == [5]
+    assert not torch.equal(drawn_in.code(look.changed(refine_steps=2.0)), first) and calls == [5, 2]
+    for steps in (-1.0, 0.5):
+        with pytest.raises(CheckpointError, match="--refine_steps"):
+            drawn_in.code(look.changed(refine_steps=steps))
+
+
 def test_pictures_go_to_the_tones_of_their_exemplar_with_the_colours_weight(toned, style, face, tmp_path):
     style_, pictures = toned
     look = style_.default_look()
@@ -201,7 +255,8 @@ def test_pictures_go_to_the_tones_of_their_exemplar_with_the_colours_weight(tone
         theirs = read_tones(picture[None])
 
         def away(look, theirs=theirs):
-            return float((read_tones(style_.draw(face, look).clamp(-1.0, 1.0)[:1]).bands.log() - theirs.bands.log()).abs().mean())
+            found = read_tones(style_.draw(face, look).clamp(-1.0, 1.0)[:1])
+            return float((found.bands.log() - theirs.bands.log()).abs().mean())
 
         steps = [away(look.changed(exemplar=name, tone_strength=strength)) for strength in (0.0, 0.5, 1.0)]
         assert steps[0] > steps[1] > steps[2]
@@ -407,7 +462,7 @@ def test_released_generator_alone_asks_for_a_portrait_and_its_encoder(weights, p
         style.prepare(look)
     (path.parent / "encoder.pt").touch()
     other = Encoder(torch.nn.Identity(), torch.zeros(2, 512), 64, "0")
-    monkeypatch.setattr("styles.dualstyle.load_encoder", lambda name, device: other)
+    monkeypatch.setattr("styles.dualstyle_encoding.load_encoder", lambda name, device: other)
     with pytest.raises(CheckpointError, match=r"encoder\.pt: gives rows \[2, 512\]"):
         style.prepare(look)
 

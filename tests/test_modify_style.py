@@ -15,6 +15,7 @@ import adapt
 import encapsulate
 from checkpoints import CheckpointError, load_model, save_model
 from checkpoints.__main__ import main as checkpoints_main
+from checkpoints.features import load_painter
 from checkpoints.manifest import entries, status
 from checkpoints.paths import find_style
 from data.images import save_image
@@ -24,6 +25,7 @@ from models.stylegan2 import layer_at
 from models.tones import read_tones
 from styles import modify
 from styles.controls import Look
+from styles.modify_files import VARIED, manner_of
 from styles.packing import pack_style
 from styles.registry import controls_of, load_style
 
@@ -86,6 +88,9 @@ def test_the_file_holds_only_networks_and_says_so(folder: Path) -> None:
     networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping, "c.": critic}
     shapes = {prefix + name: tensor.shape for prefix, module in networks.items()
               for name, tensor in module.state_dict().items()}
+    manner = tensors.pop("manner")
+    # Of few images the mean alone: a direction might be one image's own.
+    assert manner.shape == (1, load_painter().module.config.code)
     assert {name: tensor.shape for name, tensor in tensors.items()}.items() <= shapes.items()
     assert not any(tensor.ndim >= 3 and 3 in tensor.shape[:2] and min(tensor.shape[-2:]) >= 16 for tensor in tensors.values())
     assert "no image, no latent of an image" in config["card"]
@@ -94,7 +99,7 @@ def test_the_file_holds_only_networks_and_says_so(folder: Path) -> None:
     state = torch.load(folder / "run" / "state.pt", weights_only=True)
     assert "secret" not in header and state["run"]["folder of images"] not in header and "style/" not in header
     assert set(config) == {"kind", "style_kind", "card", "base", "encoder", "remapping", "critic", "training", "detail",
-                           "bands"}
+                           "bands", "manner"}
     assert len(config["bands"]) == 12
     # The mapping network and the noise have no part in training: they are the base's and are not stored.
     assert not any(name.startswith(("g.style.", "g.noises.")) for name in tensors)
@@ -148,10 +153,10 @@ def test_drawing_without_a_look_is_d_of_e_of_the_photo(style) -> None:  # noqa: 
     faces = face(2)
     with torch.no_grad():
         photo = style.base.generator.synthesis(faces.w_plus, noise=style.base.generator.fixed_noise())
-        assert torch.equal(style.draw(faces, Look(detail=0.0, tone_strength=0.0)), style.model(photo))
+        assert torch.equal(style.draw(faces, Look(detail=0.0, tone_strength=0.0, manner_strength=0.0)), style.model(photo))
         torch.testing.assert_close(style.graph()(faces.w_plus, None), style.draw(faces, style.default_look()))
-    assert [control.name for control in controls_of("tiny")] == ["version", "strength", "test_time", "detail",
-                                                                "tone_strength"]
+    names = ["version", "strength", "test_time", "detail", "manner_strength", "tone_strength"]
+    assert [control.name for control in controls_of("tiny")] == names
 
 
 def test_detail_is_what_the_rows_cannot_say_of_the_photo(style) -> None:  # noqa: ANN001
@@ -164,10 +169,40 @@ def test_detail_is_what_the_rows_cannot_say_of_the_photo(style) -> None:  # noqa
             generator.synthesis(rows, noise=generator.fixed_noise(),
                                 feature_transforms={index: lambda x: seen.append(x) or x})
         wanted = 0.5 * (seen[0] + residual - seen[1])
-        drawn = style.draw(faces, Look(detail=0.5, tone_strength=0.0))
+        drawn = style.draw(faces, Look(detail=0.5, tone_strength=0.0, manner_strength=0.0))
         torch.testing.assert_close(drawn, style.model.decode(codes, wanted))
         torch.testing.assert_close(style.graph()(faces.w_plus, residual), style.draw(faces, style.default_look()))
-    assert (drawn - style.draw(faces, Look(detail=0.0, tone_strength=0.0))).abs().mean() > 1e-3
+    assert (drawn - style.draw(faces, Look(detail=0.0, tone_strength=0.0, manner_strength=0.0))).abs().mean() > 1e-3
+
+
+def test_manner_is_mean_and_main_directions_of_many_images() -> None:
+    rng = torch.Generator().manual_seed(1)
+    way = torch.nn.functional.normalize(torch.randn(1, 7, generator=rng), dim=1)
+    codes = 0.5 + torch.randn(60, 1, generator=rng) * 3.0 * way + 0.01 * torch.randn(60, 7, generator=rng)
+    found = manner_of(codes)
+    assert found.shape == (4, 7) and torch.allclose(found[0], codes.mean(dim=0))
+    assert abs(float(torch.nn.functional.cosine_similarity(found[1:2], way))) > 0.999
+    assert float(found[1].norm()) == pytest.approx(VARIED * float((codes @ way.T).std()), rel=0.05)
+    assert float((torch.cdist(found[1:], codes - codes.mean(dim=0))).min()) > 0.0
+    assert manner_of(codes[:19]).shape == (1, 7)
+
+
+def test_pictures_are_drawn_in_the_manner_by_its_strength(style) -> None:  # noqa: ANN001
+    faces = face(2)
+    plain, half, whole = (style.draw(faces, Look(tone_strength=0.0, manner_strength=value)) for value in (0.0, 0.5, 1.0))
+    near, far = ((image - plain).abs().mean() for image in (half, whole))
+    assert 0.0 < float(near) < float(far)
+    style.manner = torch.cat([style.manner, torch.ones_like(style.manner)])
+    one, other = (style.draw(faces, Look(tone_strength=0.0, version=version, strength=1.0)) for version in (1.0, 2.0))
+    assert not torch.equal(one, other)
+
+
+def test_misshapen_manner_is_refused(style, tmp_path) -> None:  # noqa: ANN001
+    tensors, config = load_model(style_path(), kind="style")
+    for manner in (torch.zeros(5, dtype=torch.int16), torch.zeros(40, 160, dtype=torch.int16), torch.zeros(1, 160)):
+        save_model(tmp_path / "odd.safetensors", {**tensors, "manner": manner}, config)
+        with pytest.raises(CheckpointError, match="misshapen manner"):
+            load_style(tmp_path / "odd.safetensors")
 
 
 def test_small_file_draws_what_the_full_one_draws(style, tmp_path, monkeypatch) -> None:  # noqa: ANN001
@@ -186,7 +221,7 @@ def test_versions_change_the_style_rows_alone(style) -> None:  # noqa: ANN001
     style.model.decode = lambda codes, residual: seen.setdefault(len(seen), codes)
     looks = [Look(), Look(version=1.0), Look(version=2.0), Look(version=1.5),
              Look(version=1.0, strength=0.0), Look(version=1.0)]
-    for look in (look.changed(tone_strength=0.0) for look in looks):
+    for look in (look.changed(tone_strength=0.0, manner_strength=0.0) for look in looks):
         style.draw(faces, look)
     style.model.decode = decode
     content = [codes[:, :5] for codes in seen.values()]

@@ -52,7 +52,7 @@ class ExemplarConfig:
         of identity in an hour; taking the deformation back before the portrait is encoded costs nothing.
         """
         return cls(tune=TuningConfig(steps=0, rate=5e-4, critic_rate=5e-4, adversarial=0.1, reconstruction=1.0, average=0.97),
-                   destylize=DestylizeSettings(steps=0, rate=0.05, truncation=1.0, unwarp=True),
+                   destylize=DestylizeSettings(steps=0, rate=0.05, truncation=1.0, unwarp=True, photo=True),
                    pretrain=MixedFacesConfig(steps=120, rate=5e-4, critic_rate=5e-4, average=0.98),
                    finetune=PortraitsConfig(steps=260, rate=5e-4, critic_rate=5e-4, adversarial=0.3, structure=20.0,
                                             average=0.98),
@@ -76,6 +76,8 @@ class Tools:
         maps: feature maps of images, from fine to coarse.
         digest: of all these weights.
         shapes: finds landmarks and deformations; may be None where nothing asks for it.
+        as_photo: drawings -> photos, [N, 3, S, S] each; may be None where nothing asks for it.
+        features: photos and their w_plus -> what they show beside it, see ``models.residual_encoder``; likewise.
     """
 
     generator: Generator
@@ -87,6 +89,8 @@ class Tools:
     digest: str
     identity: Distance | None = None
     shapes: Shapes | None = None
+    as_photo: Callable[[Tensor], Tensor] | None = None
+    features: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class ExemplarRun:
@@ -249,9 +253,11 @@ class ExemplarRun:
         """Return codes [N, L, D] of portraits [N, 3, S, S], and the faces behind them."""
         tools, portraits = self.tools, portraits.to(self.tools.w_avg.device)
         plain = tools.shapes.plain(portraits) if self.config.destylize.unwarp else None
+        if self.config.destylize.photo:
+            plain = tools.as_photo(portraits if plain is None else plain)
         return destylize(portraits, tuned, tools.generator, encode=tools.encode, to_w=lambda rows: rows, plain=plain,
                          perceptual=tools.perceptual, identity=tools.identity, settings=self.config.destylize,
-                         center=tools.w_avg)
+                         center=tools.w_avg, features=tools.features if self.config.destylize.photo else None)
 
     def _refined(self, portraits: Tensor, network: DualStyleGAN, *, content: Tensor, code: Tensor) -> Tensor:
         device = self.tools.w_avg.device

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, checkpoints_dir, load_base, load_encoder, load_vit
-from checkpoints.features import load_face_id, load_landmark_net
+from checkpoints.features import load_face_id, load_landmark_net, load_painter, load_residual_encoder
 from checkpoints.io import fingerprint
 from losses.identity import IdentityLoss
+from models.painter import painted
+from models.residual_encoder import residual_of
 from training.exemplar_run import Tools
 from training.exemplar_shape import Shapes
 from training.exemplars import TokenMaps
@@ -51,8 +53,23 @@ def load_tools(
     identity = IdentityLoss(people.module).requires_grad_(False)
     places = load_landmark_net(device=device)
     finder = places.module.requires_grad_(False).eval()
-    digest = base.fingerprint + encoding.fingerprint + people.fingerprint + places.fingerprint \
+    destylizer = load_painter("destylizer", device=device)
+
+    def as_photo(image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return painted(destylizer.module, image, image.new_zeros(1, destylizer.module.config.code))
+
+    beside = load_residual_encoder(device=device)
+    fits = beside.generator == base.fingerprint
+
+    def features(photo: Tensor, w_plus: Tensor) -> Tensor:
+        with torch.no_grad():
+            return residual_of(beside.module, base.generator, photo, w_plus).float()
+
+    digest = base.fingerprint + encoding.fingerprint + people.fingerprint + places.fingerprint + destylizer.fingerprint \
+        + (beside.fingerprint if fits else "") \
         + fingerprint(tokens.state_dict(), perceptual.state_dict())
     maps = TokenMaps(tokens, layers=(tokens.depth // 6, tokens.depth * 5 // 12))
     return base, Tools(base.generator, base.w_avg, lambda: deepcopy(base.discriminator), encode, perceptual, maps, digest,
-                       identity=identity, shapes=Shapes(base.generator, lambda image: finder(image).points))
+                       identity=identity, shapes=Shapes(base.generator, lambda image: finder(image).points), as_photo=as_photo,
+                       features=features if fits else None)

@@ -14,6 +14,7 @@ from losses.exemplar import nearest, nearest_fit, row_spread
 from losses.noise import noise_regularization, ramped_rate, renew_noise
 from models.dino import DinoFeatures
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, CodeSampler, DualStyleGAN
+from models.face import Face
 from models.stylegan2 import Generator
 from training.inversion import frozen
 from training.checks import check_terms
@@ -28,8 +29,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 @dataclass(frozen=True)
 class DestylizeSettings:
     """How portraits become faces: Adam ``steps`` and ``rate`` with its ramps, the weights of identity, spread of the rows and
-    noise regularisation, and the truncation of the face. With ``unwarp``, of ours, a portrait's deformation is taken back
-    first; without steps its codes are what the encoder gives."""
+    noise regularisation, and the truncation of the face. Of ours: with ``unwarp`` a portrait's deformation is taken back
+    first, with ``photo`` a painter turns it into a photo; without steps its codes are what the encoder gives."""
 
     steps: int = 300
     rate: float = 0.1
@@ -38,6 +39,7 @@ class DestylizeSettings:
     noise: float = 1e5
     truncation: float = 0.7
     unwarp: bool = False
+    photo: bool = False
 
 
 class Destylized(NamedTuple):
@@ -52,7 +54,8 @@ class Destylized(NamedTuple):
 def destylize(
     portrait: Tensor, tuned: Generator, generator: Generator, *, encode: Rows, to_w: Rows, perceptual: Distance,
     identity: Distance | None = None, settings: DestylizeSettings | None = None, center: float | Tensor = 0.0,
-    plain: Tensor | None = None, progress: Callable[[int, Mapping[str, float]], None] | None = None,
+    plain: Tensor | None = None, features: Callable[[Tensor, Tensor], Tensor] | None = None,
+    progress: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> Destylized:
     """Find the face behind each portrait: codes that are the portrait under g', drawn by g (section 3.2).
 
@@ -69,7 +72,8 @@ def destylize(
         perceptual, identity: distances of image batches, scalars; identity is left out where None.
         settings: see there.
         center: of the truncation of w_plus, 0 as published or the mean latent [D].
-        plain: the portraits without their deformation, whose faces are looked for; as they are where None.
+        plain: the portraits without deformation, or as photos, whose faces are looked for; as they are where None.
+        features: what a picture shows beside its w_plus, added to the features of its face; nothing where None.
         progress: called with the number of steps done and the terms.
 
     Raises:
@@ -97,7 +101,8 @@ def destylize(
                 progress(step + 1, _numbers(terms))
     with torch.no_grad():
         w_plus = center + settings.truncation * (to_w(rows) - center)
-        face = generator.synthesis(w_plus, noise=generator.fixed_noise())
+        shown = Face(w_plus, None if features is None else features(portrait, w_plus))
+        face = generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=shown.transforms())
         content = encode(face) if settings.steps else rows  # what the encoder gave need not be encoded again
         intrinsic = torch.cat([content[:, :KEPT_ROW], start[:, KEPT_ROW:]], dim=1)
     return Destylized(start, intrinsic, face)

@@ -301,7 +301,7 @@ class Adapter(Stage):
                  preview: Tensor) -> None:
         adapted = StyleModel(deepcopy(model.encoder), model.generator, model.remapping, model.latent_avg)
         super().__init__(adapted, deepcopy(critic), config=config, judges=judges, source=source, preview=preview)
-        self.unadapted = model
+        self.unadapted, self._seen = model, (None, None)
         self.parts = matching(adapted.encoder, config.encoder_parts)
         choose(adapted, self.parts)
         self.optimizers["encoder"] = self.adam(list(self.parts.values()), config.lr)
@@ -318,9 +318,7 @@ class Adapter(Stage):
         weights, found = self.config.weights, {}
         with precision(self.device, self.dtype):
             drawn = self.model(images)
-            if weights["adv"]:
-                with torch.no_grad():
-                    before = self.unadapted(images)
+            before = self.unchanged(images) if weights["adv"] else None
         if weights["adv"]:
             found = self.train_critic(before, drawn)
         with precision(self.device, self.dtype):
@@ -330,6 +328,13 @@ class Adapter(Stage):
         terms = weighted(terms, weights)
         self.follow(terms, {"encoder": self.parts})
         return {**terms, **found, "total": torch.stack(list(terms.values())).sum()}
+
+    @torch.no_grad()
+    def unchanged(self, images: Tensor) -> Tensor:
+        """Return D(E(x)) of photos [N, 3, S, S], kept for the next step, which in test-time training is on the same photo."""
+        if self._seen[0] is not images:
+            self._seen = images, self.unadapted(images)
+        return self._seen[1]
 
     @torch.no_grad()
     def draw(self, images: Tensor) -> Tensor:

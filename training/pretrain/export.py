@@ -45,6 +45,12 @@ def _export_residual(state: dict | None, folder: Path) -> None:
                     "generator": state["generator"]}, half=True)
 
 
+def _export_painter(name: str, state: dict | None, folder: Path) -> None:
+    if state is not None:
+        save_model(folder / f"{name}.safetensors", state["average"],
+                   {"kind": "painter", "painter": state["config"], "images": state["seen"]}, half=True)
+
+
 def export_face_id(weights: Path, folder: Path) -> None:
     """Write the identity network from an .npz of face-api.js' weights in float16.
 
@@ -86,6 +92,8 @@ def export_starter(state_folder: Path, folder: Path, *, face_id: Path | None = N
         save_model(folder / "landmarks_net.safetensors", landmarks["average"],
                    {"kind": "landmarks", "landmarks": STARTER_LANDMARKS.to_dict(), "images": landmarks["seen"]}, half=True)
     _export_residual(load_state(state_folder / "residual.pt"), folder)
+    for name in ("painter", "destylizer"):
+        _export_painter(name, load_state(state_folder / f"{name}.pt"), folder)
     if face_id is not None:
         export_face_id(face_id, folder)
     return json.loads(json.dumps(write_starter_manifest(folder)))

@@ -1,0 +1,187 @@
+"""What files of encapsulated styles hold: only networks, and of these only the tensors that are not the base's own.
+
+What is missing is read from the base and its encoder, whose digests the file names. A file of ``adapt.py`` holds the adapted
+part of the encoder alone and names the style that it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints.builders import Base, Encoder, load_base, load_encoder
+from checkpoints.features import load_painter
+from checkpoints.io import CheckpointError, build_strict, fingerprint, load_model, read_config, save_model
+from checkpoints.paths import find_style
+from models.discriminator import Discriminator, DiscriminatorConfig
+from models.modify import RemappingConfig, RemappingNetwork, StyleModel
+from models.stylegan2 import Generator
+from styles.difference import full_tensors
+from styles.protocol import Style
+
+KIND = "modify"
+CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic; beside "
+        "them at most twelve numbers, how strong fine and coarse detail is in the mean of all images, and mean and main "
+        "directions of the code by which a painter draws as they are drawn. It holds no image, no "
+        "latent of an image, and no name, number or digest of the images that it was trained on.")
+PARTS = {"e.": "encoder", "g.": "generator", "m.": "remapping", "c.": "critic"}
+# Images for each main direction of their manner that a file holds, and most of these.
+PER_DIRECTION, DIRECTIONS = 20, 8
+# Versions go so many deviations along them, for few directions say less than all do.
+VARIED = 2.2
+
+
+def manner_of(codes: Tensor) -> Tensor:
+    """Return the mean of codes [N, code] of how images are drawn, and their main directions times ``VARIED`` deviations.
+
+    A direction for every ``PER_DIRECTION`` images, ``DIRECTIONS`` at most, so that none of them is an image's own.
+    """
+    mean = codes.mean(dim=0, keepdim=True)
+    count = min(len(codes) // PER_DIRECTION, DIRECTIONS)
+    _, sizes, ways = torch.linalg.svd(codes - mean, full_matrices=False)
+    return torch.cat([mean, VARIED * ways[:count] * sizes[:count, None] / len(codes) ** 0.5])
+
+
+def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: Base, encoder: Encoder, encoder_name: str,
+               training: Mapping[str, Any], detail: float = 0.0, bands: Sequence[float] = (),
+               manner: Tensor | None = None) -> None:
+    """Write an encapsulated style atomically: the tensors that differ from those of the base and its encoder.
+
+    Args:
+        path: the file.
+        model, critic: the networks.
+        base, encoder: what they started from.
+        encoder_name: by which ``load_encoder`` finds the encoder.
+        training: JSON-ready settings of the training, without facts of its images.
+        detail: default of the control of that name.
+        bands: mean deviations of the images' bands, see ``models.tones``; none leaves pictures as they are decoded.
+        manner: see ``styles.modify.ModifyStyle``; likewise.
+    """
+    own = {"e.": encoder.module.state_dict(), "g.": base.generator.state_dict(), "m.": {}, "c.": {}}
+    networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping, "c.": critic}
+    config = {"kind": "style", "style_kind": KIND, "card": CARD,
+              "base": {"name": base.name, "fingerprint": base.fingerprint},
+              "encoder": {"name": encoder_name, "fingerprint": encoder.fingerprint},
+              "remapping": model.remapping.config.to_dict(), "critic": critic.config.to_dict(), "training": dict(training),
+              "detail": detail, "bands": [round(float(value), 6) for value in bands],
+              **({} if manner is None else {"manner": True})}
+    # Small files leave whole numbers as they are.
+    drawn = {} if manner is None else {"manner": manner.cpu().half().view(torch.int16)}
+    save_model(path, _changed(networks, own) | drawn, config, half=True)
+
+
+def save_adapted(path: str | Path, model: StyleModel, *, parent: Style, training: Mapping[str, Any]) -> None:
+    """Write what stage 2 changed of a style's encoder, atomically; the file needs that style.
+
+    Args:
+        path: the file.
+        model: with the adapted encoder.
+        parent: the style that it was adapted from.
+        training: JSON-ready settings of the training, without facts of its photos.
+    """
+    config = {"kind": "style", "style_kind": KIND, "card": CARD, "base": parent.config["base"],
+              "adapts": {"style": parent.name, "fingerprint": parent.fingerprint}, "training": dict(training)}
+    tensors = _changed({"e.": model.encoder}, {"e.": parent.model.encoder.state_dict()})
+    save_model(path, tensors, config, half=True)
+
+
+def _changed(networks: Mapping[str, nn.Module], before: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of networks, by prefix and name, that ``before`` does not have or has otherwise."""
+    found = {}
+    for prefix, module in networks.items():
+        for name, tensor in module.state_dict().items():
+            old = before[prefix].get(name)
+            if old is None or not torch.equal(old.to(tensor.device), tensor):
+                found[prefix + name] = tensor
+    return found
+
+
+def with_parent(kind: type[Style], path: Path, tensors: dict[str, Tensor], config: dict[str, Any]
+                ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and config of an adapted style upon those of the style that it was adapted from."""
+    if "adapts" not in config:
+        return tensors, config
+    facts = config["adapts"] if isinstance(config["adapts"], dict) else {}
+    name = str(facts.get("style"))
+    try:
+        parent = find_style(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: was adapted from the style {name!r}, which is not here; put that file beside it"
+                              ) from error
+    below, whole = load_model(parent, kind="style")
+    below = full_tensors(kind, parent, below, whole)
+    if whole.get("style_kind") != KIND or "adapts" in whole:
+        raise CheckpointError(f"{path}: was adapted from the style {name!r}, but {parent} is no encapsulated style; put the "
+                              "right file there")
+    if not _is(parent, below, whole, facts.get("fingerprint")):
+        raise CheckpointError(f"{path}: was adapted from another style than the one in {parent}; adapt it anew")
+    return {**below, **tensors}, {**whole, "adapts": facts, "training": config.get("training", {})}
+
+
+def _is(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], digest: Any) -> bool:
+    """Tell whether a style file's networks have a digest."""
+    tensors = dict(tensors)
+    manner = take_manner(path, tensors)
+    model, critic = networks_of(path, tensors, config, *ground(path, config, torch.device("cpu")))
+    drawn = [] if manner is None else [{"manner": manner}, load_painter().module.state_dict()]
+    return fingerprint(model.state_dict(), critic.state_dict(), *drawn) == digest
+
+
+def ground(path: Path, config: Mapping[str, Any], device: torch.device) -> tuple[Base, Encoder]:
+    """Load the base and the encoder that a style was made from.
+
+    Raises:
+        CheckpointError: if they are not those that the file names.
+    """
+    loaded = []
+    for part, load in (("base", load_base), ("encoder", load_encoder)):
+        facts = config.get(part)
+        if not isinstance(facts, dict) or not {"name", "fingerprint"} <= set(facts):
+            raise CheckpointError(f"{path}: its config does not say which {part} it was made from; encapsulate the style anew")
+        loaded.append(load(facts["name"], device=device))
+        if loaded[-1].fingerprint != facts["fingerprint"]:
+            raise CheckpointError(f"{path}: was made from another {part} than the {facts['name']} that is here; get the one "
+                                  "of the file's maker, or encapsulate the style anew")
+    return loaded[0], loaded[1]
+
+
+def take_manner(path: Path, tensors: dict[str, Tensor]) -> Tensor | None:
+    """Take mean and directions of the manner out of a file's tensors, or None where there are none."""
+    found = tensors.pop("manner", None)
+    if found is None:
+        return None
+    if found.dtype != torch.int16 or found.ndim != 2 or not 1 <= len(found) <= 1 + DIRECTIONS:
+        raise CheckpointError(f"{path}: misshapen manner: got {list(found.shape)}; encapsulate the style anew")
+    return found.view(torch.float16).float()
+
+
+def networks_of(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any], base: Base, encoder: Encoder
+              ) -> tuple[StyleModel, Discriminator]:
+    """Build a style's networks from its file's tensors upon those of its base.
+
+    Raises:
+        CheckpointError: for tensors that belong to no network, are missing or misshapen.
+    """
+    strange = [name for name in tensors if not name.startswith(tuple(PARTS))]
+    if strange:
+        raise CheckpointError(f"{path}: does not fit: unexpected {', '.join(strange[:3])}, and such a file holds only "
+                              "networks; encapsulate the style anew")
+    remapping = read_config(path, config, "remapping", RemappingConfig.from_dict)
+    critic = read_config(path, config, "critic", DiscriminatorConfig.from_dict)
+    states: dict[str, dict[str, Tensor]] = {"e.": dict(encoder.module.state_dict()), "g.": dict(base.generator.state_dict()),
+                                            "m.": {}, "c.": {}}
+    for name, tensor in tensors.items():
+        states[name[:2]][name[2:]] = tensor
+    makers = {"e.": lambda: type(encoder.module)(encoder.module.config), "g.": lambda: Generator(base.generator.config),
+              "m.": lambda: RemappingNetwork(remapping), "c.": lambda: Discriminator(critic)}
+    made = {prefix: build_strict(make, states[prefix], what=f"{path}: part {PARTS[prefix]}")
+            for prefix, make in makers.items()}
+    try:
+        return StyleModel(made["e."], made["g."], made["m."], encoder.latent_avg), made["c."]
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; encapsulate the style anew") from error
+

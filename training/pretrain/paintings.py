@@ -1,0 +1,94 @@
+"""Faces and what they look like in random looks: the truth that the painter learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from checkpoints.io import atomic_write
+from data.random_drawings import DRAWN_SIDE, LEAST_AREA, random_caricature
+from data.random_looks import random_look
+from data.warps import backward_grid, least_area
+from training.pretrain.common import MissingStageError
+from training.pretrain.drawings import labelled
+from training.pretrain.faces import FacePack
+
+# Looks in a file, faces drawn in each look, and how many of these are deformed.
+CHUNK, FACES, BENT = 10, 3, 1
+
+
+class Paintings(NamedTuple):
+    """Faces drawn in K looks: ``plain`` and ``drawn``, uint8 [K, FACES, 3, S, S]; the last faces of a look are deformed."""
+
+    plain: Tensor
+    drawn: Tensor
+
+
+def paint_folder(pack: FacePack, folder: Path, *, count: int, size: int, first: int = 0) -> dict[str, int]:
+    """Draw faces in ``count`` random looks, ``first`` and up, into files of a folder; an interrupted run goes on.
+
+    Raises:
+        MissingStageError: where the pack has no labelled training faces.
+    """
+    train = labelled(pack)
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(first, first + count, CHUNK)
+    for start in tqdm(seeds, desc="paintings"):
+        path = folder / f"looks_{start:05d}.npz"
+        if path.exists():
+            continue
+        looks = [_drawn(pack, train, seed, size) for seed in range(start, min(start + CHUNK, first + count))]
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, plain=np.stack([plain for plain, _ in looks]), drawn=np.stack([drawn for _, drawn in looks]))
+    return {"looks": count}
+
+
+def _drawn(pack: FacePack, train: Tensor, seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the faces of one look, undrawn and drawn, uint8 [FACES, 3, S, S] each."""
+    look, rng, chance = random_look(seed), np.random.default_rng([seed, 11]), torch.Generator().manual_seed(seed)
+    pairs = []
+    for number, index in enumerate(train[rng.choice(len(train), FACES, replace=False)]):
+        image = F.interpolate(pack.batch(index[None]), size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic").clamp(-1.0, 1.0)
+        points = pack.landmarks[index].double().numpy()
+        if number >= FACES - BENT:
+            moved = random_caricature(chance).scaled(rng.random()).displace(points)
+            grid = backward_grid(points, moved, DRAWN_SIDE)
+            if least_area(grid) > LEAST_AREA:
+                image = F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+                points = moved
+        picture = (image[0].permute(1, 2, 0).double().numpy() / 2.0 + 0.5).clip(0.0, 1.0)
+        pairs.append([_shrunk(part, size) for part in (picture, look(picture, points, seed * FACES + number))])
+    plain, drawn = zip(*pairs, strict=True)
+    return np.stack(plain), np.stack(drawn)
+
+
+def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
+    """Return a picture [S, S, 3] in 0..1 as uint8 [3, size, size]."""
+    image = Image.fromarray((picture * 255.0).round().astype(np.uint8)).resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def load_paintings(folder: Path) -> Paintings:
+    """Read the files of ``paint_folder``.
+
+    Raises:
+        MissingStageError: where there are none.
+    """
+    parts = list(_files(folder))
+    if not parts:
+        raise MissingStageError(f"{folder}: holds no paintings; run the paintings stage first")
+    return Paintings(*(torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in Paintings._fields))
+
+
+def _files(folder: Path) -> Iterator[dict[str, np.ndarray]]:
+    for path in sorted(folder.glob("looks_*.npz")):
+        with np.load(path) as table:
+            yield {name: table[name] for name in Paintings._fields}
