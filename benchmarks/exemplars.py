@@ -140,11 +140,13 @@ def randoms(style: Any, stylizer: Any, face: Any, count: int) -> dict[str, float
     import torch
 
     from data.images import to_pil
+    from pipeline.faces import FaceFinder
 
     codes = torch.cat([style.random_code(seed) for seed in range(count)]).flatten(1)
     apart = torch.pdist(codes).mean() / torch.pdist(style.gallery.codes.to(codes).flatten(1)).mean()
     drawn = [style.draw(face, style.default_look().changed(exemplar="random", style_seed=seed)) for seed in range(count)]
-    found = [bool(stylizer.finder.find(to_pil(image.clamp(-1.0, 1.0)))) for image in drawn]
+    finder = FaceFinder()
+    found = [bool(finder.find(to_pil(image.clamp(-1.0, 1.0)))) for image in drawn]
     return {"random_codes_apart": round(float(apart), 3), "random_faces_found": round(sum(found) / count, 3)}
 
 

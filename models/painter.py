@@ -19,8 +19,8 @@ from models.style_encoder import gram_matrix
 from models.tones import opponent, pyramid
 
 SMALL = 1e-5
-NOISE = 1
-FOLD = 2
+# Channels of noise; what a side is folded by before the first layer; px along the frame that are not trusted.
+NOISE, FOLD, FRAME = 1, 2, 7
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,8 @@ def painted(painter: Painter, image: Tensor, code: Tensor, *, strength: float | 
     side, given = painter.config.size, image.float().clamp(-1.0, 1.0)
     small = fitted(given, side)
     change = opponent(painter(small, code.float()).clamp(-1.0, 1.0) - small)
+    # Close to the frame the network is unsure: what lies inside goes on there.
+    change = F.pad(change[:, :, FRAME:-FRAME, FRAME:-FRAME], (FRAME,) * 4, mode="replicate")
     change = opponent(torch.cat([strength * change[:, :1], colour * change[:, 1:]], dim=1), back=True)
     if image.shape[3] != side:
         change = F.interpolate(change, size=image.shape[2:], mode="bicubic", align_corners=False)

@@ -256,7 +256,7 @@ def build_stylizer(
         style: name, file, or mixture such as ``a:0.7,b:0.3``.
         base: base generator; None takes the one the style was trained from.
         encoder: None takes the one of the base.
-        inversion: how photos become latents.
+        inversion: how photos become latents; a style that knows only what encoders give takes no other.
         align: find and align faces.
         faces: see ``Stylizer``.
         cache: folder of latents; None keeps none.
@@ -268,6 +268,7 @@ def build_stylizer(
     inversion = inversion or InversionSettings()
     device = torch.device(device)
     loaded = load_style(style, device=device)
+    inversion = replace(inversion, mode="e4e") if loaded.feed_forward else inversion
     ground = base_of(loaded, name=base)
     made = load_encoder(encoder or base or loaded.encoder_name, device=device) if inversion.mode != "optimize" else None
     # Optimisation ends a little nearer to the photo from a residual of zero, with a sixth of its square.

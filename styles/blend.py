@@ -146,6 +146,20 @@ class BlendStyle(Style):
         return self.controls_of(self.config, ())
 
     @property
+    def feed_forward(self) -> bool:
+        """With features: their statistics are those of what the encoders give, and no others."""
+        return self.reader is not None
+
+    def random(self, z: Tensor, *, truncation_psi: float) -> Face:
+        """Return random faces, with features as the encoders give them to the faces' pictures."""
+        faces = super().random(z, truncation_psi=truncation_psi)
+        if self.reader is None:
+            return faces
+        with torch.no_grad():
+            images = self.generator.synthesis(faces.w_plus, noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
+            return self.reader.face(images)
+
+    @property
     def encoder_name(self) -> str:
         return self.config.get("encoder") or "psp"
 
@@ -205,7 +219,7 @@ class BlendStyle(Style):
 
     def random_picture(self, seed: int) -> Image.Image:
         """Return a face of the generator drawn in a random look, both by the seed."""
-        face = self.random(self.random_code(seed), truncation_psi=RANDOM_TRUNCATION)
+        face = super().random(self.random_code(seed), truncation_psi=RANDOM_TRUNCATION)
         with torch.no_grad():
             image = self.generator.synthesis(face.w_plus, noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
             points = self.reader.landmarks(image).points[0]

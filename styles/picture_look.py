@@ -16,6 +16,7 @@ from torch import Tensor
 
 from checkpoints.features import PainterFile, load_encoder, load_landmark_net, load_painter, load_residual_encoder
 from data.images import to_tensor
+from models.face import Face
 from models.look import landmark_grid, tone_maps, toned
 from models.painter import Painter, fitted, painted
 from models.residual_encoder import residual_of
@@ -25,8 +26,9 @@ from models.tones import CELL, Tones, in_tones, read_tones
 from pipeline.align import align_face
 from pipeline.faces import FaceFinder
 
-# How far faces are drawn in the picture's manner before they go all the way to its tones: the rest of the person.
-PAINTED = 0.65
+# How far light and colours of faces are drawn in the picture's manner, before they go all the way to its tones: the rest is the
+# person.
+PAINTED, COLOURED = 0.65, 0.8
 
 
 class PictureLook(NamedTuple):
@@ -62,15 +64,20 @@ class PictureLook(NamedTuple):
             maps = sample(maps.expand(len(grid), -1, -1, -1), grid, mode="exact")
         return toned(features.float(), maps, strength=strength).to(features.dtype)
 
-
     def finished(self, image: Tensor, painter: Painter, *, places: Tensor | None, strength: float, colour: float | None
                  ) -> Tensor:
-        """Return drawn faces [N, 3, S, S] with landmarks ``places`` [N, 68, 2] in the manner and the tones of the picture."""
-        shares = {"strength": PAINTED * strength, "colour": PAINTED * (strength if colour is None else colour)}
-        grid, image = None, painted(painter, image, self.manner.to(image), **shares)
+        """Return drawn faces [N, 3, S, S] with landmarks ``places`` [N, 68, 2] in the manner and the tones of the picture.
+
+        They take the tones before and after they are drawn: a painter does better from what is near, and moves it a little.
+        """
+        grid = None
         if places is not None and self.places is not None:
             grid = landmark_grid(places.to(image), self.places, image.shape[3] // CELL)
-        return in_tones(image.clamp(-1.0, 1.0), self.tones, grid=grid, strength=strength, colour=colour)
+        toned_too = {"grid": grid, "strength": strength, "colour": colour}
+        colours = COLOURED * (strength if colour is None else colour)
+        image = in_tones(image.clamp(-1.0, 1.0), self.tones, **toned_too)
+        image = painted(painter, image, self.manner.to(image), strength=PAINTED * strength, colour=colours)
+        return in_tones(image, self.tones, **toned_too)
 
 
 class PictureReader:
@@ -112,6 +119,13 @@ class PictureReader:
         return self._residual.module.config.resolution
 
     @torch.no_grad()
+    def face(self, image: Tensor) -> Face:
+        """Return pictures [N, 3, S, S] as the encoders of photos give them, rows and residual."""
+        rows = self._encoder.module(fitted(image, self._encoder.input_size)) + self._encoder.latent_avg
+        small = fitted(image, self._residual.module.config.input_size)
+        return Face(rows, residual_of(self._residual.module, self.generator, small, rows).float())
+
+    @torch.no_grad()
     def read(self, picture: Image.Image) -> tuple[PictureLook, bool]:
         """Return the look of an RGB picture, and whether a face was found in it; without one the whole picture counts."""
         faces = self._finder.find(picture)
@@ -119,10 +133,8 @@ class PictureReader:
         if faces:
             picture = align_face(picture, faces[0].landmarks, output_size=size)
         image = to_tensor(picture, size).to(self.device)
-        rows = self._encoder.module(fitted(image, self._encoder.input_size)) + self._encoder.latent_avg
-        residual = residual_of(self._residual.module, self.generator,
-                               fitted(image, self._residual.module.config.input_size), rows).float()
-        half = self.generator.halfway(rows, noise=self.generator.fixed_noise(), resolution=self.side)
+        face = self.face(image)
+        half = self.generator.halfway(face.w_plus, noise=self.generator.fixed_noise(), resolution=self.side)
         places = self.landmarks(image).points if faces else None
-        return PictureLook(rows, tone_maps(half.features.float() + residual), places, read_tones(image),
+        return PictureLook(face.w_plus, tone_maps(half.features.float() + face.residual), places, read_tones(image),
                            self.painter.module.read(fitted(image, self.painter.module.config.size))), bool(faces)

@@ -14,6 +14,7 @@ from checkpoints.builders import load_base
 from data.images import read_image
 from models.style_encoder import StyleEncoder, StyleEncoderConfig
 from pipeline.sampling import random_faces
+from pipeline.stylize import InversionSettings, build_stylizer
 from styles.blend import BlendStyle, save_blend
 from styles.controls import FileValue, Look
 from styles.registry import load_style
@@ -61,12 +62,23 @@ def test_file_leaves_out_what_the_base_has(folder, style):
     assert all(torch.equal(tensor, style.generator.state_dict()[name]) for name, tensor in base.items())
 
 
+def test_photos_and_samples_come_as_the_encoders_give_them(style):
+    # Features of optimised faces, and none at all, have other statistics: eyes went dark and random faces were all one.
+    assert build_stylizer("any", inversion=InversionSettings("e4e+optimize"), align=False).settings.mode == "e4e"
+    face = style.random(torch.randn(1, 512, generator=torch.Generator().manual_seed(1)), truncation_psi=0.7)
+    assert face.residual is not None
+    drawn = style.generator.synthesis(face.w_plus, noise=style.generator.fixed_noise(), feature_transforms=face.transforms())
+    base = super(BlendStyle, style).random(torch.randn(1, 512, generator=torch.Generator().manual_seed(1)), truncation_psi=0.7)
+    wanted = style.generator.synthesis(base.w_plus, noise=style.generator.fixed_noise())
+    assert distance(drawn, wanted) < 0.2
+
+
 def test_faces_take_the_pictures_colours_and_keep_their_own_shape(style, tmp_path):
     faces = random_faces(style, 3, [0, 1], truncation_psi=0.7)
     look = Look(style_image=FileValue.read(DRAWING))
     style.prepare(look)
     still, drawn = (style.draw(faces, look.changed(strength=strength, color_strength=strength)) for strength in (0.0, 1.0))
-    plain = style.generator.synthesis(faces.w_plus, noise=style.generator.fixed_noise())
+    plain = style.generator.synthesis(faces.w_plus, noise=style.generator.fixed_noise(), feature_transforms=faces.transforms())
     assert distance(still, plain) < 1e-4 and distance(drawn, plain) > 0.05
     picture = torch.from_numpy(np.array(read_image(DRAWING).resize((128, 128)))).float().permute(2, 0, 1) / 127.5 - 1.0
     mean = picture.mean(dim=(1, 2))

@@ -297,3 +297,12 @@ def test_a_folder_is_read_once_and_mirrored(tmp_path) -> None:  # noqa: ANN001
     (tmp_path / "3.png").write_bytes(b"junk")
     with pytest.raises(ImageError, match="3.png"):
         FolderImages.read(tmp_path, size=32)
+
+
+def test_the_same_photo_is_drawn_unadapted_once() -> None:
+    adapter, calls = tiny_adapter(), []
+    adapter.unadapted.register_forward_hook(lambda *_: calls.append(1))
+    one, other = tiny_images(seed=13)[:2], tiny_images(seed=14)[:2]
+    first = adapter.unchanged(one)
+    assert adapter.unchanged(one) is first and len(calls) == 1
+    assert not torch.equal(adapter.unchanged(other), first) and len(calls) == 2
