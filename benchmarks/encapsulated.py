@@ -1,7 +1,7 @@
 """``python -m benchmarks.encapsulated --trained FOLDER --held FOLDER --photos FOLDER --teacher FILE``: styles without images.
 
 Photos are drawn by an encapsulated style, and are asked: how near to held-out style images as a set (Frechet distance of
-features of a network that nothing was trained with), as a share of the photos' own distance; whose face, without and with
+SqueezeNet features, by which the painter has learned), as a share of the photos' own distance; whose face, without and with
 test-time training, and how long that takes; how far versions of one photo are apart, as a share of the style images'; and
 whether what is drawn comes nearer to an image of the training than to one that was held out.
 """
