@@ -4,8 +4,9 @@ Without ``--styles`` the pictures are faces of the photos' folder drawn by ``ben
 trained on; what a photo should come to is known then, and asked for too: the perceptual distance, as a share of the photo's.
 
 Every photo is drawn in every style, and is asked: is it nearest to its own reference among all, by the style encoder and by
-Gram matrices of SqueezeNet, by which the painter has learned; how near, as a share of the photo's own distance; whose face is it,
-and whether it is less so with every step of the strength. Random codes: how far apart, as a share of the pictures' distances.
+Gram matrices of SqueezeNet, by which the painter has learned; how near, as a share of the photo's own distance; whose face is
+it, and whether it is less so with every step of the strength. Random codes: how far apart, as a share of the pictures'
+distances.
 """
 
 from __future__ import annotations
