@@ -77,7 +77,7 @@ def run(args: Namespace) -> int:
     keep_freed_memory()
     from checkpoints import builders
     from checkpoints.features import load_landmark_net
-    from styles.deformable import export_published, save_style
+    from styles.deformable import export_published, read_manner, save_style
     from training.options import choose_config, run_digest
     from training.prepare import resumed_tuner
     from training.session import Interrupted, Session
@@ -109,7 +109,8 @@ def run(args: Namespace) -> int:
     def keep() -> None:
         save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
                    training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
-                   target_latent=tuner.latents[1])
+                   target_latent=tuner.latents[1],
+                   manner=read_manner(tuner.pair.target) if tuner.config.look and size <= 256 else None)
 
     try:
         tuner = (resumed_tuner(base.generator, base.discriminator, dino=vit, args=args, state=state,

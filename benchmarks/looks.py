@@ -50,7 +50,6 @@ def figures(style: Any, warp: Any, args: Namespace, net: Any, *, name: str, teac
     from benchmarks.quality_math import displacement_cosine, magnitude_ratio
     from data.landmarks68 import MIRROR
     from pipeline.sampling import random_faces, undeformed
-    from styles.controls import Look
 
     def landmarks(images: Any) -> Any:
         """Return landmarks [N, 68, 2], the means of the images' and their mirrored ones'."""
@@ -60,8 +59,8 @@ def figures(style: Any, warp: Any, args: Namespace, net: Any, *, name: str, teac
     faces = random_faces(style, args.seed, list(range(args.faces)), truncation_psi=args.truncation)
     points = landmarks(undeformed(style.base, faces).clamp(-1.0, 1.0))
     truth = torch.stack([torch.from_numpy(warp.displace(p.numpy())).float() - p for p in points])
-    still_images, moved_images = (style.draw(faces, Look(alpha=alpha, look_strength=1.0, color_strength=1.0)).clamp(-1.0, 1.0)
-                                  for alpha in (0.0, 1.0))
+    look = style.default_look(samples=True)
+    still_images, moved_images = (style.draw(faces, look.changed(alpha=alpha)).clamp(-1.0, 1.0) for alpha in (0.0, 1.0))
     still, moved = landmarks(still_images), landmarks(moved_images)
     grids = model_displacement(style.deformable, style.colored(faces.w_plus, 1.0), points, alpha=1.0)
     found: dict[str, Any] = {}

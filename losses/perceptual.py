@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.dino import DinoFeatures
+from models.remembered import Remembered
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 LPIPS_FILE = "alex.pth"
@@ -54,16 +55,20 @@ class ViTTokenDistance(nn.Module):
         self.features = features
         self.layers = tuple(layers)
         self.facet = facet
+        self._of_target = Remembered(self._tokens)
+
+    def _tokens(self, image: Tensor) -> list[Tensor]:
+        return list(self.features.tokens(image, layers=self.layers, facets=self.facet).values())
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Return the batch mean of the distance between images [N, 3, H, W] in [-1, 1], from one forward pass."""
+        """Return the batch mean of the distance between images [N, 3, H, W] in [-1, 1]; gradients reach both.
+
+        The transformer is taken to be frozen: while the same target comes, its tokens are not computed again.
+        """
         check_pair(image, target)
-        both = self.features.tokens(torch.cat([image, target]), layers=self.layers, facets=self.facet)
-        distances = []
-        for tokens in both.values():
-            ours, theirs = tokens[: len(image)], tokens[len(image):]
-            distances.append(token_distance(ours, theirs.expand_as(ours)).mean())
-        return torch.stack(distances).mean()
+        theirs = self._tokens(target) if target.requires_grad else self._of_target(target)
+        pairs = zip(self._tokens(image), theirs, strict=True)
+        return torch.stack([token_distance(a, b.expand_as(a)).mean() for a, b in pairs]).mean()
 
 
 class LPIPSDistance(nn.Module):

@@ -168,7 +168,8 @@ class ModulatedConv2d(nn.Module):
             still be multiplied, None where it is 1.
         """
         style, factor = self.modulation(w), None  # [N, in]
-        if len(x) == 1:
+        # Gradients of the style alone are cheaper by the maps: no gradient of the weight is needed on the way.
+        if len(x) == 1 and (self.weight.requires_grad or not style.requires_grad):
             # The weight is scaled by a number anyway; scaling it by the style too saves a pass over the maps.
             weight = self.weight[0] * (self.scale * style[:, :, None, None])  # [out, in, k, k]
             if self.demodulate:

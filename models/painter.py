@@ -19,8 +19,9 @@ from models.style_encoder import gram_matrix
 from models.tones import opponent, pyramid
 
 SMALL = 1e-5
-# Channels of noise; what a side is folded by before the first layer; px along the frame that are not trusted.
-NOISE, FOLD, FRAME = 1, 2, 7
+# Channels of noise; what a side is folded by before the first layer; px along the frame that are not trusted; folds, across
+# the neighbourhood over which checks are looked for; px, across that over which broad is told from fine near the frame.
+NOISE, FOLD, FRAME, CHECKS, BROAD = 1, 2, 7, 5, 9
 
 
 @dataclass(frozen=True)
@@ -218,12 +219,27 @@ def painted(painter: Painter, image: Tensor, code: Tensor, *, strength: float | 
     side, given = painter.config.size, image.float().clamp(-1.0, 1.0)
     small = fitted(given, side)
     change = opponent(painter(small, code.float()).clamp(-1.0, 1.0) - small)
-    # Close to the frame the network is unsure: what lies inside goes on there.
-    change = F.pad(change[:, :, FRAME:-FRAME, FRAME:-FRAME], (FRAME,) * 4, mode="replicate")
+    # Close to the frame the network is unsure: what lies inside goes on there, but for its lines, which would become streaks.
+    inside = even(change)[:, :, FRAME:-FRAME, FRAME:-FRAME]
+    broad = F.avg_pool2d(inside, BROAD, stride=1, padding=BROAD // 2, count_include_pad=False)
+    change = F.pad(broad, (FRAME,) * 4, mode="replicate") + F.pad(inside - broad, (FRAME,) * 4)
     change = opponent(torch.cat([strength * change[:, :1], colour * change[:, 1:]], dim=1), back=True)
     if image.shape[3] != side:
         change = F.interpolate(change, size=image.shape[2:], mode="bicubic", align_corners=False)
     return (given + change).clamp(-1.0, 1.0).to(image.dtype)
+
+
+def even(change: Tensor) -> Tensor:
+    """Return what a painter changes, [N, 3, S, S], without the checks of ``FOLD`` px that unfolding leaves in even ground.
+
+    What is finer than a few px is averaged, for each place within a fold, over its neighbourhood; lines and strokes, which
+    keep to no such place, average out.
+    """
+    row = change.new_tensor([1.0, 2.0, 1.0]) / 4.0
+    kernel = (row[:, None] * row).expand(3, 1, 3, 3)
+    fine = change - F.conv2d(F.pad(change, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+    checks = F.avg_pool2d(F.pixel_unshuffle(fine, FOLD), CHECKS, stride=1, padding=CHECKS // 2, count_include_pad=False)
+    return change - F.pixel_shuffle(checks, FOLD)
 
 
 def fitted(image: Tensor, side: int) -> Tensor:

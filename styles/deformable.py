@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,40 +26,22 @@ from checkpoints.io import (
     save_model,
     take_vector,
 )
-from checkpoints.features import load_landmark_net
+from checkpoints.features import load_landmark_net, load_painter
 from checkpoints.official import check_official
 from data.landmarks68 import MEAN_FACE
 from models.deformable import DeformableGenerator, configs_from_published
 from models.face import Face
 from models.mixing import mix_deformables
+from models.painter import Painter, fitted, painted
 from models.spatial_transformer import SpatialTransformerConfig, build_affine, build_tps
 from models.stylegan2 import Generator, GeneratorConfig, layer_at
 from models.tones import Tones, in_tones, read_tones
 from styles.controls import Control, Look
+from styles.deformable_controls import ALPHA, COLOR_SHARE, TONE, deformable_controls, look_shares
 from styles.difference import base_of_config
 from styles.face_landmarks import FaceLandmarks
 from styles.protocol import Style
 from styles.regions import point_strengths
-
-ALPHA = Control("alpha", "deformation degree, 0 undeformed, 1 as learned, or degrees by region: eyes=1.2,mouth=0.4",
-                default=0.8, samples=0.6, low=-0.5, high=1.5, sweep=(-0.5, 1.0), per="region", label="Strength")
-COLOR = Control("color_strength", "0 keeps the face's colours, 1 takes the drawing's; left to the generator where not given",
-                low=0.0, high=1.5, label="Colours: 0 the face's, 1 the drawing's")
-
-
-# Styles with a residual of their own are drawn in the drawing's rows, which that residual was made for.
-DRAWN_COLOR = replace(COLOR, default=1.0, help="0 keeps the face's colours, 1 takes the drawing's")
-# A photo keeps more of its person with less than the whole look.
-LOOK = Control("look_strength", "how much of the drawing's own look is added, 0 none, 1 as in the pair", default=0.7,
-               samples=1.0, high=1.5, label="Look of the drawing")
-# A look that follows the face's own parts can be taken whole; less than all of the drawing's rows keeps more of a person.
-MATCHED_LOOK = replace(LOOK, default=0.9, samples=1.0, help="how much of the drawing's look is taken, 0 none, 1 as in the pair")
-TONE = Control("tone_strength", "how far sharpness, contrast and colours of the whole picture go to the drawing's, 0 leaves "
-               "them", default=0.5, samples=0.7, high=1.0, label="Tones of the drawing")
-# Of the colours a smaller share: a ground of one colour is the drawing's own.
-COLOR_SHARE = 0.5
-MATCHED_COLOR = replace(DRAWN_COLOR, default=0.75, samples=1.0)
-
 
 class DeformableStyle(Style):
     """A fine-tuned generator with its transformers.
@@ -71,6 +53,7 @@ class DeformableStyle(Style):
         name: what its results are called.
         digest: of the weights.
         target_latent: w_plus [L, D] of the drawing under the base; None in released files, which do not hold it.
+        manner: how the drawing is drawn, a code [code] of the painter, or None.
     """
 
     kind = "deformable"
@@ -78,10 +61,10 @@ class DeformableStyle(Style):
 
     def __init__(
         self, deformable: DeformableGenerator, w_avg: Tensor, config: Mapping[str, Any], name: str, digest: str,
-        target_latent: Tensor | None = None,
+        target_latent: Tensor | None = None, manner: Tensor | None = None,
     ) -> None:
         super().__init__(name, config, digest, device=w_avg.device)
-        self.deformable, self.w_avg, self.target_latent = deformable, w_avg, target_latent
+        self.deformable, self.w_avg, self.target_latent, self.manner = deformable, w_avg, target_latent, manner
 
     @classmethod
     def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -98,13 +81,13 @@ class DeformableStyle(Style):
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DeformableStyle:
-        latent = tensors.pop("target_latent", None)
+        latent, manner = tensors.pop("target_latent", None), take_manner(path, tensors)
         deformable, w_avg = _own_style(path, tensors, config)
         shape = deformable.generator.config
         if latent is not None and list(latent.shape) != [shape.n_latent, shape.style_dim]:
             raise CheckpointError(f"{path}: target_latent is {list(latent.shape)}, expected "
                                   f"{[shape.n_latent, shape.style_dim]}; train the style anew")
-        return cls._frozen(deformable, w_avg, config, path.stem, latent, device)
+        return cls._frozen(deformable, w_avg, config, path.stem, latent, device, manner)
 
     @classmethod
     def load_released(cls, path: Path, state: Any, *, device: torch.device) -> DeformableStyle:
@@ -115,22 +98,20 @@ class DeformableStyle(Style):
 
     @classmethod
     def _frozen(cls, deformable: DeformableGenerator, w_avg: Tensor, config: dict[str, Any], name: str,
-                latent: Tensor | None, device: torch.device) -> DeformableStyle:
+                latent: Tensor | None, device: torch.device, manner: Tensor | None = None) -> DeformableStyle:
         deformable.requires_grad_(False).eval().to(device)
-        latent = None if latent is None else latent.float().to(device)
-        return cls(deformable, w_avg.to(device), config, name, fingerprint(deformable.state_dict()), latent)
+        latent, manner = (None if tensor is None else tensor.float().to(device) for tensor in (latent, manner))
+        drawn = [] if manner is None else [{"manner": manner}, load_painter().module.state_dict()]
+        return cls(deformable, w_avg.to(device), config, name, fingerprint(deformable.state_dict(), *drawn), latent, manner)
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        transformers = config.get("transformers") or {}
-        if transformers.get("look"):
-            added = transformers.get("look_form", "added") == "added"
-            return (ALPHA, LOOK, DRAWN_COLOR) if added else (ALPHA, MATCHED_LOOK, MATCHED_COLOR, TONE)
-        return (ALPHA, COLOR) if "target_latent" in names else (ALPHA,)
+        return deformable_controls(config.get("transformers") or {}, names)
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        return self.controls_of(self.config, () if self.target_latent is None else ("target_latent",))
+        held = {"target_latent": self.target_latent, "manner": self.manner}
+        return self.controls_of(self.config, [name for name, tensor in held.items() if tensor is not None])
 
     @property
     def base_name(self) -> str:
@@ -160,10 +141,15 @@ class DeformableStyle(Style):
         image = self.deformable.synthesis(
             w_plus, alpha=alpha, noise=self.deformable.generator.fixed_noise(), residual=face.residual,
             look=values.get("look_strength", 0.0), places=found).image
-        strength = tone_share(values)
-        if not strength:
-            return image
-        return in_tones(image.clamp(-1.0, 1.0), self.tones, strength=strength, colour=COLOR_SHARE * strength)
+        manner, tone = look_shares(values)
+        if manner and self.manner is not None:
+            image = painted(self.painter, image, self.manner[None], strength=manner)
+        return in_tones(image.clamp(-1.0, 1.0), self.tones, strength=tone, colour=COLOR_SHARE * tone) if tone else image
+
+    @cached_property
+    def painter(self) -> Painter:
+        """Draws in the manner of the drawing."""
+        return load_painter(device=self.device).module
 
     @cached_property
     def tones(self) -> Tones:
@@ -220,7 +206,8 @@ class DeformableStyle(Style):
         return cls(
             deformable, sum(weight * style.w_avg for style, weight in parts), styles[0].config,
             "-".join(f"{style.name}{round(100 * weight)}" for style, weight in parts), digest.hexdigest()[:16],
-            sum(weight * style.target_latent for style, weight in parts) if known else None)
+            sum(weight * style.target_latent for style, weight in parts) if known else None,
+            sum(weight * style.manner for style, weight in parts) if all(s.manner is not None for s in styles) else None)
 
     def graph(self) -> nn.Module:
         from styles.deformable_graph import DeformableGraph
@@ -229,20 +216,17 @@ class DeformableStyle(Style):
         if self.deformable.look is not None:
             layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
             rows = self.target_latent[layer:]
+        strength, tone = look_shares(defaults)
         return DeformableGraph(
             self.deformable, inputs=(ALPHA,), rows=rows, look=defaults.get("look_strength", 0.0),
             color=defaults.get("color_strength") or 0.0, finder=self.finder if self.is_carried else None,
-            tones=self.tones if TONE.name in defaults else None, tone=tone_share(defaults), tone_colour=COLOR_SHARE)
-
-
-def tone_share(values: Mapping[str, Any]) -> float:
-    """Return how far tones go to the drawing's: who wants none of the look wants none of them either."""
-    return values.get(TONE.name, 0.0) * min(1.0, values.get("look_strength", 0.0))
+            painter=None if self.manner is None else self.painter, manner=self.manner, manner_strength=strength,
+            tones=self.tones if TONE.name in defaults else None, tone=tone, tone_colour=COLOR_SHARE)
 
 
 def save_style(
     path: str | Path, deformable: DeformableGenerator, *, w_avg: Tensor, base: Mapping[str, str],
-    training: Mapping[str, Any], target_latent: Tensor | None = None,
+    training: Mapping[str, Any], target_latent: Tensor | None = None, manner: Tensor | None = None,
 ) -> None:
     """Write a style as one safetensors file with its config inside.
 
@@ -253,10 +237,10 @@ def save_style(
         base: {"name", "fingerprint"} of the generator it was trained from.
         training: JSON-ready facts of the training.
         target_latent: w_plus [L, D] of the drawing, from which colours can be taken.
+        manner: how it is drawn, see ``DeformableStyle``.
     """
     tensors = {"w_avg": w_avg, **_prefixed("g.", deformable.generator)}
-    if target_latent is not None:
-        tensors["target_latent"] = target_latent
+    tensors |= {name: tensor for name, tensor in (("target_latent", target_latent), ("manner", manner)) if tensor is not None}
     for prefix, part in (("stns.", deformable.tps), ("rtstn.", deformable.affine)):
         if part is not None:
             tensors |= _prefixed(prefix, part)
@@ -270,6 +254,20 @@ def save_style(
 def look_tensors(deformable: DeformableGenerator) -> list[str]:
     """Return the names of the tensors that hold a style's look."""
     return [name for name in ("look", "look_source", "look_places") if getattr(deformable, name, None) is not None]
+
+
+def read_manner(picture: Tensor) -> Tensor:
+    """Return how a picture [1, 3, S, S] in [-1, 1] is drawn, a code [code] of the bundled painter."""
+    painter = load_painter(device=picture.device).module
+    with torch.no_grad():
+        return painter.read(fitted(picture, painter.config.size))[0]
+
+
+def take_manner(path: Path, tensors: dict[str, Tensor]) -> Tensor | None:
+    """Take the code of a drawing's manner out of a style's tensors; CheckpointError for one that is not the painter's."""
+    if "manner" not in tensors:
+        return None
+    return take_vector(path, tensors, "manner", load_painter().module.config.code)
 
 
 def _prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:

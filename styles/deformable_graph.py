@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.deformable import DeformableGenerator
+from models.painter import Painter, painted
 from models.look import landmark_grid, look_maps, matched
 from models.sampling_grids import enlarged, halved, pixel_lattice, unfolded
 from models.spatial_transformer import INTERPOLATION
@@ -27,17 +28,21 @@ class DeformableGraph(nn.Module):
         rows: fine rows [K, D] of the drawing in which a style with a look of its own draws; the face's where None.
         color: how far the face's rows go towards those.
         finder: finds the landmarks of faces for a look that is carried to them.
+        painter, manner: draws as the code [code] says, as far as ``manner_strength``.
         tones: of the drawing, to which the picture goes by ``tone``, and its colours by the share ``tone_colour`` of that.
     """
 
     def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...], rows: Tensor | None = None,
-                 look: float = 1.0, color: float = 1.0, finder: nn.Module | None = None, tones: Tones | None = None,
-                 tone: float = 0.0, tone_colour: float = 1.0) -> None:
+                 look: float = 1.0, color: float = 1.0, finder: nn.Module | None = None, painter: Painter | None = None,
+                 manner: Tensor | None = None, manner_strength: float = 0.0, tones: Tones | None = None, tone: float = 0.0,
+                 tone_colour: float = 1.0) -> None:
         super().__init__()
         self.tone, self.tone_colour = (tone, tone * tone_colour) if tones is not None else (0.0, 0.0)
         for name, tensor in (tones._asdict() if tones is not None else {}).items():
             self.register_buffer(f"tones_{name}", tensor, persistent=False)
         self.deformable, self.inputs, self.look, self.color, self.finder = deformable, inputs, look, color, finder
+        self.painter, self.manner_strength = painter, manner_strength
+        self.register_buffer("manner", manner, persistent=False)
         self.register_buffer("rows", rows, persistent=False)
         for size in deformable.config.resolutions:
             self.register_buffer(f"lattice_{size}", pixel_lattice(size, mode="exact"), persistent=False)
@@ -60,6 +65,8 @@ class DeformableGraph(nn.Module):
             on_image = {layer_at(size): partial(self._carry_image, grids=passed[size]) for size in config.resolutions}
         image = generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms,
                                     image_transforms=on_image)
+        if self.painter is not None:
+            image = painted(self.painter, image, self.manner[None], strength=self.manner_strength)
         if not self.tone:
             return image
         tones = Tones(*(getattr(self, f"tones_{name}") for name in Tones._fields))

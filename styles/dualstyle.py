@@ -48,7 +48,7 @@ from styles.protocol import DrawGraph, Style, file_path
 KEPT = 16
 MOST_STEPS = 10_000
 # How far pictures are drawn in the exemplar's manner before they go all the way to its tones.
-PAINTED = 0.7
+PAINTED = 0.4
 # Side in px of the features that are bent.
 BENT = 32
 

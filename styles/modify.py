@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from checkpoints.builders import Base
 from checkpoints.features import load_painter
@@ -39,7 +40,7 @@ DETAIL = Control("detail", "share of what the photo's own features show beyond t
 TONE = Control("tone_strength", "how far sharpness and contrast of the whole picture go to those of the style's images, 0 "
                "leaves them", default=0.7, label="Sharpness of the style")
 MANNER = Control("manner_strength", "how far pictures are drawn in the manner of the style's images, 0 leaves them as they are "
-                 "decoded", default=1.0, label="Manner of the style")
+                 "decoded", default=0.8, label="Manner of the style")
 DETAIL_SIDE = 32
 MAX_VERSION, MAX_STEPS, KEPT = 2**31, 10_000, 64
 
@@ -154,7 +155,9 @@ class ModifyStyle(Style):
             try:
                 with torch.autocast(self.device.type, enabled=False):
                     photo = self.photo(face).float().clamp(-1.0, 1.0)
-                    codes = adapt_to(photo, self.model, self.critic, config=settings, judges=self.judges)
+                    with tqdm(total=steps, desc="test-time training", leave=False, disable=None) as bar:
+                        codes = adapt_to(photo, self.model, self.critic, config=settings, judges=self.judges,
+                                         progress=bar.update)
             except DivergedError as error:
                 raise CheckpointError(f"--test-time {steps}: {error}") from error
             if self.cache is not None:
@@ -217,7 +220,8 @@ class ModifyGraph(nn.Module):
         codes = self.model.encode(photo)
         residual = self.detail * beyond(self.base, face, self.model.rows(codes)) if self.detail else None
         image = self.model.decode(codes, residual)
-        return self.finish(image if self.painter is None else painted(self.painter, image, self.manner[:1]))
+        return self.finish(image if self.painter is None else painted(
+            self.painter, image, self.manner[:1], strength=MANNER.default))
 
 
 def _steps(value: float) -> int:

@@ -28,7 +28,7 @@ from pipeline.faces import FaceFinder
 
 # How far light and colours of faces are drawn in the picture's manner, before they go all the way to its tones: the rest is the
 # person.
-PAINTED, COLOURED = 0.65, 0.8
+PAINTED, COLOURED = 0.55, 0.8
 
 
 class PictureLook(NamedTuple):

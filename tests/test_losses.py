@@ -247,7 +247,9 @@ def test_vit_token_distance() -> None:
     target = torch.rand(1, 3, 32, 32) * 2 - 1
     loss = distance(image, target)
     loss.backward()
-    assert loss.item() > 0 and bool(image.grad.abs().sum() > 0) and features.n_forward == 1
+    assert loss.item() > 0 and bool(image.grad.abs().sum() > 0) and features.n_forward == 2
+    distance(image.detach(), target)  # whose tokens are known by now
+    assert features.n_forward == 3
     assert distance(target, target).item() == pytest.approx(0, abs=1e-5)
     with pytest.raises(ValueError, match="image batches"):
         distance(image, target[:, :, :16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from functools import partial
 
@@ -299,10 +300,25 @@ def test_a_folder_is_read_once_and_mirrored(tmp_path) -> None:  # noqa: ANN001
         FolderImages.read(tmp_path, size=32)
 
 
-def test_the_same_photo_is_drawn_unadapted_once() -> None:
-    adapter, calls = tiny_adapter(), []
-    adapter.unadapted.register_forward_hook(lambda *_: calls.append(1))
+def test_what_steps_on_one_photo_share_is_computed_once() -> None:
+    adapter, calls = tiny_adapter(encoder_parts=("styles.*.linear.*",)), []
+    adapter.unadapted.register_forward_hook(lambda *_: calls.append("drawn"))
+    adapter.model.encoder.body[0].register_forward_hook(lambda *_: calls.append("trunk"))
     one, other = tiny_images(seed=13)[:2], tiny_images(seed=14)[:2]
-    first = adapter.unchanged(one)
-    assert adapter.unchanged(one) is first and len(calls) == 1
-    assert not torch.equal(adapter.unchanged(other), first) and len(calls) == 2
+    for images in (one, one, other):
+        adapter.advance(images)
+    assert calls.count("trunk") == calls.count("drawn") == 2
+
+
+def test_a_trunk_that_learns_is_not_remembered() -> None:
+    adapter, calls, one = tiny_adapter(), [], tiny_images(seed=13)[:2]
+    adapter.model.encoder.body[0].register_forward_hook(lambda *_: calls.append(1))
+    adapter.advance(one), adapter.advance(one)
+    assert len(calls) == 2
+
+
+def test_the_critic_learns_in_every_few_steps() -> None:
+    adapter = tiny_adapter(critic_every=2)
+    terms = [adapter.step() for _ in range(3)]
+    assert [math.isnan(row["critic"]) for row in terms] == [False, True, False]
+    assert all(math.isfinite(row["adv"]) for row in terms)

@@ -13,7 +13,7 @@ from checkpoints.features import load_landmark_net, load_painter
 from checkpoints.io import load_model, save_model
 from data.images import read_image, to_tensor
 from data.random_looks import random_look
-from models.painter import Painter, PainterConfig, painted
+from models.painter import FRAME, Painter, PainterConfig, even, painted
 from models.tones import opponent
 from training.pretrain import painter as stage
 from training.pretrain.common import MissingStageError
@@ -69,6 +69,28 @@ def test_larger_pictures_take_the_change(painter: Painter) -> None:
     large = torch.nn.functional.interpolate(small, scale_factor=2.0, mode="bilinear", align_corners=False)
     drawn = painted(painter, large, code)
     assert drawn.shape == large.shape and not torch.allclose(drawn, large)
+
+
+def test_checks_go_and_ramps_and_lines_stay() -> None:
+    ticks = torch.arange(32.0)
+    checks = 0.1 * (-1.0) ** (ticks[:, None] + ticks)
+    ramp = (ticks[:, None] / 32.0).expand(32, 32).clone()
+    line = torch.zeros(32, 32)
+    line[:, 15] = 1.0
+    inside = slice(3, -3)
+    for image, least in ((ramp, 0.0), (ramp + line, 0.5)):
+        clean, checked = (even(part.expand(1, 3, 32, 32)) for part in (image, image + checks))
+        torch.testing.assert_close(checked[..., inside, inside], clean[..., inside, inside], atol=2e-3, rtol=0.0)
+        assert float((clean[0, 0, 16, 15] - clean[0, 0, 16, 12])) > least - 0.01
+    torch.testing.assert_close(even(ramp.expand(1, 3, 32, 32))[0, 0, inside, inside], ramp[inside, inside], atol=5e-3, rtol=0.0)
+
+
+def test_what_lies_inside_goes_on_to_the_frame(painter: Painter) -> None:
+    image = pictures(1) * 0.1
+    change = painted(painter, image, painter.read(pictures(1, seed=3)), strength=0.2) - image
+    for row in range(1, FRAME):
+        torch.testing.assert_close(change[:, :, row], change[:, :, 0], atol=1e-5, rtol=0.0)
+    assert not torch.allclose(change[:, :, FRAME], change[:, :, 0], atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (1, 1, 32, 32), (3, 32, 32)])

@@ -15,6 +15,7 @@ from losses.modify import (
     code_term, critic_terms, gradient_penalty, identity_loss, reconstruction_loss, weighted,
 )
 from models.modify import StyleModel, version_z
+from models.remembered import Remembered
 from training.mixed import precision
 from training.ema import update_ema
 from training.modify_config import AdaptationConfig, EncapsulationConfig, StageConfig
@@ -23,6 +24,8 @@ from training.checks import check_gradients, check_terms
 
 # Images whose style rows say where the remapping network begins.
 START_IMAGES = 256
+# Layers of an encoder that make its feature pyramid.
+TRUNK = ("input_layer.", "body.")
 # Number of the step and the run's random generator -> images [N, 3, S, S] in [-1, 1].
 Source = Callable[[int, torch.Generator], Tensor]
 
@@ -76,6 +79,7 @@ class Stage:
         self.config, self.judges, self.source, self.preview = config, judges, source, preview
         self.model, self.critic = model.eval().requires_grad_(False), critic.eval()
         self.device, self.dtype = model.latent_avg.device, getattr(torch, config.dtype)
+        self._person = Remembered(judges.recogniser)
         self.rng = torch.Generator().manual_seed(config.seed)
         self.game = critic_terms(config.critic_form)
         self.optimizers = {"critic": self.adam(critic.requires_grad_(True).parameters(), config.critic_lr)}
@@ -120,9 +124,7 @@ class Stage:
         if weights["lpips"]:
             terms["lpips"] = self.judges.perceptual(drawn, target)
         if weights["id"]:
-            with torch.no_grad():
-                person = self.judges.recogniser(target)
-            terms["id"] = identity_loss(self.judges.recogniser(drawn), person)
+            terms["id"] = identity_loss(self.judges.recogniser(drawn), self._person(target))
         return terms
 
     def step(self) -> dict[str, float]:
@@ -301,9 +303,12 @@ class Adapter(Stage):
                  preview: Tensor) -> None:
         adapted = StyleModel(deepcopy(model.encoder), model.generator, model.remapping, model.latent_avg)
         super().__init__(adapted, deepcopy(critic), config=config, judges=judges, source=source, preview=preview)
-        self.unadapted, self._seen = model, (None, None)
+        self.unadapted, self._before = model, Remembered(model)
         self.parts = matching(adapted.encoder, config.encoder_parts)
         choose(adapted, self.parts)
+        # Test-time training comes with the same photo in every step: what nothing changes is computed once.
+        if not any(name.startswith(TRUNK) for name in self.parts):
+            adapted.encoder.pyramid = Remembered(adapted.encoder.pyramid)
         self.optimizers["encoder"] = self.adam(list(self.parts.values()), config.lr)
 
     @property
@@ -318,8 +323,9 @@ class Adapter(Stage):
         weights, found = self.config.weights, {}
         with precision(self.device, self.dtype):
             drawn = self.model(images)
-            before = self.unchanged(images) if weights["adv"] else None
-        if weights["adv"]:
+        if weights["adv"] and self.step_count % self.config.critic_every == 0:
+            with precision(self.device, self.dtype):
+                before = self._before(images)
             found = self.train_critic(before, drawn)
         with precision(self.device, self.dtype):
             terms = self.likeness(drawn, images, weights)
@@ -328,13 +334,6 @@ class Adapter(Stage):
         terms = weighted(terms, weights)
         self.follow(terms, {"encoder": self.parts})
         return {**terms, **found, "total": torch.stack(list(terms.values())).sum()}
-
-    @torch.no_grad()
-    def unchanged(self, images: Tensor) -> Tensor:
-        """Return D(E(x)) of photos [N, 3, S, S], kept for the next step, which in test-time training is on the same photo."""
-        if self._seen[0] is not images:
-            self._seen = images, self.unadapted(images)
-        return self._seen[1]
 
     @torch.no_grad()
     def draw(self, images: Tensor) -> Tensor:
@@ -347,7 +346,8 @@ class Adapter(Stage):
         return {"photos x": self.preview, "D(E(x))": self.unadapted(self.preview), "D(E'(x))": self.draw(self.preview)}
 
 
-def adapt_to(photo: Tensor, model: StyleModel, critic: nn.Module, *, config: AdaptationConfig, judges: Judges) -> Tensor:
+def adapt_to(photo: Tensor, model: StyleModel, critic: nn.Module, *, config: AdaptationConfig, judges: Judges,
+             progress: Callable[[], Any] | None = None) -> Tensor:
     """Return E'(x) [1, L, D] for one photo after test-time training (paper: 50 steps).
 
     Args:
@@ -355,6 +355,7 @@ def adapt_to(photo: Tensor, model: StyleModel, critic: nn.Module, *, config: Ada
         model, critic: an encapsulated style; both stay as they are.
         config: settings; ``steps`` says how many.
         judges: see ``Judges``.
+        progress: called after every step.
 
     Raises:
         DivergedError: if a term or a gradient is not finite.
@@ -363,5 +364,7 @@ def adapt_to(photo: Tensor, model: StyleModel, critic: nn.Module, *, config: Ada
         adapter = Adapter(model, critic, config=config, judges=judges, source=lambda step, rng: photo, preview=photo)
         while adapter.step_count < adapter.total:
             adapter.step()
+            if progress is not None:
+                progress()
     with torch.no_grad():
         return adapter.model.encode(photo)

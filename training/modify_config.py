@@ -39,7 +39,7 @@ class StageConfig:
             value = getattr(self, field.name)
             if field.name.endswith("_parts") and not isinstance(value, str):
                 object.__setattr__(self, field.name, tuple(map(str, value)))
-            least = 1 if field.name in ("batch", "penalty_every", "rows") else 0
+            least = 1 if field.name in ("batch", "penalty_every", "critic_every", "rows") else 0
             if isinstance(value, (int, float)) and not least <= value < float("inf"):
                 raise ValueError(f"{field.name} must be at least {least}, got {value}")
         for name, allowed in (("critic_form", CRITIC_FORMS), ("dtype", DTYPES)):
@@ -127,9 +127,11 @@ class EncapsulationConfig(StageConfig):
 
 @dataclass(frozen=True)
 class AdaptationConfig(StageConfig):
-    """Stage 2: a copy of the encoder learns photos (eq. 7); generator and remapping network stay as they are."""
+    """Stage 2: a copy of the encoder learns photos (eq. 7); generator and remapping network stay as they are. The critic
+    learns in every ``critic_every``-th step, with its penalty where that is due as well."""
 
     steps: int = 20_000
+    critic_every: int = 1
     r_weight: float = STYLISATION["r"]
     lpips_weight: float = STYLISATION["lpips"]
     id_weight: float = STYLISATION["id"]
@@ -158,5 +160,5 @@ EncapsulationConfig.PROFILES = {"published": {}, "starter": {
 }}
 HEADS = ("styles.*.linear.*", "latlayer*")
 AdaptationConfig.PROFILES = {"published": {}, "starter": {
-    "steps": 300, "lr": 3e-3, "critic_form": "softplus", "penalty_every": 4, "encoder_parts": HEADS,
+    "steps": 300, "lr": 4e-3, "critic_form": "softplus", "critic_every": 4, "penalty_every": 16, "encoder_parts": HEADS,
 }}

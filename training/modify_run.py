@@ -43,6 +43,7 @@ HELP = {
     "average": "decay of the running average that the style is; 0 for the last step's networks",
     "penalty": "weight of the critic's gradient penalty, 0 for none",
     "penalty_every": "steps between penalties",
+    "critic_every": "steps between those in which the critic learns",
     "mirror": "mirror half of the images",
     "encoder_parts": "patterns of the encoder's parameters to train, separated by commas; none for all",
     "generator_parts": "likewise of the generator",

@@ -1,0 +1,63 @@
+"""Deformable styles paint faces in the manner of their drawing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from checkpoints import CheckpointError
+from checkpoints.paths import bundled_styles_dir
+from models.painter import painted
+from pipeline.sampling import random_faces
+from styles.deformable import read_manner
+from styles.deformable_controls import deformable_controls, look_shares
+from styles.registry import load_style, mix_styles
+
+
+@pytest.fixture(scope="module")
+def style():  # noqa: ANN201
+    return load_style("comic")
+
+
+def test_faces_are_painted_as_far_as_the_manner_says(style) -> None:  # noqa: ANN001
+    face, look = random_faces(style, 3, [0], truncation_psi=0.7), style.default_look().changed(tone_strength=0.0)
+    plain = style.draw(face, look.changed(manner_strength=0.0))
+    for strength in (0.4, 1.0):
+        wanted = painted(style.painter, plain, style.manner[None], strength=strength)
+        torch.testing.assert_close(style.draw(face, look.changed(manner_strength=strength)), wanted)
+    assert float((wanted - plain).abs().mean()) > 0.02
+
+
+def test_manner_is_read_from_the_drawing(style) -> None:  # noqa: ANN001
+    face = random_faces(style, 3, [0], truncation_psi=0.7)
+    drawn = style.draw(face, style.default_look(samples=True)).clamp(-1.0, 1.0)
+    undrawn = style.draw(face, style.default_look().changed(look_strength=0.0)).clamp(-1.0, 1.0)
+    assert read_manner(drawn).shape == style.manner.shape
+    assert (read_manner(drawn) - style.manner).norm() < (read_manner(undrawn) - style.manner).norm()
+
+
+def test_who_wants_no_look_gets_no_manner() -> None:
+    names = ("target_latent", "manner")
+    values = {control.name: control.default for control in deformable_controls({"look": 32, "look_form": "carried"}, names)}
+    assert look_shares(values) == (values["manner_strength"], values["tone_strength"])
+    assert look_shares({**values, "look_strength": 0.0}) == (0.0, 0.0)
+    assert look_shares({"look_strength": 0.9, "tone_strength": 0.5}) == (0.0, 0.45)
+    assert "manner_strength" not in [c.name for c in deformable_controls({"look": 32, "look_form": "carried"}, names[:1])]
+
+
+def test_mixtures_mix_manners(style) -> None:  # noqa: ANN001
+    other = load_style("ink")
+    mixed = mix_styles([style, other], [0.25, 0.75])
+    torch.testing.assert_close(mixed.manner, 0.25 * style.manner + 0.75 * other.manner)
+    assert {control.name for control in mixed.controls} == {control.name for control in style.controls}
+
+
+def test_a_code_of_another_painter_is_told_of(tmp_path) -> None:  # noqa: ANN001
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(bundled_styles_dir() / "ink.safetensors", "pt") as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    save_file({**tensors, "manner": tensors["manner"][:7].clone()}, tmp_path / "ink.safetensors", metadata=facts)
+    with pytest.raises(CheckpointError, match="manner does not fit"):
+        load_style(str(tmp_path / "ink.safetensors"))
