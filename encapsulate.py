@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import cli
 
 # Generators up to this side in px have features of 32 px to keep a person by, and the share of them that styles keep.
-SMALL, SMALL_DETAIL = 256, 0.9
+SMALL, SMALL_DETAIL = 256, 1.0
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -72,18 +72,21 @@ def mean_bands(images: Any) -> list[float]:
     return torch.stack(found).mean(dim=0).tolist()
 
 
-def manner(images: Any) -> Any:
-    """Return mean and main directions of how a folder's images are drawn, see ``styles.modify_files.manner_of``."""
+def manner(images: Any, model: Any) -> Any:
+    """Return how a folder's images are drawn, by the modes that a style's networks tell, see ``styles.modify_files.Manner``."""
     import torch
 
     from checkpoints.features import load_painter
     from models.painter import fitted
-    from styles.modify_files import manner_of
+    from styles.modify_files import manner_by_mode
+    from training.modify_start import modes_of
 
     painter = load_painter().module
     with torch.no_grad():
-        codes = [painter.read(fitted(images.batch([number]).cpu(), painter.config.size)) for number in range(len(images))]
-    return manner_of(torch.cat(codes))
+        parts = [images.batch([number]) for number in range(len(images))]
+        codes = torch.cat([painter.read(fitted(part.cpu(), painter.config.size)) for part in parts])
+        rows = torch.cat([model.style_rows(model.encode(part)).float().cpu() for part in parts])
+    return manner_by_mode(codes, rows, modes_of(rows))
 
 
 def run(args: Namespace) -> int:
@@ -131,7 +134,8 @@ def run(args: Namespace) -> int:
         raise cli.UserError(str(error)) from error
     save_style(output, stage.result, stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
                training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
-               **({"detail": SMALL_DETAIL, "bands": mean_bands(images), "manner": manner(images)} if size <= SMALL else {}))
+               **({"detail": SMALL_DETAIL, "bands": mean_bands(images), "manner": manner(images, stage.result)}
+                  if size <= SMALL else {}))
     print(output)
     return 0
 

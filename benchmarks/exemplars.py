@@ -64,6 +64,7 @@ def run(args: Namespace) -> int:
     import torch
 
     from benchmarks.pictures import grams
+    from benchmarks.quality_math import steady_landmarks
     from checkpoints.features import load_face_id
     from data.grids import grid
     from data.images import list_images, read_image, save_image, to_tensor
@@ -86,7 +87,7 @@ def run(args: Namespace) -> int:
     looks, facts, sheet = [base.changed(exemplar=name) for name, _ in rows], [], []
 
     def points(images: Any) -> Any:
-        return style.finder.net(images).points
+        return steady_landmarks(style.finder.net, images)
 
     with torch.no_grad():
         references = torch.cat([to_tensor(read_image(args.portraits / str(truth["names"][row])), size) for _, row in rows])

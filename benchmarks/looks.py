@@ -47,21 +47,15 @@ def figures(style: Any, warp: Any, args: Namespace, net: Any, *, name: str, teac
     import torch
 
     from benchmarks.quality_deformation import model_displacement
-    from benchmarks.quality_math import displacement_cosine, magnitude_ratio
-    from data.landmarks68 import MIRROR
+    from benchmarks.quality_math import displacement_cosine, magnitude_ratio, steady_landmarks
     from pipeline.sampling import random_faces, undeformed
 
-    def landmarks(images: Any) -> Any:
-        """Return landmarks [N, 68, 2], the means of the images' and their mirrored ones'."""
-        turned = net(images.flip(3)).points[:, torch.from_numpy(MIRROR)]
-        return (net(images).points + turned * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])) / 2.0
-
     faces = random_faces(style, args.seed, list(range(args.faces)), truncation_psi=args.truncation)
-    points = landmarks(undeformed(style.base, faces).clamp(-1.0, 1.0))
+    points = steady_landmarks(net, undeformed(style.base, faces).clamp(-1.0, 1.0))
     truth = torch.stack([torch.from_numpy(warp.displace(p.numpy())).float() - p for p in points])
     look = style.default_look(samples=True)
     still_images, moved_images = (style.draw(faces, look.changed(alpha=alpha)).clamp(-1.0, 1.0) for alpha in (0.0, 1.0))
-    still, moved = landmarks(still_images), landmarks(moved_images)
+    still, moved = (steady_landmarks(net, images) for images in (still_images, moved_images))
     grids = model_displacement(style.deformable, style.colored(faces.w_plus, 1.0), points, alpha=1.0)
     found: dict[str, Any] = {}
     if teacher is not None:

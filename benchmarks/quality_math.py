@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from data.landmarks68 import MIRROR
 
 
 def gaussian_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
@@ -72,6 +75,12 @@ def point_error(found: Tensor, truth: Tensor) -> Tensor:
     """Return the mean distance of points [N, 68, 2] to the true ones in % of the true eye distance, [N]."""
     eyes = truth[:, 36:42].mean(dim=1) - truth[:, 42:48].mean(dim=1)
     return (found - truth).norm(dim=2).mean(dim=1) / eyes.norm(dim=1) * 100.0
+
+
+def steady_landmarks(net: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    """Return landmarks [N, 68, 2] of images [N, 3, S, S] by a network, as means of each image's and its mirror image's."""
+    turned = net(images.flip(3)).points[:, torch.from_numpy(MIRROR)]
+    return (net(images).points + turned * turned.new_tensor([-1.0, 1.0]) + turned.new_tensor([1.0, 0.0])) / 2.0
 
 
 def displacement_cosine(found: Tensor, truth: Tensor) -> Tensor:

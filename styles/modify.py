@@ -23,7 +23,7 @@ from models.painter import painted
 from models.stylegan2 import Generator, layer_at
 from models.tones import Tones, in_tones
 from styles.controls import Control, Look
-from styles.modify_files import CARD, KIND, ground, networks_of, take_manner, with_parent
+from styles.modify_files import CARD, KIND, Manner, drawing, ground, networks_of, take_manner, with_parent
 from styles.protocol import Style
 from training.checks import DivergedError
 from training.modify import Judges, adapt_to
@@ -40,7 +40,7 @@ DETAIL = Control("detail", "share of what the photo's own features show beyond t
 TONE = Control("tone_strength", "how far sharpness and contrast of the whole picture go to those of the style's images, 0 "
                "leaves them", default=0.7, label="Sharpness of the style")
 MANNER = Control("manner_strength", "how far pictures are drawn in the manner of the style's images, 0 leaves them as they are "
-                 "decoded", default=0.8, label="Manner of the style")
+                 "decoded", default=0.75, label="Manner of the style")
 DETAIL_SIDE = 32
 MAX_VERSION, MAX_STEPS, KEPT = 2**31, 10_000, 64
 
@@ -55,15 +55,14 @@ class ModifyStyle(Style):
         config: of the file.
         name: what its results are called.
         digest: of all weights.
-        manner: mean and main directions [1 + K, code] of how the style's images are drawn, see ``styles.modify_files``, or
-            None.
+        manner: how the style's images are drawn, or None.
     """
 
     kind = KIND
     levels = 15
 
     def __init__(self, model: StyleModel, critic: nn.Module, base: Base, config: Mapping[str, Any], name: str, digest: str,
-                 manner: Tensor | None = None) -> None:
+                 manner: Manner | None = None) -> None:
         super().__init__(name, config, digest, device=model.latent_avg.device)
         self.manner = None if manner is None else manner.to(self.device)
         self.painter = None if manner is None else load_painter(device=self.device).module
@@ -86,8 +85,7 @@ class ModifyStyle(Style):
         model, critic = networks_of(path, tensors, config, base, encoder)
         model.requires_grad_(False).eval().to(device)
         critic.requires_grad_(False).eval().to(device)
-        drawn = [] if manner is None else [{"manner": manner}, load_painter().module.state_dict()]
-        digest = fingerprint(model.state_dict(), critic.state_dict(), *drawn)
+        digest = fingerprint(model.state_dict(), critic.state_dict(), *drawing(manner))
         return cls(model, critic, base, config, path.stem, digest, manner)
 
     @classmethod
@@ -109,17 +107,20 @@ class ModifyStyle(Style):
         codes = self.codes(face, _steps(look.get("test_time", TEST_TIME.default)))
         detail = float(look.get("detail", self.config.get("detail", 0.0)))
         residual = detail * self.beyond(face, codes) if detail else None
-        version, manner = look.get("version"), None if self.manner is None else self.manner[:1]
+        version, z, strength = look.get("version"), None, float(look.get("strength", STRENGTH.default))
         if version is not None:
             z = _version_z(version, self.model.remapping.config.style_dim).to(self.device)
-            strength = float(look.get("strength", STRENGTH.default))
             codes = self.model.swapped(codes, self.model.remapping(z), strength=strength)
-            if manner is not None:
-                manner = manner + strength * z[:, :len(self.manner) - 1] @ self.manner[1:]
-        image = self.model.decode(codes, residual)
-        if manner is not None:
-            image = painted(self.painter, image, manner, strength=float(look.get(MANNER.name, MANNER.default)))
+        image = self.drawn(self.model.decode(codes, residual), codes, float(look.get(MANNER.name, MANNER.default)),
+                           z=z, along=strength)
         return self.sharpened(image, float(look.get(TONE.name, TONE.default)))
+
+    def drawn(self, image: Tensor, codes: Tensor, share: float = MANNER.default, *, z: Tensor | None = None, along: float = 1.0
+              ) -> Tensor:
+        """Return decoded pictures [N, 3, S, S] of codes [N, L, D] in the manner of the style's images, see ``Manner.of``."""
+        if self.manner is None:
+            return image
+        return painted(self.painter, image, self.manner.of(self.model.style_rows(codes), z, along), strength=share)
 
     def sharpened(self, image: Tensor, strength: float = TONE.default) -> Tensor:
         """Return pictures [N, 3, S, S] whose detail is as strong as in the mean of the style's images, by their strength."""
@@ -210,8 +211,8 @@ class ModifyGraph(nn.Module):
     def __init__(self, style: ModifyStyle) -> None:
         super().__init__()
         self.base, self.model = style.base.generator, style.model
-        self.detail, self.finish = float(style.config.get("detail", 0.0)), style.sharpened
-        self.painter, self.manner = style.painter, style.manner
+        self.detail, self.drawn, self.finish = float(style.config.get("detail", 0.0)), style.drawn, style.sharpened
+        self.painter = style.painter
 
     def forward(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
         """w_plus [N, L, D], residual [N, C, R, R] or None -> image [N, 3, S, S]."""
@@ -219,9 +220,7 @@ class ModifyGraph(nn.Module):
         photo = self.base.synthesis(w_plus, noise=self.base.fixed_noise(), feature_transforms=face.transforms())
         codes = self.model.encode(photo)
         residual = self.detail * beyond(self.base, face, self.model.rows(codes)) if self.detail else None
-        image = self.model.decode(codes, residual)
-        return self.finish(image if self.painter is None else painted(
-            self.painter, image, self.manner[:1], strength=MANNER.default))
+        return self.finish(self.drawn(self.model.decode(codes, residual), codes))
 
 
 def _steps(value: float) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,49 @@ from styles.protocol import Style
 KIND = "modify"
 CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic; beside "
         "them at most twelve numbers, how strong fine and coarse detail is in the mean of all images, and mean and main "
-        "directions of the code by which a painter draws as they are drawn. It holds no image, no "
+        "directions of the code by which a painter draws as they are drawn, of each mode of them where there are several, with "
+        "the mean style rows of at least twenty images that tell it from the others. It holds no image, no "
         "latent of an image, and no name, number or digest of the images that it was trained on.")
 PARTS = {"e.": "encoder", "g.": "generator", "m.": "remapping", "c.": "critic"}
 # Images for each main direction of their manner that a file holds, and most of these.
 PER_DIRECTION, DIRECTIONS = 20, 8
 # Versions go so many deviations along them, for few directions say less than all do.
 VARIED = 2.2
+# Over which share of the mean squared distance of two modes pictures go from the manner of one to the other's.
+SHARED = 0.1
+
+
+class Manner(NamedTuple):
+    """How a style's images are drawn, by their modes.
+
+    Attributes:
+        codes: mean and main directions [K, 1 + D, code] of the painter's codes of K modes, see ``manner_of``.
+        centres: mean style rows [K, xi D] of the modes, or None for one.
+    """
+
+    codes: Tensor
+    centres: Tensor | None = None
+
+    def of(self, rows: Tensor, z: Tensor | None = None, strength: float = 1.0) -> Tensor:
+        """Return codes [N or 1, code] for pictures by their style rows [N, xi, D]; z [1, D] goes along the directions.
+
+        Between modes codes change over smoothly, so that clips and what lies between two versions do not jump.
+        """
+        codes = self.codes[:, 0]
+        if z is not None and self.codes.shape[1] > 1:
+            codes = codes + strength * torch.einsum("d,kdc->kc", z[0, :self.codes.shape[1] - 1], self.codes[:, 1:])
+        if self.centres is None:
+            return codes
+        apart = torch.cdist(self.centres, self.centres).square()
+        away = (rows.flatten(1)[:, None] - self.centres[None]).square().sum(dim=2)  # [N, K]
+        return torch.softmax(-away / (SHARED * apart.sum() / (len(apart) * (len(apart) - 1))), dim=1) @ codes
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors by their names in files."""
+        return {"manner": self.codes[0]} if self.centres is None else {"manner": self.codes, "modes": self.centres}
+
+    def to(self, device: torch.device) -> Manner:
+        return Manner(*(None if part is None else part.to(device) for part in self))
 
 
 def manner_of(codes: Tensor) -> Tensor:
@@ -46,9 +82,20 @@ def manner_of(codes: Tensor) -> Tensor:
     return torch.cat([mean, VARIED * ways[:count] * sizes[:count, None] / len(codes) ** 0.5])
 
 
+def manner_by_mode(codes: Tensor, rows: Tensor, modes: Tensor) -> Manner:
+    """Return the manner of images by their codes [N, code], style rows [N, xi, D] and the numbers [N] of their modes."""
+    if not modes.any():
+        return Manner(manner_of(codes)[None])
+    groups = [modes == mode for mode in range(int(modes.max()) + 1)]
+    found = [manner_of(codes[group]) for group in groups]
+    least = min(len(part) for part in found)
+    return Manner(torch.stack([part[:least] for part in found]), torch.stack([rows[group].flatten(1).mean(dim=0)
+                                                                              for group in groups]))
+
+
 def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: Base, encoder: Encoder, encoder_name: str,
                training: Mapping[str, Any], detail: float = 0.0, bands: Sequence[float] = (),
-               manner: Tensor | None = None) -> None:
+               manner: Manner | None = None) -> None:
     """Write an encapsulated style atomically: the tensors that differ from those of the base and its encoder.
 
     Args:
@@ -59,7 +106,7 @@ def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: 
         training: JSON-ready settings of the training, without facts of its images.
         detail: default of the control of that name.
         bands: mean deviations of the images' bands, see ``models.tones``; none leaves pictures as they are decoded.
-        manner: see ``styles.modify.ModifyStyle``; likewise.
+        manner: how the images are drawn; likewise.
     """
     own = {"e.": encoder.module.state_dict(), "g.": base.generator.state_dict(), "m.": {}, "c.": {}}
     networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping, "c.": critic}
@@ -70,7 +117,7 @@ def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: 
               "detail": detail, "bands": [round(float(value), 6) for value in bands],
               **({} if manner is None else {"manner": True})}
     # Small files leave whole numbers as they are.
-    drawn = {} if manner is None else {"manner": manner.cpu().half().view(torch.int16)}
+    drawn = {} if manner is None else {name: part.cpu().half().view(torch.int16) for name, part in manner.state().items()}
     save_model(path, _changed(networks, own) | drawn, config, half=True)
 
 
@@ -127,8 +174,7 @@ def _is(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], di
     tensors = dict(tensors)
     manner = take_manner(path, tensors)
     model, critic = networks_of(path, tensors, config, *ground(path, config, torch.device("cpu")))
-    drawn = [] if manner is None else [{"manner": manner}, load_painter().module.state_dict()]
-    return fingerprint(model.state_dict(), critic.state_dict(), *drawn) == digest
+    return fingerprint(model.state_dict(), critic.state_dict(), *drawing(manner)) == digest
 
 
 def ground(path: Path, config: Mapping[str, Any], device: torch.device) -> tuple[Base, Encoder]:
@@ -149,14 +195,26 @@ def ground(path: Path, config: Mapping[str, Any], device: torch.device) -> tuple
     return loaded[0], loaded[1]
 
 
-def take_manner(path: Path, tensors: dict[str, Tensor]) -> Tensor | None:
-    """Take mean and directions of the manner out of a file's tensors, or None where there are none."""
-    found = tensors.pop("manner", None)
-    if found is None:
+def drawing(manner: Manner | None) -> list[dict[str, Tensor]]:
+    """Return the tensors that decide how pictures are drawn in a manner, for digests."""
+    return [] if manner is None else [manner.state(), load_painter().module.state_dict()]
+
+
+def take_manner(path: Path, tensors: dict[str, Tensor]) -> Manner | None:
+    """Take the manner out of a file's tensors, or None where there is none."""
+    codes, centres = tensors.pop("manner", None), tensors.pop("modes", None)
+    if codes is None and centres is None:
         return None
-    if found.dtype != torch.int16 or found.ndim != 2 or not 1 <= len(found) <= 1 + DIRECTIONS:
-        raise CheckpointError(f"{path}: misshapen manner: got {list(found.shape)}; encapsulate the style anew")
-    return found.view(torch.float16).float()
+    if codes is None:
+        raise CheckpointError(f"{path}: holds modes without their manner; encapsulate the style anew")
+    if codes.ndim == 2:  # of one mode
+        codes = codes[None]
+    shape = list(codes.shape)
+    fits = codes.ndim == 3 and 1 <= shape[1] <= 1 + DIRECTIONS and codes.dtype == torch.int16
+    if not fits or (shape[0] > 1 or centres is not None) and (
+            centres is None or centres.dtype != torch.int16 or centres.ndim != 2 or len(centres) != shape[0] or shape[0] < 2):
+        raise CheckpointError(f"{path}: misshapen manner: got {shape}; encapsulate the style anew")
+    return Manner(*(None if part is None else part.view(torch.float16).float() for part in (codes, centres)))
 
 
 def networks_of(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any], base: Base, encoder: Encoder

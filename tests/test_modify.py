@@ -21,7 +21,7 @@ from models.modify import RemappingConfig, RemappingNetwork, StyleModel, version
 from training.folder import FolderImages
 from training.modify import adapt_to
 from training.modify_config import AdaptationConfig, EncapsulationConfig
-from training.modify_start import start_remapping
+from training.modify_start import modes_of, silhouette, start_remapping
 from training.checks import DivergedError
 from training.session import Session
 from training.state import read_state, restore, save_state
@@ -181,6 +181,33 @@ def test_remapping_network_begins_with_the_images_rows(rng: torch.Generator) -> 
     inside = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)[2][:3]
     centred = made - made.mean(dim=0)
     assert (centred @ inside.T).square().sum() / centred.square().sum() > 0.8
+
+
+def test_modes_of_rows_are_found_where_there_are_several(rng: torch.Generator) -> None:
+    kinds = torch.arange(90) % 3
+    rows = 6.0 * torch.randn(3, 64, generator=rng)[kinds] + torch.randn(90, 64, generator=rng)
+    found = modes_of(rows.reshape(90, 2, 32))
+    assert len(set(zip(found.tolist(), kinds.tolist(), strict=True))) == 3
+    line = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+    assert silhouette(line, torch.tensor([0, 0, 1, 1])) == pytest.approx((9.5 / 10.5 + 8.5 / 9.5) / 2.0)
+    assert silhouette(rows, torch.arange(90) // 30) < 0.1
+    assert not modes_of(torch.randn(90, 2, 32, generator=rng)).any()
+    # Of few images a mode would be almost an image.
+    assert not modes_of(rows[:30].reshape(30, 2, 32)).any()
+
+
+def test_remapping_network_begins_with_every_mode(rng: torch.Generator) -> None:
+    network = RemappingNetwork(RemappingConfig(2, 64, 4))
+    centres = 6.0 * torch.randn(3, 128, generator=rng)
+    kinds = torch.tensor([0, 0, 1, 2]).repeat(40)
+    rows = centres[kinds] + torch.randn(160, 128, generator=rng)
+    start_remapping(network, rows.reshape(160, 2, 64))
+    made = network(torch.randn(1000, 64, generator=rng)).flatten(1).detach()
+    away = torch.cdist(made, centres)
+    shares = away.argmin(dim=1).bincount(minlength=3) / 1000.0
+    assert torch.allclose(shares, torch.tensor([0.5, 0.25, 0.25]), atol=0.08)
+    # Most lie near one of the modes, not between them.
+    assert float(away.amin(dim=1).median()) < 0.3 * float(torch.pdist(centres).mean())
 
 
 def test_second_phase_starts_from_the_moments_where_that_is_asked_for() -> None:

@@ -25,7 +25,7 @@ from models.stylegan2 import layer_at
 from models.tones import read_tones
 from styles import modify
 from styles.controls import Look
-from styles.modify_files import VARIED, manner_of
+from styles.modify_files import VARIED, Manner, manner_by_mode, manner_of
 from styles.packing import pack_style
 from styles.registry import controls_of, load_style
 
@@ -192,15 +192,57 @@ def test_pictures_are_drawn_in_the_manner_by_its_strength(style) -> None:  # noq
     plain, half, whole = (style.draw(faces, Look(tone_strength=0.0, manner_strength=value)) for value in (0.0, 0.5, 1.0))
     near, far = ((image - plain).abs().mean() for image in (half, whole))
     assert 0.0 < float(near) < float(far)
-    style.manner = torch.cat([style.manner, torch.ones_like(style.manner)])
+    style.manner = Manner(torch.cat([style.manner.codes, torch.ones_like(style.manner.codes)], dim=1))
     one, other = (style.draw(faces, Look(tone_strength=0.0, version=version, strength=1.0)) for version in (1.0, 2.0))
     assert not torch.equal(one, other)
 
 
+def test_each_mode_has_its_own_manner() -> None:
+    rng = torch.Generator().manual_seed(2)
+    modes = torch.arange(3).repeat_interleave(25)
+    codes = torch.eye(3)[modes] * 4.0 + 0.1 * torch.randn(75, 3, generator=rng)
+    rows = (torch.eye(3)[modes] * 9.0 + 0.1 * torch.randn(75, 3, generator=rng)).reshape(75, 1, 3)
+    manner = manner_by_mode(codes, rows, modes)
+    assert manner.codes.shape == (3, 2, 3) and manner.centres.shape == (3, 3)
+    found = manner.of(rows)
+    assert torch.allclose(found, codes[None].reshape(3, 25, 3).mean(dim=1)[modes], atol=1e-3)
+    # Half of the way between two modes is drawn half of the way between their manners, and steps there are small.
+    path = torch.stack([torch.lerp(manner.centres[0], manner.centres[1], share) for share in torch.linspace(0, 1, 101)])
+    along = manner.of(path[:, None])
+    assert torch.allclose(along[50], (along[0] + along[100]) / 2.0, atol=0.05)
+    assert float(along.diff(dim=0).abs().max()) < 0.4
+    z = torch.ones(1, 4)
+    assert torch.allclose(manner.of(rows, z, 0.5) - found, 0.5 * manner.codes[modes, 1], atol=1e-3)
+    one = manner_by_mode(codes, rows, torch.zeros(75, dtype=torch.long))
+    assert one.centres is None and torch.equal(one.codes[0], manner_of(codes))
+
+
+def test_modes_survive_the_file(style, tmp_path, monkeypatch) -> None:  # noqa: ANN001
+    monkeypatch.setattr("styles.difference.SMALL", 64)
+    tensors, config = load_model(style_path(), kind="style")
+    wide, made = load_painter().module.config.code, torch.Generator().manual_seed(5)
+    rows = style.model.remapping.config.rows * style.model.remapping.config.style_dim
+    codes, centres = torch.randn(2, 1, wide, generator=made), torch.randn(2, rows, generator=made)
+    drawn = {name: tensor.half().view(torch.int16) for name, tensor in Manner(codes, centres).state().items()}
+    save_model(tmp_path / "modes.safetensors", {**tensors, **drawn}, config)
+    loaded = load_style(tmp_path / "modes.safetensors")
+    assert torch.allclose(loaded.manner.centres, centres, atol=1e-2) and loaded.fingerprint != style.fingerprint
+    image = loaded.draw(face(2), Look(version=1.0))
+    assert image.isfinite().all() and not torch.equal(image, style.draw(face(2), Look(version=1.0)))
+    graph = loaded.graph()
+    assert torch.allclose(graph(face(2).w_plus, None), loaded.draw(face(2), loaded.default_look()), atol=1e-4)
+    pack_style(tmp_path / "modes.safetensors", tmp_path / "small.safetensors")
+    assert torch.equal(load_style(tmp_path / "small.safetensors").manner.centres, loaded.manner.centres)
+
+
 def test_misshapen_manner_is_refused(style, tmp_path) -> None:  # noqa: ANN001
     tensors, config = load_model(style_path(), kind="style")
-    for manner in (torch.zeros(5, dtype=torch.int16), torch.zeros(40, 160, dtype=torch.int16), torch.zeros(1, 160)):
-        save_model(tmp_path / "odd.safetensors", {**tensors, "manner": manner}, config)
+    whole = torch.zeros(2, 1, 160, dtype=torch.int16)
+    for odd in ({"manner": torch.zeros(5, dtype=torch.int16)}, {"manner": torch.zeros(40, 160, dtype=torch.int16)},
+                {"manner": torch.zeros(1, 160)}, {"manner": whole}, {"manner": whole, "modes": torch.zeros(2, 80)},
+                {"manner": whole, "modes": torch.zeros(3, 80, dtype=torch.int16)},
+                {"manner": whole[:1], "modes": torch.zeros(1, 80, dtype=torch.int16)}):
+        save_model(tmp_path / "odd.safetensors", {**tensors, **odd}, config)
         with pytest.raises(CheckpointError, match="misshapen manner"):
             load_style(tmp_path / "odd.safetensors")
 

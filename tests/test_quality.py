@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from benchmarks import quality, quality_common, quality_deformation, quality_features, quality_images
 from benchmarks import quality_math as maths
 from benchmarks.quality_common import Bench, Results, Settings, floor
+from data.landmarks68 import MEAN_FACE, MIRROR
 from data.warps import Caricature
 from models.deformable import DeformableGenerator
 from models.stylegan2 import Generator, GeneratorConfig
@@ -42,6 +44,19 @@ def test_distance_does_not_depend_on_the_axes():
     assert maths.frechet_distance(x @ turn, y @ turn) == pytest.approx(maths.frechet_distance(x, y), rel=1e-4)
     with pytest.raises(ValueError, match="at least two rows"):
         maths.frechet_distance(x, torch.randn(300, 5))
+
+
+def test_steady_landmarks_cancel_what_a_network_leans_to() -> None:
+    face = torch.from_numpy(MEAN_FACE).float()[None]
+    lean = torch.tensor([0.05, 0.0])  # a network that sees everything too far to the right, in mirror images as well
+
+    def net(images: torch.Tensor) -> SimpleNamespace:
+        turned = face[:, torch.from_numpy(MIRROR)] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+        return SimpleNamespace(points=(face if images[0, 0, 0, 0] > 0 else turned) + lean)
+
+    image = torch.tensor([1.0, -1.0])[None, None, None].expand(1, 3, 2, 2)
+    assert (net(image).points - face).abs().max() > 0.04
+    assert torch.allclose(maths.steady_landmarks(net, image), face, atol=1e-6)
 
 
 # Tokens and points

@@ -60,7 +60,7 @@ class PainterTrainingConfig:
     @classmethod
     def destylizer(cls) -> PainterTrainingConfig:
         """Return the settings by which drawings become photos: who it is counts most."""
-        return cls(photos=1.0, manner=0.0, gram=0.1, identity=2.0)
+        return cls(photos=1.0, manner=0.0, gram=0.1, identity=4.0)
 
     def rate(self, fraction: float) -> float:
         """Return the learning rate after a share of the budget."""
