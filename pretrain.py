@@ -78,7 +78,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--count", type=cli.positive_int, default=600, help="number of looks")
             stage.add_argument("--output", type=Path, required=True, help="folder; a run that was interrupted goes on")
         elif name == "landmarks":
-            stage.add_argument("--drawings", type=Path, default=None, help="file of the drawings stage to train on as well")
+            stage.add_argument("--drawings", type=Path, default=None,
+                               help="file of the drawings stage, or folder of the paintings stage, to train on as well")
             stage.add_argument("--start", type=Path, default=None, help="folder of starter files whose network to go on from")
             stage.add_argument("--output", type=Path, default=STARTER / "landmarks.dat", help="file")
             stage.add_argument("--threads", type=cli.positive_int, default=2, help="threads of dlib's trainer")
@@ -219,14 +220,16 @@ def train_landmarks(pack: FacePack, args: Namespace) -> dict:
     from training.pretrain.faces import FacePack
     from training.pretrain.landmark_network import train_landmark_network
     from training.pretrain.landmark_predictor import train_predictor
+    from training.pretrain.paintings import labelled_paintings
 
     facts = {}
     if args.part in ("both", "predictor"):
         facts["predictor"] = train_predictor(pack, args.output, threads=args.threads)
     if args.part in ("both", "network"):
-        facts["network"] = train_landmark_network(
-            pack, args.state, minutes=args.minutes, start=args.start,
-            drawings=None if args.drawings is None else FacePack.load(args.drawings))
+        drawings = args.drawings
+        if drawings is not None:
+            drawings = labelled_paintings(pack, drawings) if drawings.is_dir() else FacePack.load(drawings)
+        facts["network"] = train_landmark_network(pack, args.state, minutes=args.minutes, start=args.start, drawings=drawings)
     return facts
 
 

@@ -77,7 +77,8 @@ def run(args: Namespace) -> int:
     keep_freed_memory()
     from checkpoints import builders
     from checkpoints.features import load_landmark_net
-    from styles.deformable import export_published, read_manner, save_style
+    from styles.deformable import export_published, save_style
+    from training.manner import manner_of_pair
     from training.options import choose_config, run_digest
     from training.prepare import resumed_tuner
     from training.session import Interrupted, Session
@@ -109,8 +110,7 @@ def run(args: Namespace) -> int:
     def keep() -> None:
         save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
                    training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
-                   target_latent=tuner.latents[1],
-                   manner=read_manner(tuner.pair.target) if tuner.config.look and size <= 256 else None)
+                   target_latent=tuner.latents[1], manner=manner, painted=share)
 
     try:
         tuner = (resumed_tuner(base.generator, base.discriminator, dino=vit, args=args, state=state,
@@ -122,6 +122,7 @@ def run(args: Namespace) -> int:
                   "directional term, and the look keeps the drawing's own shape", file=sys.stderr)
         if args.checkpointing:
             tuner.save_memory()
+        manner, share = manner_of_pair(tuner.pair, tuner.guide, vit) if tuner.config.look and size <= 256 else (None, None)
         digest = run_digest(tuner.config, tuner.pair, base.fingerprint)
         if not args.overwrite:
             refuse_other_run(output, digest)

@@ -1,7 +1,8 @@
 """``python -m benchmarks.looks``: how styles of known looks draw unseen faces, against the known warps and filters.
 
 With ``--teacher`` also how near a result is to the look's own filter and warp of that face: the perceptual distance as a share
-of the undrawn face's. ``--styles`` names files of looks, by default the bundled ones; a file is called as its look.
+of the undrawn face's, with ``--photos`` for photos too. ``--styles`` names files of looks, by default the bundled ones; a
+file is called as its look.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--styles", type=Path, nargs="*", default=None, help="style files; the bundled ones if not given")
     parser.add_argument("--teacher", type=Path, default=None, help="SqueezeNet 1.1 features, .npz, for the distance")
     parser.add_argument("--drawn", type=cli.positive_int, default=8, help="faces that are drawn by the filter for it")
+    parser.add_argument("--photos", type=Path, default=None, help="folder of aligned photos")
+    parser.add_argument("--count", type=cli.positive_int, default=8, help="photos of it")
+    parser.add_argument("--inversion", choices=("e4e", "e4e+optimize"), default="e4e+optimize", help="how photos become faces")
     parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi")
     cli.add_common(parser, outdir=False, seed=77)
     return parser.parse_args(argv)
@@ -67,12 +71,36 @@ def figures(style: Any, warp: Any, args: Namespace, net: Any, *, name: str, teac
             for way, field in (("detected", moved - still), ("grids", grids))}
 
 
+def photo_figures(style: Any, faces: Any, points: Any, *, name: str, teacher: Any, identity: Any) -> dict[str, float]:
+    """Return the share of the distance for photos at alpha 1, and the identity distance to the photo, also at alpha 0.8."""
+    look, found = style.default_look(), {}
+    for alpha in (1.0, 0.8):
+        drawn = style.draw(faces, look.changed(alpha=alpha)).clamp(-1.0, 1.0)
+        if alpha == 1.0:
+            found["share_of_distance"] = nearness(faces.photo, drawn, points, name, teacher)
+        away = (identity.embed(drawn) - identity.embed(faces.photo)).norm(dim=1).mean()
+        found[f"identity_at_{alpha:g}"] = round(float(away), 3)
+    return found
+
+
+def inverted(args: Namespace, style: str, device: Any) -> Any:
+    """Return the photos' faces in one batch."""
+    from data.images import list_images, read_image
+    from models.face import Face
+    from pipeline.stylize import InversionSettings, build_stylizer
+
+    stylizer = build_stylizer(style, inversion=InversionSettings(args.inversion), align=False, device=device)
+    return Face.join([stylizer.invert(read_image(path)) for path in list_images(args.photos)[:args.count]])
+
+
 def run(args: Namespace) -> int:
     import torch
 
-    from checkpoints.features import load_landmark_net
+    from benchmarks.quality_math import steady_landmarks
+    from checkpoints.features import load_face_id, load_landmark_net
     from checkpoints.paths import bundled_styles_dir
     from data.looks import READY, look_named
+    from losses.identity import IdentityLoss
     from styles.registry import load_style
 
     device, teacher = cli.resolve_device(args.device), None
@@ -80,13 +108,20 @@ def run(args: Namespace) -> int:
         from training.pretrain.teacher import SqueezeNetTeacher
 
         teacher = SqueezeNetTeacher(args.teacher)
+    elif args.photos is not None:
+        raise cli.UserError("--photos: photos are judged by their distance alone; give --teacher too")
     net, found = load_landmark_net(device=device).module, {}
     paths = args.styles or [path for name in READY if (path := bundled_styles_dir() / f"{name}.safetensors").is_file()]
+    faces = None if args.photos is None else inverted(args, str(paths[0]), device)
     with torch.no_grad():
+        if faces is not None:
+            points, identity = steady_landmarks(net, faces.photo), IdentityLoss(load_face_id(device=device).module)
         for path in paths:
-            look = look_named(path.stem)
-            found[path.stem] = figures(load_style(path, device=device), look.warp.scaled(look.strength), args, net,
-                                       name=path.stem, teacher=teacher)
+            look, style = look_named(path.stem), load_style(path, device=device)
+            found[path.stem] = figures(style, look.warp.scaled(look.strength), args, net, name=path.stem, teacher=teacher)
+            if faces is not None:
+                found[path.stem]["photos"] = photo_figures(style, faces, points, name=path.stem, teacher=teacher,
+                                                           identity=identity)
             cli.report(f"{path.stem}: {json.dumps(found[path.stem])}")
     print(json.dumps(found))
     return 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.looks import LOOKS, DrawnLook
-from data.warps import Caricature, backward_grid, least_area
+from data.warps import JAW, LEFT_BROW, LEFT_EYE, MOUTH, NOSE, RIGHT_BROW, RIGHT_EYE, Caricature, backward_grid, least_area
 
 # The filters are made for 512 px; at this side they take a quarter of the time and look alike once they are shrunk.
 DRAWN_SIDE = 256
@@ -30,6 +30,39 @@ def random_caricature(rng: torch.Generator) -> Caricature:
     low = torch.tensor([0.6, 0.7, 0.7, 0.7, 0.85])
     high = torch.tensor([1.9, 1.25, 1.5, 1.7, 1.2])
     return Caricature(*(torch.rand(5, generator=rng) * (high - low) + low).tolist())
+
+
+def random_deformation(points: np.ndarray, rng: torch.Generator) -> np.ndarray:
+    """Return landmarks [68, 2] deformed as freely as caricaturists do it: every part has a size and a place of its own.
+
+    Both sides of a face change alike. Weaker where the warp would fold.
+    """
+    caricature, normal = random_caricature(rng), torch.randn(4, 4, generator=rng).numpy().astype(np.float64)
+    strength = float(torch.rand(1, generator=rng)) * 1.6
+    for degree in (strength, 0.6 * strength, 0.3 * strength):
+        moved = _rearranged(caricature.scaled(degree).displace(points), normal * degree)
+        if least_area(backward_grid(points, moved, 32)) > LEAST_AREA:
+            return moved
+    return points.astype(np.float64)
+
+
+def _rearranged(points: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Return landmarks with outline, eyes with their brows, nose and mouth each scaled and shifted by normal numbers [4, 4]."""
+    centres = [points[eye].mean(axis=0) for eye in (RIGHT_EYE, LEFT_EYE)]
+    middle, unit = (centres[0] + centres[1]) / 2.0, np.linalg.norm(centres[1] - centres[0])
+    parts = ((JAW, 0.12, 0.0), (None, 0.18, 0.05), (NOSE, 0.18, 0.07), (MOUTH, 0.25, 0.09))
+    moved = points.copy()
+    for (part, spread, reach), (wide, high, aside, down) in zip(parts, normal, strict=True):
+        scale, shift = np.exp(spread * np.array([wide, high])), reach * unit * np.array([aside, down])
+        if part is None:  # each eye about itself, both apart or together
+            for eye, brow, sign in ((RIGHT_EYE, RIGHT_BROW, -1.0), (LEFT_EYE, LEFT_BROW, 1.0)):
+                centre, away = points[eye].mean(axis=0), shift * np.array([sign, 1.0])
+                moved[eye] = centre + (points[eye] - centre) * scale + away
+                moved[brow] += away + np.array([0.0, (moved[eye, 1].min() - away[1] - points[eye, 1].min())])
+            continue
+        centre = middle if part is JAW else points[part].mean(axis=0)
+        moved[part] = centre + (points[part] - centre) * scale + shift * np.array([0.3, 1.0])
+    return moved
 
 
 def recoloured_at_random(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.look import landmark_grid, look_maps, matched
-from models.sampling_grids import enlarged, halved
+from models.sampling_grids import composed, enlarged, halved
 from models.spatial_transformer import (
     SpatialTransformerConfig,
     build_affine,
@@ -110,7 +110,7 @@ class DeformableGenerator(nn.Module):
 
     def synthesis(
         self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor], residual: Tensor | None = None,
-        look: float = 1.0, places: Tensor | None = None,
+        look: float = 1.0, places: Tensor | None = None, detail: Tensor | None = None,
     ) -> Deformed:
         """Turn latents into deformed images.
 
@@ -123,6 +123,7 @@ class DeformableGenerator(nn.Module):
             look: how much of the style's own look is taken, where it has one.
             places: landmarks [N, 68, 2] of the undeformed faces as fractions of the side, to which a look is carried; it
                 stays where the pair has it without them.
+            detail: [N, 3, S, S], added to the images where the warps put it.
 
         Returns:
             Deformed(image, grids); grids is empty without TPS blocks.
@@ -138,6 +139,10 @@ class DeformableGenerator(nn.Module):
         if self.config.carry_image:
             on_image = {layer_at(size): partial(self._carry_image, size=size, run=run) for size in self.config.resolutions}
         image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms, image_transforms=on_image)
+        if detail is not None:
+            grids = [grid for size in self.config.resolutions for grid in run.passed.get(size, [])]
+            moved = warp(detail, composed(grids, detail.shape[3]), mode=self.config.mode, where="detail") if grids else detail
+            image = image + moved.to(image.dtype)
         return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])
 
     def features(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,8 @@ class Face:
     Attributes:
         w_plus: [N, L, D].
         residual: [N, C, R, R], added to the features after the second convolution at R px (see ``layer_at``), or None.
+        photo: [N, 3, S, S] in [-1, 1], the aligned photos that the faces were found in, or None. Kinds of styles that draw what
+            no inversion shows take it from there.
 
     Raises:
         ValueError: for shapes that do not fit each other.
@@ -28,6 +30,7 @@ class Face:
 
     w_plus: Tensor
     residual: Tensor | None = None
+    photo: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.w_plus.ndim != 3:
@@ -35,21 +38,26 @@ class Face:
         shape = None if self.residual is None else list(self.residual.shape)
         if shape is not None and (len(shape) != 4 or shape[0] != len(self.w_plus) or shape[2] != shape[3]):
             raise ValueError(f"expected a residual [{len(self.w_plus)}, C, R, R], got {shape}")
+        shape = None if self.photo is None else list(self.photo.shape)
+        if shape is not None and (shape[:2] != [len(self.w_plus), 3] or len(shape) != 4 or shape[2] != shape[3]):
+            raise ValueError(f"expected photos [{len(self.w_plus)}, 3, S, S], got {shape}")
 
     @classmethod
     def join(cls, faces: Sequence[Face]) -> Face:
-        """Put faces of one kind, all with a residual or none, into one batch."""
-        residuals = [face.residual for face in faces]
-        known = [residual for residual in residuals if residual is not None]
-        if known and len(known) < len(residuals):
-            raise ValueError("faces with and without a residual cannot share a batch")
-        return cls(torch.cat([face.w_plus for face in faces]), torch.cat(known) if known else None)
+        """Put faces of one kind, all with a residual or none, and with photos or none, into one batch."""
+        joined = {}
+        for name in ("residual", "photo"):
+            known = [part for part in (getattr(face, name) for face in faces) if part is not None]
+            if known and len(known) < len(faces):
+                raise ValueError(f"faces with and without a {name} cannot share a batch")
+            joined[name] = torch.cat(known) if known else None
+        return cls(torch.cat([face.w_plus for face in faces]), **joined)
 
     def __len__(self) -> int:
         return len(self.w_plus)
 
     def __getitem__(self, part: slice) -> Face:
-        return Face(self.w_plus[part], None if self.residual is None else self.residual[part])
+        return self._changed(lambda tensor: tensor[part])
 
     @property
     def resolution(self) -> int | None:
@@ -62,7 +70,11 @@ class Face:
 
     def to(self, device: torch.device | str) -> Face:
         """Return the faces on a device."""
-        return Face(self.w_plus.to(device), None if self.residual is None else self.residual.to(device))
+        return self._changed(lambda tensor: tensor.to(device))
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Face:
+        """Return the faces with every tensor that they have changed."""
+        return Face(*(None if part is None else change(part) for part in (self.w_plus, self.residual, self.photo)))
 
     def transforms(self) -> FeatureTransforms:
         """Return the feature transforms with which ``Generator.synthesis`` draws the undeformed faces."""

@@ -104,14 +104,18 @@ def look_maps(look: Tensor, source: Tensor) -> Tensor:
     return torch.cat([ratio, shift, rest, source, variance], dim=1)
 
 
-def matched(features: Tensor, maps: Tensor, *, strength: float | Tensor = 1.0) -> Tensor:
-    """Return features [N, C, R, R] in the look of ``look_maps`` [1 or N, 4 C + 1, R, R]; 0 leaves them, 1 is the look."""
+def matched(features: Tensor, maps: Tensor, *, strength: float = 1.0) -> Tensor:
+    """Return features [N, C, R, R] in the look of ``look_maps`` [1 or N, 4 C + 1, R, R]; 0 leaves them, 1 is the look.
+
+    Up to 1, strength counts twice where a face is the pair's own: half of the look makes it the drawing.
+    """
     channels = features.shape[1]
     ratio, shift, rest, source, variance = maps.split([channels] * 4 + [1], dim=1)
     mean = window_mean(features, WINDOW)
     unlike = window_mean((features - source).square().mean(dim=1, keepdim=True), CLOSE) / variance.clamp_min(1e-8)
-    drawn = mean + ratio * (features - mean) + shift + torch.exp(-unlike / LIKENESS) * rest
-    return features + strength * (drawn - features)
+    like = torch.exp(-unlike / LIKENESS)
+    drawn = mean + ratio * (features - mean) + shift + like * rest
+    return features + (strength * (1.0 + like)).clamp(max=max(1.0, strength)) * (drawn - features)
 
 
 def tone_maps(drawn: Tensor) -> Tensor:

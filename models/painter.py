@@ -163,6 +163,9 @@ class Painter(nn.Module):
         self.up = Layer(inner, width, code)
         self.last = Layer(width + NOISE * folded, width, code)
         self.out = nn.Conv2d(width, 3 * folded, 3, padding=1, padding_mode="reflect")
+        rng = torch.Generator().manual_seed(0)
+        self.register_buffer("noise", torch.randn(1, NOISE, config.size, config.size, generator=rng, device="cpu"),
+                             persistent=False)
         # An affine change of colours, the identity at first.
         self.colours = nn.Linear(code, 12)
         nn.init.normal_(self.colours.weight, std=0.01)
@@ -183,9 +186,8 @@ class Painter(nn.Module):
         """
         if image.ndim != 4 or image.shape[1:] != (3, self.config.size, self.config.size):
             raise ValueError(f"expected images [N, 3, {self.config.size}, {self.config.size}], got {list(image.shape)}")
-        rng, code = torch.Generator().manual_seed(0), code.expand(len(image), -1)
-        noise = torch.randn(1, NOISE, *image.shape[2:], generator=rng).to(image).expand(len(image), -1, -1, -1)
-        noise = F.pixel_unshuffle(noise, FOLD)
+        code = code.expand(len(image), -1)
+        noise = F.pixel_unshuffle(self.noise.to(image).expand(len(image), -1, -1, -1), FOLD)
         half = self.stem(torch.cat([F.pixel_unshuffle(image, FOLD), noise], dim=1), code)
         maps = self.down(half, code)
         for first, second in self.blocks:

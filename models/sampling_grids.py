@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,6 +54,15 @@ def unfolded(grid: Tensor, *, least: float = LEAST_DETERMINANT) -> Tensor:
 def halved(grid: Tensor) -> Tensor:
     """Return a sampling grid [N, S, S, 2] at half its side: means of 2 x 2 places, which lie in the larger pixels' centres."""
     return F.avg_pool2d(grid.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)  # [N, S, S, 2] -> [N, S/2, S/2, 2]
+
+
+def composed(grids: Sequence[Tensor], size: int) -> Tensor:
+    """Return the one sampling grid [N, size, size, 2] that reads what sampling by each of several, in turn, reads."""
+    first, *others = (enlarged(grid, size) for grid in grids)
+    for grid in others:
+        first = F.grid_sample(first.permute(0, 3, 1, 2), grid, mode="bilinear", padding_mode="border",
+                              align_corners=False).permute(0, 2, 3, 1)
+    return first
 
 
 def enlarged(grid: Tensor, size: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 A picture's Laplacian pyramid (Burt and Adelson 1983) is taken in three opponent colours. Another picture takes the deviation
 of every band (Heeger and Bergen 1995), mean and deviation of the low rest, and, where both are faces, part of the colours
-that lie at the same place of the face: skin on skin, lips on lips.
+that lie at the same place of the face: skin on skin, lips on lips. Where the picture itself was read, not numbers of it,
+mean and deviation of the logarithm of every band's magnitudes are taken too: they tell flat ground with a few strong lines
+from even grain of the same deviation.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ LEAST, MOST = 0.4, 2.5
 CELL, REACH = 4, 2.0
 LOCAL = (0.5, 0.8, 0.8)
 SMALL = 1e-3
+# Added to magnitudes before their logarithm is taken, about a step of 8 bits; what a magnitude may grow by; added to the
+# deviation of logarithms that is divided by.
+FAINT, MOST_GAIN, SOFT = 0.006, 3.0, 0.05
 
 
 class Tones(NamedTuple):
@@ -35,12 +40,14 @@ class Tones(NamedTuple):
         bands: deviations [1, BANDS, 3, 1, 1], from fine to coarse.
         mean, spread: of the low rest, [1, 3, 1, 1].
         local: opponent colours in cells, [1, 3, S / CELL, S / CELL].
+        logs: mean and deviation of the logarithms of magnitudes, [1, BANDS, 2, 3, 1, 1], or None.
     """
 
     bands: Tensor
     mean: Tensor
     spread: Tensor
     local: Tensor
+    logs: Tensor | None = None
 
     @classmethod
     def from_numbers(cls, numbers: Tensor, small: Tensor, *, side: int) -> Tones:
@@ -61,7 +68,8 @@ class Tones(NamedTuple):
 
     def mixed(self, other: Tones, share: float) -> Tones:
         """Return tones between two, ``share`` of them the other's."""
-        return Tones(*(torch.lerp(mine, theirs, share) for mine, theirs in zip(self, other, strict=True)))
+        return Tones(*(None if mine is None or theirs is None else torch.lerp(mine, theirs, share)
+                       for mine, theirs in zip(self, other, strict=True)))
 
 
 def opponent(image: Tensor, *, back: bool = False) -> Tensor:
@@ -96,6 +104,24 @@ def _deviation(maps: Tensor) -> Tensor:
     return maps.std(dim=(2, 3), keepdim=True) + SMALL
 
 
+def _logarithms(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logarithms of magnitudes [N, C, H, W], and their mean and deviation over places, [N, C, 1, 1]."""
+    logs = (maps.abs() + FAINT).log()
+    mean = logs.mean(dim=(2, 3), keepdim=True)
+    return logs, mean, (logs - mean).square().mean(dim=(2, 3), keepdim=True).sqrt()
+
+
+def _in_band(band: Tensor, deviation: Tensor, logs: Tensor | None, strength: float | Tensor) -> Tensor:
+    """Return a band [N, 3, H, W] with the deviation, and the spread of magnitudes, of another as far as ``strength`` says."""
+    if logs is None:
+        return band * (deviation / _deviation(band)).clamp(LEAST, MOST) ** strength
+    own, mean, spread = _logarithms(band)
+    theirs, their_spread = logs.unbind(dim=1)
+    magnitude = ((own - mean) * (their_spread / (spread + SOFT)) + theirs).exp() - FAINT
+    made = band * (magnitude / (band.abs() + FAINT)).clamp(0.0, MOST_GAIN)
+    return torch.lerp(band, made * (deviation / _deviation(made)).clamp(LEAST, MOST), strength)
+
+
 def read_tones(picture: Tensor) -> Tones:
     """Return the tones of a picture [1, 3, S, S] in [-1, 1], S a multiple of 2^BANDS.
 
@@ -105,8 +131,9 @@ def read_tones(picture: Tensor) -> Tones:
     _check(picture)
     colours = opponent(picture.float())
     bands, low = pyramid(colours)
+    logs = torch.stack([torch.stack(_logarithms(band)[1:], dim=1) for band in bands], dim=1)
     return Tones(torch.stack([_deviation(band) for band in bands], dim=1), low.mean(dim=(2, 3), keepdim=True), _deviation(low),
-                 F.avg_pool2d(colours, CELL))
+                 F.avg_pool2d(colours, CELL), logs)
 
 
 def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strength: float | Tensor = 1.0,
@@ -140,8 +167,8 @@ def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strengt
         colours = colours + shares * F.interpolate(missing, size=colours.shape[2:], mode="bilinear", align_corners=False)
         colours = opponent(opponent(colours, back=True).clamp(-1.0, 1.0))
     bands, low = pyramid(colours)
-    bands = [band * (theirs / _deviation(band)).clamp(LEAST, MOST) ** strength
-             for band, theirs in zip(bands, tones.bands.unbind(dim=1), strict=True)]
+    logs = [None] * BANDS if tones.logs is None else tones.logs.unbind(dim=1)
+    bands = [_in_band(*parts, strength) for parts in zip(bands, tones.bands.unbind(dim=1), logs, strict=True)]
     spread = (low - low.mean(dim=(2, 3), keepdim=True)) * (tones.spread / _deviation(low)) + tones.mean
     low = torch.lerp(low, spread, colour)
     return opponent(joined(bands, low), back=True).clamp(-1.0, 1.0).to(image.dtype)

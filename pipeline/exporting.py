@@ -94,11 +94,12 @@ class Inverter(nn.Module):
             raise ValueError(f"expected a residual encoder of {encoder.input_size} px, got {self.residual.config.input_size}")
         self.register_buffer("latent_avg", encoder.latent_avg, persistent=False)
 
-    def forward(self, photo: Tensor) -> tuple[Tensor, Tensor | None]:
-        """photo [N, 3, size, size] in [-1, 1] -> w_plus [N, L, D] and residual [N, C, R, R] or None."""
+    def forward(self, photo: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """photo [N, 3, size, size] in [-1, 1] -> w_plus [N, L, D], residual [N, C, R, R] or None, photo of the encoder's side."""
         photo = F.avg_pool2d(photo, self.shrink) if self.shrink > 1 else photo
         w_plus = self.encoder(photo) + self.latent_avg
-        return w_plus, None if self.residual is None else residual_of(self.residual, self.generator, photo, w_plus)
+        residual = None if self.residual is None else residual_of(self.residual, self.generator, photo, w_plus)
+        return w_plus, residual, photo
 
 
 class PhotoGraph(nn.Module):
@@ -127,7 +128,7 @@ class LatentGraph(nn.Module):
 
     def forward(self, w_plus: Tensor, *values: Tensor) -> Tensor:
         """w_plus [N, L, D], one [N] per control -> image [N, 3, S, S]."""
-        return self.inner(w_plus, None, *values)
+        return self.inner(w_plus, None, None, *values)
 
 
 class ListedGraph(nn.Module):

@@ -189,12 +189,18 @@ class Stylizer:
     def invert_frame(self, aligned: Image.Image, steady: Callable[[Tensor], Tensor]) -> Face:
         """Return the face of a clip's frame, its rows made steady before what is found from them."""
         if self.settings.mode == "e4e":
-            return self.completed(aligned, steady(self.encode(aligned)))
+            return self._with_photo(aligned, self.completed(aligned, steady(self.encode(aligned))))
         face = self.invert(aligned)
         return face.with_rows(steady(face.w_plus))
 
     def invert(self, aligned: Image.Image) -> Face:
         """Return the one face of an aligned photo, from the cache where it is there."""
+        return self._with_photo(aligned, self._inverted(aligned))
+
+    def _with_photo(self, aligned: Image.Image, face: Face) -> Face:
+        return replace(face, photo=to_tensor(aligned, self.size).to(self.device))
+
+    def _inverted(self, aligned: Image.Image) -> Face:
         settings = self.settings
         key = self.cache.key(aligned, **settings.facts(), **self.digests())
         found = self.cache.get(key)

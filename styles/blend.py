@@ -54,7 +54,10 @@ CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED)
 # A style that reads features from the picture: shape stays the face's own, and a second picture may be mixed in.
 SECOND = Control("second_style_image", "another picture, mixed with the first", type="file", label="Second style picture")
 SHARE = Control("second_share", "share of the second picture in the mixture", default=0.5, label="Share of the second picture")
-FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(FINE_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED)
+DETAIL = Control("detail", "share of what a photo shows beyond its inversion; 0 leaves it out", default=0.8, high=1.0,
+                 label="Detail of the photo")
+FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(FINE_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED,
+                    DETAIL)
 
 RELEASED_FILE, RELEASED_ENCODER = "blendgan.pt", "style_encoder.pt"
 EMBEDDER = "embedder."
@@ -157,7 +160,7 @@ class BlendStyle(Style):
             return faces
         with torch.no_grad():
             images = self.generator.synthesis(faces.w_plus, noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
-            return self.reader.face(images)
+            return replace(self.reader.face(images), photo=images)
 
     @property
     def encoder_name(self) -> str:
@@ -249,9 +252,10 @@ class BlendStyle(Style):
         transforms, style, places = face.transforms(), None, None
         if self.reader is not None:
             style = self.picture_look(look)
+            finder = FaceLandmarks(self.generator, self.reader.landmarks)
+            shown = finder.shown(face.w_plus, face.residual)
             if style.places is not None:
-                found = FaceLandmarks(self.generator, self.reader.landmarks)
-                places = found(face) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(style.places)
+                places = finder.points(shown) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(style.places)
             layer = layer_at(self.reader.side)
             transforms[layer] = partial(_drawn, style=style, places=places, strength=values[STRENGTH.name],
                                         before=transforms.get(layer))
@@ -259,6 +263,10 @@ class BlendStyle(Style):
         image = self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
         if style is None:
             return image
+        if face.photo is not None:
+            share = values[DETAIL.name]
+            share = share.reshape(-1, 1, 1, 1) if isinstance(share, Tensor) else share
+            image = image + share * (face.photo - shown)
         return style.finished(image, self.reader.painter.module, places=places, strength=values[STRENGTH.name],
                               colour=values.get(COLOR.name))
 

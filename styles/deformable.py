@@ -31,13 +31,14 @@ from checkpoints.official import check_official
 from data.landmarks68 import MEAN_FACE
 from models.deformable import DeformableGenerator, configs_from_published
 from models.face import Face
+from models.look import landmark_grid
 from models.mixing import mix_deformables
 from models.painter import Painter, fitted, painted
 from models.spatial_transformer import SpatialTransformerConfig, build_affine, build_tps
 from models.stylegan2 import Generator, GeneratorConfig, layer_at
-from models.tones import Tones, in_tones, read_tones
+from models.tones import CELL, Tones, in_tones, read_tones
 from styles.controls import Control, Look
-from styles.deformable_controls import ALPHA, COLOR_SHARE, TONE, deformable_controls, look_shares
+from styles.deformable_controls import ALPHA, COLOR_SHARE, DETAIL, TONE, deformable_controls, look_shares
 from styles.difference import base_of_config
 from styles.face_landmarks import FaceLandmarks
 from styles.protocol import Style
@@ -82,6 +83,9 @@ class DeformableStyle(Style):
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DeformableStyle:
         latent, manner = tensors.pop("target_latent", None), take_manner(path, tensors)
+        share = config.get("painted", 1.0)
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.0 <= share <= 1.0:
+            raise CheckpointError(f"{path}: painted is {share!r}, expected a number from 0 to 1; train the style anew")
         deformable, w_avg = _own_style(path, tensors, config)
         shape = deformable.generator.config
         if latent is not None and list(latent.shape) != [shape.n_latent, shape.style_dim]:
@@ -106,12 +110,12 @@ class DeformableStyle(Style):
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        return deformable_controls(config.get("transformers") or {}, names)
+        return deformable_controls(config.get("transformers") or {}, names, share=config.get("painted", 1.0))
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        held = {"target_latent": self.target_latent, "manner": self.manner}
-        return self.controls_of(self.config, [name for name, tensor in held.items() if tensor is not None])
+        held = [name for name in ("target_latent", "manner") if getattr(self, name) is not None]
+        return self.controls_of(self.config, held)
 
     @property
     def base_name(self) -> str:
@@ -135,16 +139,32 @@ class DeformableStyle(Style):
         places = np.repeat(MEAN_FACE[None], len(face), axis=0) if landmarks is None else landmarks
         values = {**{control.name: control.default for control in self.controls}, **look}
         alpha = point_strengths(values["alpha"], places, self.deformable.config)
-        w_plus, found = self.colored(face.w_plus, values.get("color_strength")), None
-        if self.is_carried:
-            found = self.finder(face) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(w_plus)
+        w_plus, detail, found = self.colored(face.w_plus, values.get("color_strength")), None, None
+        if self.deformable.look is not None:
+            shown, photo = self.finder.shown(face.w_plus, face.residual), face.photo
+            if photo is not None and values[DETAIL.name]:
+                detail = values[DETAIL.name] * (fitted(photo, shown.shape[3]).to(shown) - shown)
+            if self.is_carried:
+                found = self.finder.points(shown) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(w_plus)
         image = self.deformable.synthesis(
             w_plus, alpha=alpha, noise=self.deformable.generator.fixed_noise(), residual=face.residual,
-            look=values.get("look_strength", 0.0), places=found).image
-        manner, tone = look_shares(values)
+            look=values.get("look_strength", 0.0), places=found, detail=detail).image
+        manner, tone = look_shares(values, whole=self._whole_look)
         if manner and self.manner is not None:
             image = painted(self.painter, image, self.manner[None], strength=manner)
-        return in_tones(image.clamp(-1.0, 1.0), self.tones, strength=tone, colour=COLOR_SHARE * tone) if tone else image
+        return self._toned(image.clamp(-1.0, 1.0), tone) if tone else image
+
+    def _toned(self, image: Tensor, tone: float) -> Tensor:
+        """Return images [N, 3, S, S] in the tones of the drawing, skin from skin where its landmarks are known."""
+        if not self.is_carried:
+            return in_tones(image, self.tones, strength=tone, colour=COLOR_SHARE * tone)
+        grid = landmark_grid(self.finder.points(image), self.deformable.look_places, image.shape[3] // CELL)
+        return in_tones(image, self.tones, grid=grid, strength=tone)
+
+    @property
+    def _whole_look(self) -> float:
+        """The look at which manner and tones are taken whole: the default where there is a painter."""
+        return 1.0 if self.manner is None else {c.name: c.default for c in self.controls}.get("look_strength", 1.0)
 
     @cached_property
     def painter(self) -> Painter:
@@ -199,12 +219,12 @@ class DeformableStyle(Style):
             deformable = mix_deformables([style.deformable for style in styles], weights)
         except ValueError as error:
             raise CheckpointError(f"{names}: {error}") from error
-        latents = [style.target_latent for style in styles]
-        known = all(latent is not None for latent in latents)
+        known = all(style.target_latent is not None for style in styles)
         parts = list(zip(styles, weights, strict=True))
         digest = hashlib.sha256("\n".join(f"{style.fingerprint} {weight:.9f}" for style, weight in parts).encode())
         return cls(
-            deformable, sum(weight * style.w_avg for style, weight in parts), styles[0].config,
+            deformable, sum(weight * style.w_avg for style, weight in parts),
+            {**styles[0].config, "painted": sum(weight * style.config.get("painted", 1.0) for style, weight in parts)},
             "-".join(f"{style.name}{round(100 * weight)}" for style, weight in parts), digest.hexdigest()[:16],
             sum(weight * style.target_latent for style, weight in parts) if known else None,
             sum(weight * style.manner for style, weight in parts) if all(s.manner is not None for s in styles) else None)
@@ -216,17 +236,18 @@ class DeformableStyle(Style):
         if self.deformable.look is not None:
             layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
             rows = self.target_latent[layer:]
-        strength, tone = look_shares(defaults)
+        strength, tone = look_shares(defaults, whole=self._whole_look)
         return DeformableGraph(
             self.deformable, inputs=(ALPHA,), rows=rows, look=defaults.get("look_strength", 0.0),
-            color=defaults.get("color_strength") or 0.0, finder=self.finder if self.is_carried else None,
+            color=defaults.get("color_strength") or 0.0, finder=self.finder if self.deformable.look is not None else None,
             painter=None if self.manner is None else self.painter, manner=self.manner, manner_strength=strength,
-            tones=self.tones if TONE.name in defaults else None, tone=tone, tone_colour=COLOR_SHARE)
+            tones=self.tones if TONE.name in defaults else None, tone=tone, detail=defaults.get(DETAIL.name, 0.0))
 
 
 def save_style(
     path: str | Path, deformable: DeformableGenerator, *, w_avg: Tensor, base: Mapping[str, str],
     training: Mapping[str, Any], target_latent: Tensor | None = None, manner: Tensor | None = None,
+    painted: float | None = None,
 ) -> None:
     """Write a style as one safetensors file with its config inside.
 
@@ -238,6 +259,7 @@ def save_style(
         training: JSON-ready facts of the training.
         target_latent: w_plus [L, D] of the drawing, from which colours can be taken.
         manner: how it is drawn, see ``DeformableStyle``.
+        painted: how much of it the painter draws by that, see ``training.manner``; all of it where None.
     """
     tensors = {"w_avg": w_avg, **_prefixed("g.", deformable.generator)}
     tensors |= {name: tensor for name, tensor in (("target_latent", target_latent), ("manner", manner)) if tensor is not None}
@@ -248,19 +270,13 @@ def save_style(
         tensors |= {name: getattr(deformable, name) for name in look_tensors(deformable)}
     config = {"kind": "style", "style_kind": DeformableStyle.kind, "generator": deformable.generator.config.to_dict(),
               "transformers": asdict(deformable.config), "base": dict(base), "training": dict(training)}
+    config |= {} if painted is None else {"painted": painted}
     save_model(path, tensors, config)
 
 
 def look_tensors(deformable: DeformableGenerator) -> list[str]:
     """Return the names of the tensors that hold a style's look."""
     return [name for name in ("look", "look_source", "look_places") if getattr(deformable, name, None) is not None]
-
-
-def read_manner(picture: Tensor) -> Tensor:
-    """Return how a picture [1, 3, S, S] in [-1, 1] is drawn, a code [code] of the bundled painter."""
-    painter = load_painter(device=picture.device).module
-    with torch.no_grad():
-        return painter.read(fitted(picture, painter.config.size))[0]
 
 
 def take_manner(path: Path, tensors: dict[str, Tensor]) -> Tensor | None:

@@ -26,28 +26,46 @@ TONE = Control("tone_strength", "how far sharpness, contrast and colours of the 
 # Of the colours a smaller share: a ground of one colour is the drawing's own.
 COLOR_SHARE = 0.5
 MATCHED_COLOR = replace(DRAWN_COLOR, default=0.75, samples=1.0)
-# With a painter the features' look need not say everything, and less of it leaves more of the person.
+# Where the painter can draw what the drawing shows, the features' look need not say everything, and less of it leaves more of
+# the person. Where it cannot, see ``training.manner``, look, rows and tones of the drawing say it.
 MANNER = Control("manner_strength", "how far faces are drawn in the manner of the drawing, 0 leaves them as generated",
-                 default=0.75, high=1.0, label="Manner of the drawing")
-PAINTED_LOOK = replace(MATCHED_LOOK, default=0.3, samples=0.5)
-PAINTED_COLOR = replace(MATCHED_COLOR, samples=0.75)
-PAINTED_TONE = replace(TONE, default=0.2, samples=0.2)
+                 default=0.9, high=1.0, label="Manner of the drawing")
+# What no inversion shows of a photo goes with the warp; a little less than all of it leaves room for the drawing's own hand.
+DETAIL = Control("detail", "share of what a photo shows beyond its inversion; 0 leaves it out", default=0.8, high=1.0,
+                 label="Detail of the photo")
+# Defaults for photos and for samples: of a style that the painter has no part in, and of one that it draws.
+UNPAINTED = {LOOK: (0.6, 0.5), COLOR: (0.75, 0.1), TONE: (0.7, 0.7), MANNER: (0.0, 0.0)}
+PAINTED = {LOOK: (0.3, 0.3), COLOR: (0.3, 0.3), TONE: (0.0, 0.0), MANNER: (0.9, 0.9)}
 
 
-def deformable_controls(transformers: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-    """Return the controls of a style by the shape of its transformers and the names of its tensors."""
+def deformable_controls(transformers: Mapping[str, Any], names: Sequence[str], *, share: float = 1.0) -> tuple[Control, ...]:
+    """Return the controls of a style by the shape of its transformers and the names of its tensors.
+
+    ``share`` is how much of it the painter draws, see ``training.manner``.
+    """
     if not transformers.get("look"):
         return (ALPHA, COLOR) if "target_latent" in names else (ALPHA,)
     if transformers.get("look_form", "added") == "added":
-        return ALPHA, LOOK, DRAWN_COLOR
+        return ALPHA, LOOK, DRAWN_COLOR, DETAIL
     if "manner" in names:
-        return ALPHA, PAINTED_LOOK, PAINTED_COLOR, MANNER, PAINTED_TONE
-    return ALPHA, MATCHED_LOOK, MATCHED_COLOR, TONE
+        return ALPHA, *painted_controls(share), DETAIL
+    return ALPHA, MATCHED_LOOK, MATCHED_COLOR, TONE, DETAIL
 
 
-def look_shares(values: Mapping[str, Any]) -> tuple[float, float]:
-    """Return how far faces are drawn in the drawing's manner, and how far tones go to its: who wants none of the look wants
-    none of them either."""
-    manner, look = values.get(MANNER.name), values.get(LOOK.name, 0.0)
-    share = min(1.0, look if manner is None else look / PAINTED_LOOK.default)
-    return share * (manner or 0.0), share * values.get(TONE.name, 0.0)
+def painted_controls(share: float) -> tuple[Control, ...]:
+    """Return look, colours, manner and tones with defaults for a style that the painter draws ``share`` of, 0 to 1."""
+    def between(control: Control, about: Control) -> Control:
+        photos, samples = (round(low + share * (high - low), 3)
+                           for low, high in zip(UNPAINTED[control], PAINTED[control], strict=True))
+        return replace(about, default=photos, samples=samples)
+
+    return tuple(between(*pair) for pair in ((LOOK, MATCHED_LOOK), (COLOR, MATCHED_COLOR), (MANNER, MANNER), (TONE, TONE)))
+
+
+def look_shares(values: Mapping[str, Any], *, whole: float) -> tuple[float, float]:
+    """Return how far faces are drawn in the drawing's manner, and how far tones go to its.
+
+    Who wants none of the look wants none of them either; ``whole`` is the look at which they are taken as they are.
+    """
+    share = min(1.0, values.get(LOOK.name, 0.0) / whole)
+    return share * values.get(MANNER.name, 0.0), share * values.get(TONE.name, 0.0)

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.deformable import DeformableGenerator
-from models.painter import Painter, painted
+from models.painter import Painter, fitted, painted
 from models.look import landmark_grid, look_maps, matched
-from models.sampling_grids import enlarged, halved, pixel_lattice, unfolded
+from models.sampling_grids import composed, enlarged, halved, pixel_lattice, unfolded
 from models.spatial_transformer import INTERPOLATION
 from models.stylegan2 import layer_at
-from models.tones import Tones, in_tones
+from models.tones import CELL, Tones, in_tones
 from styles.controls import Control
+from styles.deformable_controls import COLOR_SHARE
 
 
 class DeformableGraph(nn.Module):
@@ -27,30 +28,32 @@ class DeformableGraph(nn.Module):
         look: how much of the style's own look is taken.
         rows: fine rows [K, D] of the drawing in which a style with a look of its own draws; the face's where None.
         color: how far the face's rows go towards those.
-        finder: finds the landmarks of faces for a look that is carried to them.
+        finder: shows the faces of a style with a look, and finds their landmarks for one that is carried to them.
         painter, manner: draws as the code [code] says, as far as ``manner_strength``.
-        tones: of the drawing, to which the picture goes by ``tone``, and its colours by the share ``tone_colour`` of that.
+        detail: share of what photos show beyond their inversions.
+        tones: of the drawing, to which the picture goes by ``tone``.
     """
 
     def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...], rows: Tensor | None = None,
                  look: float = 1.0, color: float = 1.0, finder: nn.Module | None = None, painter: Painter | None = None,
                  manner: Tensor | None = None, manner_strength: float = 0.0, tones: Tones | None = None, tone: float = 0.0,
-                 tone_colour: float = 1.0) -> None:
+                 detail: float = 0.0) -> None:
         super().__init__()
-        self.tone, self.tone_colour = (tone, tone * tone_colour) if tones is not None else (0.0, 0.0)
+        self.tone = tone if tones is not None else 0.0
         for name, tensor in (tones._asdict() if tones is not None else {}).items():
             self.register_buffer(f"tones_{name}", tensor, persistent=False)
         self.deformable, self.inputs, self.look, self.color, self.finder = deformable, inputs, look, color, finder
-        self.painter, self.manner_strength = painter, manner_strength
+        self.painter, self.manner_strength, self.detail = painter, manner_strength, detail
         self.register_buffer("manner", manner, persistent=False)
         self.register_buffer("rows", rows, persistent=False)
         for size in deformable.config.resolutions:
             self.register_buffer(f"lattice_{size}", pixel_lattice(size, mode="exact"), persistent=False)
 
-    def forward(self, w_plus: Tensor, residual: Tensor | None, alpha: Tensor) -> Tensor:
-        """w_plus [N, L, D], residual [N, C, R, R] or None, alpha [N] -> image [N, 3, S, S]."""
+    def forward(self, w_plus: Tensor, residual: Tensor | None, photo: Tensor | None, alpha: Tensor) -> Tensor:
+        """w_plus [N, L, D], residual [N, C, R, R] or None, photo [N, 3, S, S] or None, alpha [N] -> image [N, 3, S, S]."""
         generator, config = self.deformable.generator, self.deformable.config
-        maps = self._maps(w_plus, residual)
+        shown = None if self.finder is None else self.finder.shown(w_plus, residual)
+        maps = self._maps(shown)
         if self.rows is not None:
             count = w_plus.shape[1] - len(self.rows)
             fine = torch.lerp(w_plus[:, count:], self.rows.expand(len(w_plus), -1, -1), self.color)
@@ -65,12 +68,25 @@ class DeformableGraph(nn.Module):
             on_image = {layer_at(size): partial(self._carry_image, grids=passed[size]) for size in config.resolutions}
         image = generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms,
                                     image_transforms=on_image)
+        if photo is not None and self.detail:
+            grids = [grid for size in config.resolutions for grid in passed[size]]
+            side = int(shown.shape[3])
+            detail = fitted(photo, side) - shown
+            image = image + self.detail * (self._read(detail, composed(grids, side)) if grids else detail)
         if self.painter is not None:
             image = painted(self.painter, image, self.manner[None], strength=self.manner_strength)
         if not self.tone:
             return image
         tones = Tones(*(getattr(self, f"tones_{name}") for name in Tones._fields))
-        return in_tones(image.clamp(-1.0, 1.0), tones, strength=self.tone, colour=self.tone_colour)
+        image = image.clamp(-1.0, 1.0)
+        if not self.is_carried:
+            return in_tones(image, tones, strength=self.tone, colour=COLOR_SHARE * self.tone)
+        grid = landmark_grid(self.finder.points(image), self.deformable.look_places, int(image.shape[3]) // CELL)
+        return in_tones(image, tones, grid=grid, strength=self.tone)
+
+    @property
+    def is_carried(self) -> bool:
+        return self.finder is not None and self.deformable.config.look_form == "carried"
 
     def _residuals(self, residual: Tensor | None) -> dict[int, Tensor]:
         """Return what is added to the features by side; a traced shape is a tensor, so it becomes a number here."""
@@ -82,16 +98,16 @@ class DeformableGraph(nn.Module):
             found[config.look] = own + found[config.look] if config.look in found else own
         return found
 
-    def _maps(self, w_plus: Tensor, residual: Tensor | None) -> Tensor | None:
-        """Return the maps of a look that is matched, carried to the faces' landmarks where a finder is given."""
+    def _maps(self, shown: Tensor | None) -> Tensor | None:
+        """Return the maps of a look that is matched, carried to the landmarks of the faces as they are shown."""
         deformable, config = self.deformable, self.deformable.config
         if deformable.look is None or config.look_form == "added":
             return None
         maps = look_maps(deformable.look, deformable.look_source)
-        if self.finder is None:
+        if not self.is_carried:
             return maps
-        grid = landmark_grid(self.finder.points(w_plus, residual), deformable.look_places, config.look)
-        return self._read(maps.expand(len(w_plus), -1, -1, -1), grid)
+        grid = landmark_grid(self.finder.points(shown), deformable.look_places, config.look)
+        return self._read(maps.expand(len(shown), -1, -1, -1), grid)
 
     def _carry_image(self, image: Tensor, *, grids: list[Tensor]) -> Tensor:
         for grid in grids:

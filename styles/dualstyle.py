@@ -230,16 +230,21 @@ class DualStyle(Style):
         code = self.code(look).to(w_plus).expand(len(face), -1, -1)
         if look.get(PRESERVE.name) == "yes":
             code = torch.cat([code[:, :FIRST_COLOR_ROW], face.w_plus[:, FIRST_COLOR_ROW:]], dim=1)
-        noise, weights, after = self.network.generator.fixed_noise(), self.weights(look), None
+        noise, weights, after, beyond = self.network.generator.fixed_noise(), self.weights(look), None, 0.0
         detail = "detail" in self.config and face.residual is not None
         if detail or self.gallery.shape is not None:
-            places = self.finder(face)
+            shown = self.finder.shown(face.w_plus, face.residual)
+            places = self.finder.points(shown)
             shift = path_shift(self.network, self.finder.net, w_plus, code, weights)
+            goal = places + (shift if self.gallery.shape is None else self.way(look, weights))
             if self.gallery.shape is not None:
-                after = {layer_at(BENT): partial(bent, places=places + shift, goal=places + self.way(look, weights))}
+                after = {layer_at(BENT): partial(bent, places=places + shift, goal=goal)}
+            if detail and face.photo is not None:
+                beyond = self._share(look) * bent(face.photo - shown, places=places, goal=goal)
             if detail:
                 face = Face(face.w_plus, carried(face, places, shift) * self._share(look))
-        image = self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms(), after=after)
+        image = beyond + self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms(),
+                                                after=after)
         if "tone" not in self.config or look.get(PRESERVE.name) == "yes":
             return image
         return self.toned(image, look, weights)

@@ -6,7 +6,6 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from models.face import Face
 from models.landmarks import LandmarkNet
 from models.stylegan2 import Generator, layer_at
 
@@ -23,17 +22,16 @@ class FaceLandmarks(nn.Module):
         super().__init__()
         self.generator, self.net = generator, net
 
-    def points(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
-        """Return landmarks [N, 68, 2] as fractions of the side; w_plus [N, L, D], residual [N, C, R, R] or None."""
+    def shown(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
+        """Return images [N, 3, S, S] of w_plus [N, L, D] and residual [N, C, R, R] or None."""
         def add(features: Tensor, residual: Tensor) -> Tensor:
             return features + residual.to(features.dtype)
 
         transforms = {}
         if residual is not None:
             transforms[layer_at(int(residual.shape[3]))] = partial(add, residual=residual)
-        image = self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
-        return self.net(image.clamp(-1.0, 1.0)).points
+        return self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
 
-    def forward(self, face: Face) -> Tensor:
-        """Return the landmarks [N, 68, 2] of faces."""
-        return self.points(face.w_plus, face.residual)
+    def points(self, image: Tensor) -> Tensor:
+        """Return landmarks [N, 68, 2] of images [N, 3, S, S] as fractions of the side."""
+        return self.net(image.clamp(-1.0, 1.0)).points

@@ -214,8 +214,8 @@ class ModifyGraph(nn.Module):
         self.detail, self.drawn, self.finish = float(style.config.get("detail", 0.0)), style.drawn, style.sharpened
         self.painter = style.painter
 
-    def forward(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
-        """w_plus [N, L, D], residual [N, C, R, R] or None -> image [N, 3, S, S]."""
+    def forward(self, w_plus: Tensor, residual: Tensor | None, photo: Tensor | None) -> Tensor:
+        """w_plus [N, L, D], residual [N, C, R, R] or None, photo, which is not looked at -> image [N, 3, S, S]."""
         face = Face(w_plus, residual)
         photo = self.base.synthesis(w_plus, noise=self.base.fixed_noise(), feature_transforms=face.transforms())
         codes = self.model.encode(photo)

@@ -28,7 +28,7 @@ from pipeline.faces import FaceFinder
 
 # How far light and colours of faces are drawn in the picture's manner, before they go all the way to its tones: the rest is the
 # person.
-PAINTED, COLOURED = 0.55, 0.8
+PAINTED, COLOURED = 0.8, 0.8
 
 
 class PictureLook(NamedTuple):
@@ -68,14 +68,15 @@ class PictureLook(NamedTuple):
                  ) -> Tensor:
         """Return drawn faces [N, 3, S, S] with landmarks ``places`` [N, 68, 2] in the manner and the tones of the picture.
 
-        They take the tones before and after they are drawn: a painter does better from what is near, and moves it a little.
+        They take the tones before and after they are drawn: a painter does better from what is near, and moves it a little. The
+        first time deviations will do.
         """
         grid = None
         if places is not None and self.places is not None:
             grid = landmark_grid(places.to(image), self.places, image.shape[3] // CELL)
         toned_too = {"grid": grid, "strength": strength, "colour": colour}
         colours = COLOURED * (strength if colour is None else colour)
-        image = in_tones(image.clamp(-1.0, 1.0), self.tones, **toned_too)
+        image = in_tones(image.clamp(-1.0, 1.0), self.tones._replace(logs=None), **toned_too)
         image = painted(painter, image, self.manner.to(image), strength=PAINTED * strength, colour=colours)
         return in_tones(image, self.tones, **toned_too)
 

@@ -152,7 +152,8 @@ class Style(ABC):
             return Face(generator.broadcast(w))
 
     def graph(self) -> nn.Module:
-        """Return a network (w_plus [N, L, D], residual [N, C, R, R] or None, one [N] per number) -> images, for export.
+        """Return a network (w_plus [N, L, D], residual [N, C, R, R] or None, photo [N, 3, S, S] or None, one [N] per number)
+        -> images, for export.
 
         Its attribute ``inputs`` holds the controls that are its inputs, in order. The default calls ``draw`` with tensors
         [N] for numbers; a kind whose ``draw`` cannot take them, or checks values, brings a graph of its own.
@@ -199,10 +200,11 @@ class DrawGraph(nn.Module):
         self.style, self.generator = style, style.base.generator
         self.inputs = tuple(c for c in style.controls if c.type == "number" and c.default is not None)
 
-    def forward(self, w_plus: Tensor, residual: Tensor | None, *values: Tensor) -> Tensor:
-        """w_plus [N, L, D], residual [N, C, R, R] or None, one [N] per control of ``inputs`` -> image [N, 3, S, S]."""
+    def forward(self, w_plus: Tensor, residual: Tensor | None, photo: Tensor | None, *values: Tensor) -> Tensor:
+        """w_plus [N, L, D], residual [N, C, R, R] or None, photo [N, 3, S, S] or None, one [N] per control of ``inputs`` ->
+        image [N, 3, S, S]."""
         given = {control.name: value for control, value in zip(self.inputs, values, strict=True)}
-        return self.style.draw(Face(w_plus, residual), self.style.default_look().changed(**given))
+        return self.style.draw(Face(w_plus, residual, photo), self.style.default_look().changed(**given))
 
 
 def file_path(value: FileValue | str | Path) -> Path:

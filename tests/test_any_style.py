@@ -75,11 +75,12 @@ def test_photos_and_samples_come_as_the_encoders_give_them(style):
 
 def test_faces_take_the_pictures_colours_and_keep_their_own_shape(style, tmp_path):
     faces = random_faces(style, 3, [0, 1], truncation_psi=0.7)
-    look = Look(style_image=FileValue.read(DRAWING))
+    look = Look(style_image=FileValue.read(DRAWING), detail=1.0)
     style.prepare(look)
     still, drawn = (style.draw(faces, look.changed(strength=strength, color_strength=strength)) for strength in (0.0, 1.0))
-    plain = style.generator.synthesis(faces.w_plus, noise=style.generator.fixed_noise(), feature_transforms=faces.transforms())
-    assert distance(still, plain) < 1e-4 and distance(drawn, plain) > 0.05
+    seen = style.generator.synthesis(faces.w_plus, noise=style.generator.fixed_noise(), feature_transforms=faces.transforms())
+    unseen, plain = style.draw(faces, look.changed(strength=0.0, color_strength=0.0, detail=0.0)), faces.photo
+    assert distance(unseen, seen) < 1e-4 and distance(still, plain) < 1e-4 and distance(drawn, plain) > 0.05
     picture = torch.from_numpy(np.array(read_image(DRAWING).resize((128, 128)))).float().permute(2, 0, 1) / 127.5 - 1.0
     mean = picture.mean(dim=(1, 2))
     assert (drawn.mean(dim=(2, 3)) - mean).norm(dim=1).mean() < (plain.mean(dim=(2, 3)) - mean).norm(dim=1).mean()

@@ -143,7 +143,7 @@ def test_what_cannot_be_drawn_is_one_line(style, values, error):
 def test_graph_draws_what_draw_draws(style, face):
     graph = style.graph()
     assert [control.name for control in graph.inputs] == ["strength", "add_weight_index"]
-    ours = graph(face.w_plus, None, torch.tensor([0.7, 0.7]), torch.tensor([3.0, 3.0]))
+    ours = graph(face.w_plus, None, None, torch.tensor([0.7, 0.7]), torch.tensor([3.0, 3.0]))
     assert torch.allclose(ours, style.draw(face, Look(strength=0.7, add_weight_index=3.0)), atol=1e-6)
 
 

@@ -312,7 +312,7 @@ def test_graph_with_tones_draws_what_draw_draws(toned, face):
     style = toned[0]
     graph = style.graph()
     assert [control.name for control in graph.inputs] == ["structure", "color", "tone_strength", "face_truncation"]
-    ours = graph(face.w_plus, face.residual, *(torch.full((2,), n) for n in (0.3, 0.6, 0.5, 0.9)))
+    ours = graph(face.w_plus, face.residual, None, *(torch.full((2,), n) for n in (0.3, 0.6, 0.5, 0.9)))
     theirs = style.draw(face, style.default_look().changed(structure=0.3, color=0.6, tone_strength=0.5, face_truncation=0.9))
     assert far(ours, theirs) < 1e-4
 
@@ -396,7 +396,7 @@ def test_gallery_has_pictures(style, parts):
 def test_graph_draws_what_draw_draws(style, face):
     graph = style.graph()
     assert [control.name for control in graph.inputs] == ["structure", "color", "face_truncation"]
-    ours = graph(face.w_plus, face.residual, *(torch.full((2,), n) for n in (0.3, 0.6, 0.9)))
+    ours = graph(face.w_plus, face.residual, None, *(torch.full((2,), n) for n in (0.3, 0.6, 0.9)))
     assert far(ours, style.draw(face, Look(structure=0.3, color=0.6, face_truncation=0.9))) < 1e-4
 
 
@@ -531,3 +531,14 @@ def test_options_of_the_controls_are_no_script_s_own(style, script):
     args = script.parse(["--style", "toons", "--face_truncation", "0.8", "--color_exemplar", "bob",
                          *(["--input_image", "x.png"] if script is inference else [])])
     assert {control.name for control in style.controls} <= set(vars(args))
+
+
+def test_a_photo_comes_back_where_nothing_of_an_exemplar_is_wanted():
+    bundled = load_style("exemplars")
+    rows = bundled.random(torch.randn(1, 512, generator=torch.Generator().manual_seed(2)), truncation_psi=0.7).w_plus
+    photo = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    seen = Face(rows, torch.zeros(1, bundled.network.generator.config.channels[32], 32, 32), photo)
+    bare = bundled.default_look().changed(structure=0.0, color=0.0, detail=1.0, tone_strength=0.0, face_truncation=1.0)
+    assert far(bundled.draw(seen, bare), photo) < 1e-3
+    without = bundled.draw(seen, bare.changed(detail=0.0))
+    assert far(bundled.draw(seen, bare.changed(detail=0.5)), (photo + without) / 2.0) < 1e-3

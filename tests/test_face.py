@@ -7,7 +7,7 @@ import torch
 
 from models.deformable import DeformableGenerator
 from models.face import Face
-from models.sampling_grids import enlarged, pixel_lattice
+from models.sampling_grids import composed, enlarged, pixel_lattice
 from models.stylegan2 import Generator, GeneratorConfig
 
 SIZE, DIM = 64, 16
@@ -70,3 +70,38 @@ def test_batches_and_misfits(generator: Generator) -> None:
             Face(face.w_plus, wrong)
     with pytest.raises(ValueError, match="cannot share a batch"):
         Face.join([face, Face(face.w_plus)])
+
+
+def test_composed_grids_read_what_one_after_the_other_reads() -> None:
+    rest = pixel_lattice(64, mode="exact").reshape(1, 64, 64, 2)
+    first, second = rest * 0.8 + torch.tensor([0.1, 0.0]), rest * torch.tensor([1.0, 0.9]) - 0.05
+    both = composed([first, second], 64)
+    # image -> image at first -> that at second: the second says where the first is read.
+    torch.testing.assert_close(both[:, 4:-4, 4:-4], (second * 0.8 + torch.tensor([0.1, 0.0]))[:, 4:-4, 4:-4])
+    assert composed([first], 128).shape == (1, 128, 128, 2)
+
+
+def test_detail_is_added_and_moves_with_the_warps(generator: Generator) -> None:
+    style = DeformableGenerator.for_generator(generator, resolutions=(32,), tps=False)
+    with torch.no_grad():
+        style.affine.stns[0].fc_loc[2].bias.copy_(torch.tensor([1.0, 0.0, 8 / 32, 0.0, 1.0, 0.0]))
+    detail = torch.zeros(1, 3, SIZE, SIZE)
+    detail[:, :, 30:34, 40:44] = 1.0
+    w_plus, noise = rows(generator), generator.zero_noise()
+    for alpha, place in ((0.0, 40), (1.0, 32)):
+        with_, without = (style.synthesis(w_plus, noise=noise, alpha=alpha, detail=part).image for part in (detail, None))
+        wanted = torch.zeros(SIZE)
+        wanted[place : place + 4] = 1.0
+        torch.testing.assert_close((with_ - without)[0, 0, 31], wanted, rtol=0, atol=1e-4)
+
+
+def test_photos_go_along_with_their_faces(generator: Generator) -> None:
+    photo = torch.randn(2, 3, SIZE, SIZE)
+    face = Face(rows(generator, 2), photo=photo)
+    assert torch.equal(face[:1].photo, photo[:1]) and torch.equal(face.to("cpu").photo, photo)
+    assert torch.equal(Face.join([face, face]).photo, torch.cat([photo, photo]))
+    assert torch.equal(face.with_rows(rows(generator, 2)).photo, photo)
+    with pytest.raises(ValueError, match="photo"):
+        Face.join([face, Face(rows(generator))])
+    with pytest.raises(ValueError, match="photos"):
+        Face(rows(generator), photo=photo)

@@ -130,7 +130,7 @@ def test_doubtful_and_missing_labels_are_left_out(marked_pack):
 
 
 def test_labels_move_with_the_pixels(marked_pack):
-    config = training.LandmarkTrainingConfig(batch=8, drawn=0.0, caricatured=0.5)
+    config = training.LandmarkTrainingConfig(batch=8, drawn=0.0, negative=0.0, caricatured=0.5)
     images, points = training.LandmarkBatches(marked_pack, config, seed=3)()
     light = images.amax(dim=1)
     for image, marks in zip(light, points, strict=True):

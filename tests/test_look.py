@@ -34,7 +34,8 @@ def test_own_face_becomes_the_drawing_and_strength_0_nothing():
     prepared = look_maps(drawn - source, source)
     assert torch.allclose(matched(source, prepared), drawn, atol=1e-5)
     assert torch.equal(matched(source, prepared, strength=0.0), source)
-    assert torch.allclose(matched(source, prepared, strength=0.5), (source + drawn) / 2.0, atol=1e-5)
+    assert torch.allclose(matched(source, prepared, strength=0.25), (source + drawn) / 2.0, atol=1e-5)
+    assert torch.allclose(matched(source, prepared, strength=0.5), drawn, atol=1e-5)
 
 
 def test_another_face_gets_statistics_and_keeps_its_own_detail():

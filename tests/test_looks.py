@@ -9,8 +9,9 @@ import torch
 from data import make_look_pairs, make_portraits
 from data.drawing import edge_flow, flattened, paper_grain, smoothed
 from data.features import head_mask
-from data.landmarks68 import MEAN_FACE
+from data.landmarks68 import MEAN_FACE, MIRROR
 from data.looks import LOOKS, READY, draw_look
+from data.random_drawings import random_deformation
 from data.warps import SAMPLE, Caricature, backward_grid, least_area
 
 SIDE = 96
@@ -63,6 +64,20 @@ def test_strength_is_a_power_and_folding_is_seen():
     assert SAMPLE.scaled(2.0).eyes == pytest.approx(SAMPLE.eyes**2) and SAMPLE.scaled(0.0) == Caricature()
     assert least_area(backward_grid(MEAN_FACE, MEAN_FACE, 32)) == pytest.approx(1.0)
     assert least_area(backward_grid(MEAN_FACE, Caricature(eyes=4.0).displace(MEAN_FACE), 64)) < 0.0
+
+
+def test_free_deformations_move_every_part_alike_on_both_sides_and_do_not_fold():
+    moved = [random_deformation(MEAN_FACE, torch.Generator().manual_seed(seed)) for seed in range(12)]
+    again = random_deformation(MEAN_FACE, torch.Generator().manual_seed(3))
+    assert np.array_equal(again, moved[3]) and not np.allclose(moved[3], moved[4])
+    for points in moved:
+        assert least_area(backward_grid(MEAN_FACE, points, 64)) > 0.0
+        shift, mirrored = points - MEAN_FACE, (points - MEAN_FACE)[MIRROR]
+        # A nose or a mouth may lie aside; eyes, brows and outline grow and part evenly.
+        assert np.abs(shift[17:27, 1] - mirrored[17:27, 1]).max() < 0.03
+    far = np.abs(np.stack(moved) - MEAN_FACE)
+    for part in (slice(0, 17), slice(17, 27), slice(27, 36), slice(36, 48), slice(48, 68)):
+        assert far[:, part].max() > 0.01
 
 
 def test_lift_moves_the_whole_face_up_by_a_share_of_what_it_gains():

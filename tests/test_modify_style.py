@@ -154,7 +154,7 @@ def test_drawing_without_a_look_is_d_of_e_of_the_photo(style) -> None:  # noqa: 
     with torch.no_grad():
         photo = style.base.generator.synthesis(faces.w_plus, noise=style.base.generator.fixed_noise())
         assert torch.equal(style.draw(faces, Look(detail=0.0, tone_strength=0.0, manner_strength=0.0)), style.model(photo))
-        torch.testing.assert_close(style.graph()(faces.w_plus, None), style.draw(faces, style.default_look()))
+        torch.testing.assert_close(style.graph()(faces.w_plus, None, None), style.draw(faces, style.default_look()))
     names = ["version", "strength", "test_time", "detail", "manner_strength", "tone_strength"]
     assert [control.name for control in controls_of("tiny")] == names
 
@@ -171,7 +171,7 @@ def test_detail_is_what_the_rows_cannot_say_of_the_photo(style) -> None:  # noqa
         wanted = 0.5 * (seen[0] + residual - seen[1])
         drawn = style.draw(faces, Look(detail=0.5, tone_strength=0.0, manner_strength=0.0))
         torch.testing.assert_close(drawn, style.model.decode(codes, wanted))
-        torch.testing.assert_close(style.graph()(faces.w_plus, residual), style.draw(faces, style.default_look()))
+        torch.testing.assert_close(style.graph()(faces.w_plus, residual, None), style.draw(faces, style.default_look()))
     assert (drawn - style.draw(faces, Look(detail=0.0, tone_strength=0.0, manner_strength=0.0))).abs().mean() > 1e-3
 
 
@@ -230,7 +230,7 @@ def test_modes_survive_the_file(style, tmp_path, monkeypatch) -> None:  # noqa: 
     image = loaded.draw(face(2), Look(version=1.0))
     assert image.isfinite().all() and not torch.equal(image, style.draw(face(2), Look(version=1.0)))
     graph = loaded.graph()
-    assert torch.allclose(graph(face(2).w_plus, None), loaded.draw(face(2), loaded.default_look()), atol=1e-4)
+    assert torch.allclose(graph(face(2).w_plus, None, None), loaded.draw(face(2), loaded.default_look()), atol=1e-4)
     pack_style(tmp_path / "modes.safetensors", tmp_path / "small.safetensors")
     assert torch.equal(load_style(tmp_path / "small.safetensors").manner.centres, loaded.manner.centres)
 

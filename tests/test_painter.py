@@ -20,7 +20,7 @@ from training.pretrain.common import MissingStageError
 from training.pretrain.export import export_starter
 from training.pretrain.faces import FacePack
 from training.pretrain.painter import PainterTraining, PainterTrainingConfig, train_painter
-from training.pretrain.paintings import FACES, Paintings, load_paintings, paint_folder
+from training.pretrain.paintings import FACES, Paintings, labelled_paintings, load_paintings, paint_folder
 
 TINY = PainterConfig(size=32, width=6, inner=8, blocks=1, code=5, style_width=4, projected=3)
 
@@ -129,6 +129,14 @@ def test_damaged_painter_is_told_of(tmp_path, painter: Painter) -> None:  # noqa
         load_painter(path)
 
 
+def test_graphs_hold_the_noise_and_draw_no_numbers() -> None:
+    painter = Painter(TINY).eval()
+    inputs = torch.zeros(1, 3, TINY.size, TINY.size), torch.zeros(1, TINY.code)
+    graph = torch.export.export(painter, inputs).graph
+    assert not [node for node in graph.nodes if "rand" in str(node.target)]
+    assert "noise" not in painter.state_dict() and torch.equal(painter.noise, Painter(TINY).noise)
+
+
 # ------------------------------------------------------------------------------------------------------- training
 @pytest.fixture(scope="module")
 def pack() -> FacePack:
@@ -165,9 +173,23 @@ def test_paintings_go_on_where_they_stopped(pack: FacePack, tmp_path, monkeypatc
         assert one.shape == (2, FACES, 3, 32, 32) and one.dtype == torch.uint8 and torch.equal(one, other)
 
 
-def test_no_paintings_are_told_of(tmp_path) -> None:  # noqa: ANN001
-    with pytest.raises(MissingStageError, match="run the paintings stage first"):
-        load_paintings(tmp_path)
+def test_undeformed_paintings_have_the_landmarks_of_their_faces(pack: FacePack, tmp_path) -> None:  # noqa: ANN001
+    moved = FacePack(pack.names, pack.images, pack.landmarks + torch.arange(8)[:, None, None] * 1e-3, pack.doubt)
+    paint_folder(moved, tmp_path, count=2, size=64)
+    found = labelled_paintings(moved, tmp_path)
+    plain, drawn = (part[:, :-1].flatten(0, 1) for part in load_paintings(tmp_path))
+    assert len(found.names) == 2 * (FACES - 1) and torch.equal(found.images, drawn)
+    own = torch.cdist(plain.float().flatten(1), moved.images.float().flatten(1)).argmin(dim=1)
+    assert len(set(own.tolist())) > 1
+    torch.testing.assert_close(found.landmarks, moved.landmarks[own])
+    with pytest.raises(MissingStageError, match="--size 64"):
+        labelled_paintings(FacePack(pack.names, pack.images[:, :, ::2, ::2], pack.landmarks, pack.doubt), tmp_path)
+
+
+def test_no_paintings_are_told_of(pack: FacePack, tmp_path) -> None:  # noqa: ANN001
+    for read in (load_paintings, lambda folder: labelled_paintings(pack, folder)):
+        with pytest.raises(MissingStageError, match="run the paintings stage first"):
+            read(tmp_path)
 
 
 def made(paintings: Paintings, **changes: float) -> PainterTraining:

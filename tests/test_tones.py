@@ -28,13 +28,28 @@ def test_colours_and_bands_are_only_another_way_to_write_an_image(pictures):
 
 def test_statistics_become_the_pictures(pictures):
     smooth, rough = pictures
-    drawn = in_tones(smooth, read_tones(rough))
+    drawn = in_tones(smooth, read_tones(rough)._replace(logs=None))
     assert torch.allclose(drawn.mean(dim=(2, 3)), rough.mean(dim=(2, 3)), atol=0.02)
     mine, theirs = (read_tones(image).bands for image in (drawn, rough))
     assert ((mine - theirs).abs() < (read_tones(smooth).bands - theirs).abs()).all()
     # What is drawn stays: bands are scaled, not exchanged.
     before, after = (pyramid(opponent(image))[0][2][0, 0].flatten() for image in (smooth, drawn))
     assert torch.corrcoef(torch.stack([before, after]))[0, 1] > 0.95
+
+
+def test_magnitudes_are_shared_out_as_in_the_picture(pictures):
+    """Lines on flat ground and grain of the same deviation are two things."""
+    smooth, rough = pictures
+    lines = rough * (rough.abs() > 0.9 * rough.abs().amax())
+    grain = in_tones(rough, read_tones(lines)._replace(logs=None))
+    drawn = in_tones(rough, read_tones(lines))
+
+    def share_of_weak(image):
+        band = pyramid(opponent(image))[0][1][0, 0].abs()
+        return float((band < 0.3 * band.std()).float().mean())
+
+    assert share_of_weak(drawn) > share_of_weak(grain) + 0.1
+    assert read_tones(lines).mixed(read_tones(rough)._replace(logs=None), 0.5).logs is None
 
 
 def test_own_tones_change_nothing_and_strength_goes_all_the_way(pictures):
@@ -85,5 +100,5 @@ def test_style_knows_the_tones_of_its_drawing():
     bare = look.changed(look_strength=0.0, manner_strength=0.7)
     assert torch.equal(style.draw(face, bare), style.draw(face, bare.changed(tone_strength=0.0, manner_strength=0.0)))
     with torch.no_grad():
-        graph = style.graph()(face.w_plus, None, torch.tensor([0.8]))
+        graph = style.graph()(face.w_plus, None, None, torch.tensor([0.8]))
     assert torch.allclose(graph, style.draw(face, style.default_look()), atol=1e-3)

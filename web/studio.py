@@ -49,6 +49,8 @@ class Wish:
 
 def truncated(face: Face, w_avg: torch.Tensor, psi: float) -> Face:
     """Return faces moved towards the average one: w_avg + psi (w_plus - w_avg), and psi times what rows cannot say."""
+    if psi == 1.0:
+        return face
     return Face(w_avg + psi * (face.w_plus - w_avg), None if face.residual is None else psi * face.residual)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from checkpoints.features import load_landmark_net
 from data.landmarks68 import MIRROR
-from data.random_drawings import random_caricature
+from data.random_drawings import random_deformation
 from data.warps import backward_grid
 from models.landmarks import LandmarkConfig, Landmarks, LandmarkNet
 from training.mixed import precision, training_dtype
@@ -23,7 +23,7 @@ from training.pretrain.faces import FacePack
 from training.pretrain.vit import draw, landmark_targets, random_grids
 
 STARTER_LANDMARKS = LandmarkConfig()
-WARP_SIDE = 32
+WARP_SIDE = 64
 # Rate of a network that is trained further, and the images that its average counts as seen.
 FURTHER_RATE, AVERAGED = 8e-4, 32_000
 # Brows, nose, eyes and mouth: parts whose own size must be right however small they are.
@@ -57,7 +57,7 @@ class LandmarkTrainingConfig:
 
 def caricature_grid(points: Tensor, rng: torch.Generator, side: int) -> tuple[Tensor, Tensor]:
     """Return the grid [side, side, 2] of a random caricature of one face and its landmarks [68, 2], fractions."""
-    moved = random_caricature(rng).displace(points.numpy())
+    moved = random_deformation(points.numpy(), rng)
     coarse = backward_grid(points.numpy().astype(np.float64), moved, WARP_SIDE)  # smooth, so a coarse lattice will do
     fine = F.interpolate(coarse.permute(0, 3, 1, 2), size=(side, side), mode="bicubic", align_corners=False)
     return fine[0].permute(1, 2, 0), torch.from_numpy(moved).float()
@@ -81,10 +81,11 @@ class LandmarkBatches:
         config, rng = self.config, self.rng
         drawings = 0 if self.drawings is None else round(config.from_drawings * config.batch)
         index = self.index[torch.randint(len(self.index), (config.batch - drawings,), generator=rng)]
-        image, points = self._caricature(*self._flipped(self.pack, index))
+        image, points = self._flipped(self.pack, index)
         if self.drawings is not None:
             index = torch.randint(len(self.drawings.names), (drawings,), generator=rng)
             image, points = (torch.cat(both) for both in zip((image, points), self._flipped(self.drawings, index)))
+        image, points = self._caricature(image, points)
         size = image.shape[3]
         grid, theta = random_grids(config.batch, size, rng, scale=(0.8, 1.15))
         image = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)

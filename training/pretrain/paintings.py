@@ -53,9 +53,9 @@ def paint_folder(pack: FacePack, folder: Path, *, count: int, size: int, first: 
 
 def _drawn(pack: FacePack, train: Tensor, seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the faces of one look, undrawn and drawn, uint8 [FACES, 3, S, S] each."""
-    look, rng, chance = random_look(seed), np.random.default_rng([seed, 11]), torch.Generator().manual_seed(seed)
+    look, (faces, rng), chance = random_look(seed), _chosen(train, seed), torch.Generator().manual_seed(seed)
     pairs = []
-    for number, index in enumerate(train[rng.choice(len(train), FACES, replace=False)]):
+    for number, index in enumerate(faces):
         image = F.interpolate(pack.batch(index[None]), size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic").clamp(-1.0, 1.0)
         points = pack.landmarks[index].double().numpy()
         if number >= FACES - BENT:
@@ -68,6 +68,12 @@ def _drawn(pack: FacePack, train: Tensor, seed: int, size: int) -> tuple[np.ndar
         pairs.append([_shrunk(part, size) for part in (picture, look(picture, points, seed * FACES + number))])
     plain, drawn = zip(*pairs, strict=True)
     return np.stack(plain), np.stack(drawn)
+
+
+def _chosen(train: Tensor, seed: int) -> tuple[Tensor, np.random.Generator]:
+    """Return the numbers [FACES] of the faces that a look is shown on, and what random numbers go on with."""
+    rng = np.random.default_rng([seed, 11])
+    return train[rng.choice(len(train), FACES, replace=False)], rng
 
 
 def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
@@ -88,7 +94,34 @@ def load_paintings(folder: Path) -> Paintings:
     return Paintings(*(torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in Paintings._fields))
 
 
+def labelled_paintings(pack: FacePack, folder: Path) -> FacePack:
+    """Return the undeformed drawn faces of a folder with the landmarks of their photos, which come from ``pack``.
+
+    Raises:
+        MissingStageError: where there are none, or they are of another size than the pack's.
+    """
+    train, names, images, numbers = labelled(pack), [], [], []
+    for path, part in _named_files(folder):
+        for place, drawn in enumerate(part["drawn"]):
+            seed = int(path.stem.removeprefix("looks_")) + place
+            names += [f"{seed}_{number}" for number in range(FACES - BENT)]
+            images.append(drawn[: FACES - BENT])
+            numbers.append(_chosen(train, seed)[0][: FACES - BENT])
+    if not names:
+        raise MissingStageError(f"{folder}: holds no paintings; run the paintings stage first")
+    drawings, index = torch.from_numpy(np.concatenate(images)), torch.cat(numbers)
+    if drawings.shape[3] != pack.images.shape[3]:
+        raise MissingStageError(f"{folder}: holds paintings of {drawings.shape[3]} px, the pack faces of "
+                                f"{pack.images.shape[3]} px; run the pack stage with --size {drawings.shape[3]}")
+    return FacePack(names, drawings, pack.landmarks[index], pack.doubt[index])
+
+
 def _files(folder: Path) -> Iterator[dict[str, np.ndarray]]:
+    for _, part in _named_files(folder):
+        yield part
+
+
+def _named_files(folder: Path) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:
     for path in sorted(folder.glob("looks_*.npz")):
         with np.load(path) as table:
-            yield {name: table[name] for name in Paintings._fields}
+            yield path, {name: table[name] for name in Paintings._fields}
