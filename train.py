@@ -78,6 +78,7 @@ def run(args: Namespace) -> int:
     from checkpoints import builders
     from checkpoints.features import load_landmark_net
     from styles.deformable import export_published, save_style
+    from styles.patches import pair_tensors
     from training.manner import manner_of_pair
     from training.options import choose_config, run_digest
     from training.prepare import resumed_tuner
@@ -110,7 +111,7 @@ def run(args: Namespace) -> int:
     def keep() -> None:
         save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
                    training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
-                   target_latent=tuner.latents[1], manner=manner, painted=share)
+                   target_latent=tuner.latents[1], manner=manner, painted=share, pair=pair)
 
     try:
         tuner = (resumed_tuner(base.generator, base.discriminator, dino=vit, args=args, state=state,
@@ -119,10 +120,12 @@ def run(args: Namespace) -> int:
         if tuner.guide is not None and not tuner.guide.is_sure:
             print(f"the pair's landmarks are not sure (they differ from the mirrored images' by {tuner.guide.doubt:.0%} of "
                   "the eye distance), so training goes on without the landmark terms: the deformation is left to the "
-                  "directional term, and the look keeps the drawing's own shape", file=sys.stderr)
+                  "directional term, the look keeps the drawing's own shape, and no patches of it are kept", file=sys.stderr)
         if args.checkpointing:
             tuner.save_memory()
         manner, share = manner_of_pair(tuner.pair, tuner.guide, vit) if tuner.config.look and size <= 256 else (None, None)
+        sure = tuner.config.look and tuner.guide is not None and tuner.guide.is_sure
+        pair = pair_tensors(tuner.pair.source, tuner.pair.target, tuner.guide.points) if sure else None
         digest = run_digest(tuner.config, tuner.pair, base.fingerprint)
         if not args.overwrite:
             refuse_other_run(output, digest)

@@ -110,7 +110,7 @@ class DeformableGenerator(nn.Module):
 
     def synthesis(
         self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor], residual: Tensor | None = None,
-        look: float = 1.0, places: Tensor | None = None, detail: Tensor | None = None,
+        look: float = 1.0, places: Tensor | None = None, detail: Tensor | None = None, passed: list[Tensor] | None = None,
     ) -> Deformed:
         """Turn latents into deformed images.
 
@@ -124,6 +124,7 @@ class DeformableGenerator(nn.Module):
             places: landmarks [N, 68, 2] of the undeformed faces as fractions of the side, to which a look is carried; it
                 stays where the pair has it without them.
             detail: [N, 3, S, S], added to the images where the warps put it.
+            passed: a list to which the sampling grids of all warps are added, in turn.
 
         Returns:
             Deformed(image, grids); grids is empty without TPS blocks.
@@ -139,8 +140,10 @@ class DeformableGenerator(nn.Module):
         if self.config.carry_image:
             on_image = {layer_at(size): partial(self._carry_image, size=size, run=run) for size in self.config.resolutions}
         image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms, image_transforms=on_image)
+        grids = [grid for size in self.config.resolutions for grid in run.passed.get(size, [])]
+        if passed is not None:
+            passed += grids
         if detail is not None:
-            grids = [grid for size in self.config.resolutions for grid in run.passed.get(size, [])]
             moved = warp(detail, composed(grids, detail.shape[3]), mode=self.config.mode, where="detail") if grids else detail
             image = image + moved.to(image.dtype)
         return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])

@@ -65,6 +65,22 @@ def composed(grids: Sequence[Tensor], size: int) -> Tensor:
     return first
 
 
+def moved_places(places: Tensor, grid: Tensor, *, steps: int = 6) -> Tensor:
+    """Return where sampling by a grid [N, S, S, 2] puts what lies at ``places`` [N, K, 2], fractions of the side.
+
+    The place y that reads x, y + d(y) = x with the displacement d, is found by iterating y = x - d(y), which converges where the
+    displacement changes by less than a pixel per pixel.
+    """
+    size = grid.shape[1]
+    rest = pixel_lattice(size, mode="exact").to(grid).reshape(1, size, size, 2)
+    offsets = (grid - rest).permute(0, 3, 1, 2)  # [N, S, S, 2] -> [N, 2, S, S]
+    wanted = moved = 2.0 * places.to(grid) - 1.0
+    for _ in range(steps):
+        read = F.grid_sample(offsets, moved[:, :, None], mode="bilinear", padding_mode="border", align_corners=False)
+        moved = wanted - read[..., 0].transpose(1, 2)
+    return moved / 2.0 + 0.5
+
+
 def enlarged(grid: Tensor, size: int) -> Tensor:
     """Return a sampling grid [N, S, S, 2] at ``size`` px, [N, size, size, 2]: its displacement, interpolated."""
     def rest(side: int) -> Tensor:

@@ -14,35 +14,34 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.builders import compute_w_avg
+from checkpoints.features import load_landmark_net, load_painter
 from checkpoints.io import (
     CheckpointError,
     atomic_write,
-    build_strict,
     check_finite,
-    check_state,
     fingerprint,
-    load_strict,
     read_config,
     save_model,
-    take_vector,
 )
-from checkpoints.features import load_landmark_net, load_painter
-from checkpoints.official import check_official
 from data.landmarks68 import MEAN_FACE
-from models.deformable import DeformableGenerator, configs_from_published
+from models.deformable import DeformableGenerator
 from models.face import Face
 from models.look import landmark_grid
 from models.mixing import mix_deformables
 from models.painter import Painter, fitted, painted
+from models.sampling_grids import composed, moved_places
 from models.spatial_transformer import SpatialTransformerConfig, build_affine, build_tps
-from models.stylegan2 import Generator, GeneratorConfig, layer_at
+from models.stylegan2 import layer_at
 from models.tones import CELL, Tones, in_tones, read_tones
 from styles.controls import Control, Look
 from styles.deformable_controls import ALPHA, COLOR_SHARE, DETAIL, TONE, deformable_controls, look_shares
+from styles.deformable_files import look_tensors, own_deformable, published_deformable, take_manner
 from styles.difference import base_of_config
 from styles.face_landmarks import FaceLandmarks
+from styles.patches import PairPatches, build_patches, take_patches
 from styles.protocol import Style
 from styles.regions import point_strengths
+
 
 class DeformableStyle(Style):
     """A fine-tuned generator with its transformers.
@@ -55,6 +54,7 @@ class DeformableStyle(Style):
         digest: of the weights.
         target_latent: w_plus [L, D] of the drawing under the base; None in released files, which do not hold it.
         manner: how the drawing is drawn, a code [code] of the painter, or None.
+        patches: of the style's own pair, or None.
     """
 
     kind = "deformable"
@@ -62,10 +62,11 @@ class DeformableStyle(Style):
 
     def __init__(
         self, deformable: DeformableGenerator, w_avg: Tensor, config: Mapping[str, Any], name: str, digest: str,
-        target_latent: Tensor | None = None, manner: Tensor | None = None,
+        target_latent: Tensor | None = None, manner: Tensor | None = None, patches: PairPatches | None = None,
     ) -> None:
         super().__init__(name, config, digest, device=w_avg.device)
         self.deformable, self.w_avg, self.target_latent, self.manner = deformable, w_avg, target_latent, manner
+        self.pair = patches
 
     @classmethod
     def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -82,31 +83,34 @@ class DeformableStyle(Style):
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DeformableStyle:
-        latent, manner = tensors.pop("target_latent", None), take_manner(path, tensors)
+        latent, manner, pair = tensors.pop("target_latent", None), take_manner(path, tensors), take_patches(path, tensors)
         share = config.get("painted", 1.0)
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.0 <= share <= 1.0:
             raise CheckpointError(f"{path}: painted is {share!r}, expected a number from 0 to 1; train the style anew")
-        deformable, w_avg = _own_style(path, tensors, config)
+        deformable, w_avg = own_deformable(path, tensors, config)
         shape = deformable.generator.config
         if latent is not None and list(latent.shape) != [shape.n_latent, shape.style_dim]:
             raise CheckpointError(f"{path}: target_latent is {list(latent.shape)}, expected "
                                   f"{[shape.n_latent, shape.style_dim]}; train the style anew")
-        return cls._frozen(deformable, w_avg, config, path.stem, latent, device, manner)
+        return cls._frozen(deformable, w_avg, config, path.stem, latent, device, manner, pair)
 
     @classmethod
     def load_released(cls, path: Path, state: Any, *, device: torch.device) -> DeformableStyle:
-        deformable = _published_style(path, state)
+        deformable = published_deformable(path, state)
         config = {"kind": "style", "generator": deformable.generator.config.to_dict(),
                   "transformers": asdict(deformable.config), "base": {}, "training": {}}
         return cls._frozen(deformable, compute_w_avg(deformable.generator), config, path.stem, None, device)
 
     @classmethod
     def _frozen(cls, deformable: DeformableGenerator, w_avg: Tensor, config: dict[str, Any], name: str,
-                latent: Tensor | None, device: torch.device, manner: Tensor | None = None) -> DeformableStyle:
+                latent: Tensor | None, device: torch.device, manner: Tensor | None = None,
+                pair: Mapping[str, Tensor] | None = None) -> DeformableStyle:
         deformable.requires_grad_(False).eval().to(device)
         latent, manner = (None if tensor is None else tensor.float().to(device) for tensor in (latent, manner))
         drawn = [] if manner is None else [{"manner": manner}, load_painter().module.state_dict()]
-        return cls(deformable, w_avg.to(device), config, name, fingerprint(deformable.state_dict(), *drawn), latent, manner)
+        drawn += [dict(pair)] if pair else []
+        return cls(deformable, w_avg.to(device), config, name, fingerprint(deformable.state_dict(), *drawn), latent, manner,
+                   build_patches(pair or {}, device, painted=config.get("painted", 1.0)))
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
@@ -114,7 +118,7 @@ class DeformableStyle(Style):
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        held = [name for name in ("target_latent", "manner") if getattr(self, name) is not None]
+        held = [name for name in ("target_latent", "manner", "pair") if getattr(self, name) is not None]
         return self.controls_of(self.config, held)
 
     @property
@@ -146,13 +150,20 @@ class DeformableStyle(Style):
                 detail = values[DETAIL.name] * (fitted(photo, shown.shape[3]).to(shown) - shown)
             if self.is_carried:
                 found = self.finder.points(shown) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(w_plus)
+        passed: list[Tensor] = []
         image = self.deformable.synthesis(
             w_plus, alpha=alpha, noise=self.deformable.generator.fixed_noise(), residual=face.residual,
-            look=values.get("look_strength", 0.0), places=found, detail=detail).image
-        manner, tone = look_shares(values, whole=self._whole_look)
+            look=values.get("look_strength", 0.0), places=found, detail=detail, passed=passed).image
+        manner, tone, patches = look_shares(values, whole=self._whole_look)
+        made = image
         if manner and self.manner is not None:
-            image = painted(self.painter, image, self.manner[None], strength=manner)
-        return self._toned(image.clamp(-1.0, 1.0), tone) if tone else image
+            made = painted(self.painter, made, self.manner[None], strength=manner)
+        if tone:
+            made = self._toned(made.clamp(-1.0, 1.0), tone)
+        if patches and self.pair is not None:
+            places = moved_places(found, composed(passed, image.shape[3])) if passed else found
+            made = self.pair(image, made, places, patches)
+        return made
 
     def _toned(self, image: Tensor, tone: float) -> Tensor:
         """Return images [N, 3, S, S] in the tones of the drawing, skin from skin where its landmarks are known."""
@@ -227,7 +238,8 @@ class DeformableStyle(Style):
             {**styles[0].config, "painted": sum(weight * style.config.get("painted", 1.0) for style, weight in parts)},
             "-".join(f"{style.name}{round(100 * weight)}" for style, weight in parts), digest.hexdigest()[:16],
             sum(weight * style.target_latent for style, weight in parts) if known else None,
-            sum(weight * style.manner for style, weight in parts) if all(s.manner is not None for s in styles) else None)
+            sum(weight * style.manner for style, weight in parts) if all(s.manner is not None for s in styles) else None,
+            PairPatches.mix([s.pair for s in styles], weights) if all(s.pair is not None for s in styles) else None)
 
     def graph(self) -> nn.Module:
         from styles.deformable_graph import DeformableGraph
@@ -236,18 +248,19 @@ class DeformableStyle(Style):
         if self.deformable.look is not None:
             layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
             rows = self.target_latent[layer:]
-        strength, tone = look_shares(defaults, whole=self._whole_look)
+        strength, tone, patches = look_shares(defaults, whole=self._whole_look)
         return DeformableGraph(
             self.deformable, inputs=(ALPHA,), rows=rows, look=defaults.get("look_strength", 0.0),
             color=defaults.get("color_strength") or 0.0, finder=self.finder if self.deformable.look is not None else None,
             painter=None if self.manner is None else self.painter, manner=self.manner, manner_strength=strength,
-            tones=self.tones if TONE.name in defaults else None, tone=tone, detail=defaults.get(DETAIL.name, 0.0))
+            tones=self.tones if TONE.name in defaults else None, tone=tone, detail=defaults.get(DETAIL.name, 0.0),
+            patches=self.pair if patches else None, patch_strength=patches)
 
 
 def save_style(
     path: str | Path, deformable: DeformableGenerator, *, w_avg: Tensor, base: Mapping[str, str],
     training: Mapping[str, Any], target_latent: Tensor | None = None, manner: Tensor | None = None,
-    painted: float | None = None,
+    painted: float | None = None, pair: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a style as one safetensors file with its config inside.
 
@@ -260,8 +273,9 @@ def save_style(
         target_latent: w_plus [L, D] of the drawing, from which colours can be taken.
         manner: how it is drawn, see ``DeformableStyle``.
         painted: how much of it the painter draws by that, see ``training.manner``; all of it where None.
+        pair: what ``styles.patches.pair_tensors`` gives.
     """
-    tensors = {"w_avg": w_avg, **_prefixed("g.", deformable.generator)}
+    tensors = {"w_avg": w_avg, **_prefixed("g.", deformable.generator), **(pair or {})}
     tensors |= {name: tensor for name, tensor in (("target_latent", target_latent), ("manner", manner)) if tensor is not None}
     for prefix, part in (("stns.", deformable.tps), ("rtstn.", deformable.affine)):
         if part is not None:
@@ -272,18 +286,6 @@ def save_style(
               "transformers": asdict(deformable.config), "base": dict(base), "training": dict(training)}
     config |= {} if painted is None else {"painted": painted}
     save_model(path, tensors, config)
-
-
-def look_tensors(deformable: DeformableGenerator) -> list[str]:
-    """Return the names of the tensors that hold a style's look."""
-    return [name for name in ("look", "look_source", "look_places") if getattr(deformable, name, None) is not None]
-
-
-def take_manner(path: Path, tensors: dict[str, Tensor]) -> Tensor | None:
-    """Take the code of a drawing's manner out of a style's tensors; CheckpointError for one that is not the painter's."""
-    if "manner" not in tensors:
-        return None
-    return take_vector(path, tensors, "manner", load_painter().module.config.code)
 
 
 def _prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
@@ -300,52 +302,3 @@ def export_published(path: str | Path, deformable: DeformableGenerator) -> None:
         check_finite(f"{path}: part {part}", tensors)
     with atomic_write(path) as temporary:
         torch.save(state, temporary)
-
-
-def _own_style(
-    path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any]
-) -> tuple[DeformableGenerator, Tensor]:
-    generator_config = read_config(path, config, "generator", GeneratorConfig.from_dict)
-    transformers = read_config(path, config, "transformers", lambda values: SpatialTransformerConfig(**values))
-    w_avg = take_vector(path, tensors, "w_avg", generator_config.style_dim)
-    own = {name.removeprefix("g."): tensor for name, tensor in tensors.items() if name.startswith("g.")}
-    generator = build_strict(lambda: Generator(generator_config), own, what=f"{path}: part g")
-    deformable = _deform(path, generator, transformers)
-    if deformable.look is not None:
-        for name in look_tensors(deformable):
-            own, given = getattr(deformable, name), tensors.pop(name, None)
-            if given is None or given.shape != own.shape:
-                raise CheckpointError(f"{path}: holds no {name} {list(own.shape)}; train the style anew")
-            own.data.copy_(given)
-    parts = {"stns.": deformable.tps, "rtstn.": deformable.affine}
-    known = tuple(prefix for prefix, module in parts.items() if module is not None)
-    strange = [name for name in tensors if not name.startswith(("g.", *known))]
-    if strange:
-        raise CheckpointError(f"{path}: does not fit: unexpected {', '.join(strange[:3])}; train the style anew")
-    for prefix in known:
-        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        load_strict(parts[prefix], own, what=f"{path}: part {prefix[:-1]}")
-    return deformable, w_avg
-
-
-def _deform(path: Path, generator: Generator, transformers: SpatialTransformerConfig) -> DeformableGenerator:
-    try:
-        return DeformableGenerator(generator, transformers)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}; get the file again or train the style anew") from error
-
-
-def _published_style(path: Path, state: Mapping[str, Mapping[str, Tensor]]) -> DeformableGenerator:
-    check_official(path, "styleN.pt", state, exact=False)
-    for part, tensors in state.items():
-        check_state(f"{path}: part {part}", tensors)
-        check_finite(f"{path}: part {part}", tensors)
-    try:
-        generator_config, transformer_config = configs_from_published(state)
-    except (ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}; get the file again") from error
-    generator = build_strict(lambda: Generator(generator_config), state["g"], what=f"{path}: part g")
-    deformable = _deform(path, generator, transformer_config)
-    for part, module in (("stns", deformable.tps), ("rtstn", deformable.affine)):
-        load_strict(module, state[part], what=f"{path}: part {part}")
-    return deformable

@@ -33,9 +33,13 @@ MANNER = Control("manner_strength", "how far faces are drawn in the manner of th
 # What no inversion shows of a photo goes with the warp; a little less than all of it leaves room for the drawing's own hand.
 DETAIL = Control("detail", "share of what a photo shows beyond its inversion; 0 leaves it out", default=0.8, high=1.0,
                  label="Detail of the photo")
-# Defaults for photos and for samples: of a style that the painter has no part in, and of one that it draws.
+PATCHES = Control("patch_strength", "how far faces are drawn with patches of the drawing itself, 0 not at all, 1 whole",
+                  default=0.45, samples=0.8, high=1.0, label="Patches of the drawing")
+# Defaults for photos and for samples: of a style that the painter has no part in, and of one that it draws; of the first where
+# the file holds the pair, whose patches say all that the others would.
 UNPAINTED = {LOOK: (0.6, 0.5), COLOR: (0.75, 0.1), TONE: (0.7, 0.7), MANNER: (0.0, 0.0)}
-PAINTED = {LOOK: (0.3, 0.3), COLOR: (0.3, 0.3), TONE: (0.0, 0.0), MANNER: (0.9, 0.9)}
+PAINTED = {LOOK: (0.3, 0.3), COLOR: (0.3, 0.3), TONE: (0.0, 0.0), MANNER: (0.9, 0.9), PATCHES: (0.0, 0.0)}
+PATCHED = {LOOK: (0.0, 0.0), COLOR: (0.0, 0.0), TONE: (0.0, 0.0), MANNER: (0.0, 0.0), PATCHES: (0.45, 0.8)}
 
 
 def deformable_controls(transformers: Mapping[str, Any], names: Sequence[str], *, share: float = 1.0) -> tuple[Control, ...]:
@@ -48,24 +52,31 @@ def deformable_controls(transformers: Mapping[str, Any], names: Sequence[str], *
     if transformers.get("look_form", "added") == "added":
         return ALPHA, LOOK, DRAWN_COLOR, DETAIL
     if "manner" in names:
-        return ALPHA, *painted_controls(share), DETAIL
+        return ALPHA, *painted_controls(share, patches="pair" in names), DETAIL
     return ALPHA, MATCHED_LOOK, MATCHED_COLOR, TONE, DETAIL
 
 
-def painted_controls(share: float) -> tuple[Control, ...]:
-    """Return look, colours, manner and tones with defaults for a style that the painter draws ``share`` of, 0 to 1."""
+def painted_controls(share: float, *, patches: bool) -> tuple[Control, ...]:
+    """Return look, colours, manner, tones, and patches where the style has them, with their defaults.
+
+    ``share`` is how much of the style the painter draws, 0 to 1.
+    """
+    unpainted = PATCHED if patches else UNPAINTED
+
     def between(control: Control, about: Control) -> Control:
         photos, samples = (round(low + share * (high - low), 3)
-                           for low, high in zip(UNPAINTED[control], PAINTED[control], strict=True))
+                           for low, high in zip(unpainted[control], PAINTED[control], strict=True))
         return replace(about, default=photos, samples=samples)
 
-    return tuple(between(*pair) for pair in ((LOOK, MATCHED_LOOK), (COLOR, MATCHED_COLOR), (MANNER, MANNER), (TONE, TONE)))
+    pairs = [(LOOK, MATCHED_LOOK), (COLOR, MATCHED_COLOR), (MANNER, MANNER), (TONE, TONE)]
+    return tuple(between(*pair) for pair in pairs + ([(PATCHES, PATCHES)] if patches else []))
 
 
-def look_shares(values: Mapping[str, Any], *, whole: float) -> tuple[float, float]:
-    """Return how far faces are drawn in the drawing's manner, and how far tones go to its.
+def look_shares(values: Mapping[str, Any], *, whole: float) -> tuple[float, float, float]:
+    """Return how far faces are drawn in the drawing's manner, how far tones go to its, and how far its patches are taken.
 
-    Who wants none of the look wants none of them either; ``whole`` is the look at which they are taken as they are.
+    Who wants none of the look wants none of them either; ``whole`` is the look at which they are taken as they are, and where
+    that is 0 they do not depend on it.
     """
-    share = min(1.0, values.get(LOOK.name, 0.0) / whole)
-    return share * values.get(MANNER.name, 0.0), share * values.get(TONE.name, 0.0)
+    share = min(1.0, values.get(LOOK.name, 0.0) / whole) if whole else 1.0
+    return tuple(share * values.get(control.name, 0.0) for control in (MANNER, TONE, PATCHES))

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from models.deformable import DeformableGenerator
 from models.painter import Painter, fitted, painted
 from models.look import landmark_grid, look_maps, matched
-from models.sampling_grids import composed, enlarged, halved, pixel_lattice, unfolded
+from models.sampling_grids import composed, enlarged, halved, moved_places, pixel_lattice, unfolded
 from models.spatial_transformer import INTERPOLATION
 from models.stylegan2 import layer_at
 from models.tones import CELL, Tones, in_tones
 from styles.controls import Control
 from styles.deformable_controls import COLOR_SHARE
+from styles.patches import PairPatches
 
 
 class DeformableGraph(nn.Module):
@@ -32,18 +33,20 @@ class DeformableGraph(nn.Module):
         painter, manner: draws as the code [code] says, as far as ``manner_strength``.
         detail: share of what photos show beyond their inversions.
         tones: of the drawing, to which the picture goes by ``tone``.
+        patches: of the pair, taken as far as ``patch_strength``.
     """
 
     def __init__(self, deformable: DeformableGenerator, *, inputs: tuple[Control, ...], rows: Tensor | None = None,
                  look: float = 1.0, color: float = 1.0, finder: nn.Module | None = None, painter: Painter | None = None,
                  manner: Tensor | None = None, manner_strength: float = 0.0, tones: Tones | None = None, tone: float = 0.0,
-                 detail: float = 0.0) -> None:
+                 detail: float = 0.0, patches: PairPatches | None = None, patch_strength: float = 0.0) -> None:
         super().__init__()
         self.tone = tone if tones is not None else 0.0
         for name, tensor in (tones._asdict() if tones is not None else {}).items():
             self.register_buffer(f"tones_{name}", tensor, persistent=False)
         self.deformable, self.inputs, self.look, self.color, self.finder = deformable, inputs, look, color, finder
         self.painter, self.manner_strength, self.detail = painter, manner_strength, detail
+        self.patches, self.patch_strength = patches, patch_strength
         self.register_buffer("manner", manner, persistent=False)
         self.register_buffer("rows", rows, persistent=False)
         for size in deformable.config.resolutions:
@@ -68,12 +71,21 @@ class DeformableGraph(nn.Module):
             on_image = {layer_at(size): partial(self._carry_image, grids=passed[size]) for size in config.resolutions}
         image = generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=transforms,
                                     image_transforms=on_image)
+        grids = [grid for size in config.resolutions for grid in passed[size]]
         if photo is not None and self.detail:
-            grids = [grid for size in config.resolutions for grid in passed[size]]
             side = int(shown.shape[3])
             detail = fitted(photo, side) - shown
             image = image + self.detail * (self._read(detail, composed(grids, side)) if grids else detail)
-        if self.painter is not None:
+        made = self._made(image)
+        if self.patches is None:
+            return made
+        places = self.finder.points(shown)
+        places = moved_places(places, composed(grids, int(image.shape[3]))) if grids else places
+        return self.patches(image, made, places, self.patch_strength)
+
+    def _made(self, image: Tensor) -> Tensor:
+        """Return an image painted and toned."""
+        if self.painter is not None and self.manner_strength:
             image = painted(self.painter, image, self.manner[None], strength=self.manner_strength)
         if not self.tone:
             return image

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from checkpoints.features import PainterFile, load_encoder, load_landmark_net, load_painter, load_residual_encoder
 from data.images import to_tensor
+from models.analogy import Analogy
 from models.face import Face
 from models.look import landmark_grid, tone_maps, toned
 from models.painter import Painter, fitted, painted
@@ -25,10 +26,13 @@ from models.stylegan2 import Generator
 from models.tones import CELL, Tones, in_tones, read_tones
 from pipeline.align import align_face
 from pipeline.faces import FaceFinder
+from styles.patches import PairPatches
 
 # How far light and colours of faces are drawn in the picture's manner, before they go all the way to its tones: the rest is the
 # person.
 PAINTED, COLOURED = 0.8, 0.8
+# How far the picture's own patches are taken where its face is known.
+PATCHED = 0.6
 
 
 class PictureLook(NamedTuple):
@@ -40,6 +44,7 @@ class PictureLook(NamedTuple):
         places: landmarks [1, 68, 2] of its face as fractions of the side, or None where there is none.
         tones: of the picture itself.
         manner: how it is drawn, a code of ``models.painter``, [1, code].
+        patches: of the picture, or None where there is no face in it.
     """
 
     rows: Tensor
@@ -47,14 +52,17 @@ class PictureLook(NamedTuple):
     places: Tensor | None
     tones: Tones
     manner: Tensor
+    patches: PairPatches | None = None
 
     def mixed(self, other: PictureLook, share: float) -> PictureLook:
         """Return a look between two, ``share`` of it the other's."""
-        places = None
+        places = patches = None
         if self.places is not None and other.places is not None:
             places = torch.lerp(self.places, other.places, share)
+            patches = PairPatches.mix([self.patches, other.patches], [1.0 - share, share])
         return PictureLook(torch.lerp(self.rows, other.rows, share), torch.lerp(self.maps, other.maps, share), places,
-                           self.tones.mixed(other.tones, share), torch.lerp(self.manner, other.manner, share))
+                           self.tones.mixed(other.tones, share), torch.lerp(self.manner, other.manner, share),
+                           patches)
 
     def on(self, features: Tensor, *, places: Tensor | None, strength: float) -> Tensor:
         """Return features [N, C, R, R] of faces with landmarks ``places`` [N, 68, 2] in this look."""
@@ -78,6 +86,9 @@ class PictureLook(NamedTuple):
         colours = COLOURED * (strength if colour is None else colour)
         image = in_tones(image.clamp(-1.0, 1.0), self.tones._replace(logs=None), **toned_too)
         image = painted(painter, image, self.manner.to(image), strength=PAINTED * strength, colour=colours)
+        if self.patches is not None and places is not None:
+            share = strength.reshape(-1, 1, 1, 1) if isinstance(strength, Tensor) else strength
+            image = self.patches(image, image, places.to(image), PATCHED * share)
         return in_tones(image, self.tones, **toned_too)
 
 
@@ -137,5 +148,6 @@ class PictureReader:
         face = self.face(image)
         half = self.generator.halfway(face.w_plus, noise=self.generator.fixed_noise(), resolution=self.side)
         places = self.landmarks(image).points if faces else None
+        patches = None if places is None else PairPatches([Analogy(None, image, places)])
         return PictureLook(face.w_plus, tone_maps(half.features.float() + face.residual), places, read_tones(image),
-                           self.painter.module.read(fitted(image, self.painter.module.config.size))), bool(faces)
+                           self.painter.module.read(fitted(image, self.painter.module.config.size)), patches), bool(faces)

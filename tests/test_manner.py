@@ -46,9 +46,9 @@ def test_who_wants_no_look_gets_no_manner() -> None:
     names = ("target_latent", "manner")
     values = {control.name: control.default for control in deformable_controls({"look": 32, "look_form": "carried"}, names)}
     whole = values["look_strength"]
-    assert look_shares(values, whole=whole) == (values["manner_strength"], values["tone_strength"])
-    assert look_shares({**values, "look_strength": 0.0}, whole=whole) == (0.0, 0.0)
-    assert look_shares({"look_strength": 0.9, "tone_strength": 0.5}, whole=1.0) == (0.0, 0.45)
+    assert look_shares(values, whole=whole) == (values["manner_strength"], values["tone_strength"], 0.0)
+    assert look_shares({**values, "look_strength": 0.0}, whole=whole) == (0.0, 0.0, 0.0)
+    assert look_shares({"look_strength": 0.9, "tone_strength": 0.5}, whole=1.0) == (0.0, 0.45, 0.0)
     assert "manner_strength" not in [c.name for c in deformable_controls({"look": 32, "look_form": "carried"}, names[:1])]
 
 

@@ -174,3 +174,13 @@ def test_both_spellings_and_help():
     args = train.parse(["--num-iter", "3", "--stn-lr", "1e-3", "--use_rtstn", "false", "--cross-layers", "1,2"])
     assert (args.iterations, args.tps_lr, args.use_affine, args.directional_layers) == (3, 1e-3, False, (1, 2))
     assert train.main(["--help"]) == 0
+
+
+def test_a_style_keeps_its_pair_where_its_landmarks_are_sure(command, capsys, tmp_path):
+    folder = Path(train.__file__).parent / "data" / "style_images_aligned"
+    faces = ("--source", str(folder / "source_sample.png"), "--target", str(folder / "target_sample.png"))
+    assert command("--style", "plain") == 0 and "no patches of it are kept" in capsys.readouterr().err
+    assert command(*faces, "--style", "faces") == 0 and "no patches" not in capsys.readouterr().err
+    plain, tensors = (load_model(tmp_path / "styles" / f"{name}.safetensors", kind="style")[0] for name in ("plain", "faces"))
+    assert "pair" not in plain and tensors["pair"].dtype == torch.uint8 and tensors["pair_points"].shape == (1, 68, 2)
+    assert load_style("faces").pair is not None

@@ -1,0 +1,197 @@
+"""Patches of a pair's drawing for other faces."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from checkpoints import CheckpointError
+from checkpoints.features import load_landmark_net
+from checkpoints.paths import bundled_styles_dir
+from data.looks import draw_look
+from models.analogy import GROUND, SKIN, Analogy, face_frame, face_parts
+from models.face import Face
+from models.sampling_grids import moved_places, pixel_lattice
+from pipeline.sampling import random_faces, undeformed
+from styles.deformable_controls import deformable_controls, look_shares
+from styles.patches import PairPatches, pair_tensors
+from styles.registry import load_style, mix_styles
+
+
+@pytest.fixture(scope="module")
+def pictures():  # noqa: ANN201
+    """Three faces [3, 3, 128, 128], their landmarks, and the drawing of the first."""
+    style = load_style("comic")
+    images = undeformed(style.base, random_faces(style, 3, [0, 1, 2], truncation_psi=0.7)).clamp(-1.0, 1.0)
+    with torch.no_grad():
+        points = load_landmark_net().module(images).points
+    large = torch.nn.functional.interpolate(images[:1], size=(256, 256), mode="bicubic").clamp(-1.0, 1.0)
+    drawing = torch.nn.functional.avg_pool2d(draw_look("ink", large, points[0].double().numpy()), 2)
+    return images, points, drawing
+
+
+@pytest.fixture(scope="module")
+def analogy(pictures):  # noqa: ANN001, ANN201
+    images, points, drawing = pictures
+    return Analogy(images[:1], drawing, points[:1])
+
+
+@pytest.fixture(scope="module")
+def patched(pictures, tmp_path_factory):  # noqa: ANN001, ANN201
+    """A ready style whose file holds a pair, and in which the painter has no part."""
+    images, points, drawing = pictures
+    with safe_open(bundled_styles_dir() / "comic.safetensors", "pt") as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    facts["config"] = json.dumps({**json.loads(facts["config"]), "painted": 0.0})
+    path = tmp_path_factory.mktemp("patched") / "own.safetensors"
+    save_file({**tensors, **pair_tensors(images[:1], drawing, points[:1].expand(2, -1, -1))}, path, metadata=facts)
+    return path
+
+
+def away(first, second) -> float:  # noqa: ANN001
+    return float((first - second).abs().mean())
+
+
+def test_the_pairs_own_photo_becomes_its_drawing(analogy, pictures) -> None:  # noqa: ANN001
+    images, points, drawing = pictures
+    made = analogy(images[:1], images[:1], points[:1], 0.5)
+    assert away(images[:1], drawing) > 0.3
+    assert away(made, drawing) < 0.01
+    _, own = analogy.draw(images, points)
+    assert own[0] > 0.99 > 2.0 * own[1:].max()
+
+
+def test_other_faces_are_drawn_and_stay_their_own(analogy, pictures) -> None:  # noqa: ANN001
+    images, points, drawing = pictures
+    made = analogy.draw(images[1:], points[1:])[0]
+    for one, image in zip(made, images[1:], strict=True):
+        # In the drawing's colours, and neither the drawing nor the photo.
+        assert (one.mean() - drawing.mean()).abs() < 0.25 * (image.mean() - drawing.mean()).abs()
+        assert away(one, drawing[0]) > 0.05 and away(one, image) > 0.2
+    assert away(made[0], made[1]) > 0.05
+
+
+def test_strength_leads_from_what_is_drawn_otherwise_to_the_patches(analogy, pictures) -> None:  # noqa: ANN001
+    images, points, _ = pictures
+    other = images[1:2]
+    made = [analogy(other, other, points[1:2], strength) for strength in (0.0, 0.3, 0.6, 1.0)]
+    torch.testing.assert_close(made[0], other, rtol=0, atol=2e-3)
+    assert sorted([away(one, other) for one in made]) == [away(one, other) for one in made]
+    torch.testing.assert_close(made[3], analogy.draw(other, points[1:2])[0], rtol=0, atol=2e-3)
+
+
+def test_patches_go_where_the_landmarks_are(analogy, pictures) -> None:  # noqa: ANN001
+    images, points, drawing = pictures
+    moved = torch.roll(images[:1], (4, 6), dims=(2, 3))
+    there = points[:1] + points.new_tensor([6.0, 4.0]) / 128.0
+    made = analogy.draw(moved, there)[0]
+    x, y = face_frame(there, 128)
+    inside = (x.square() + y.square()).sqrt() < 0.8
+    wanted = torch.roll(drawing, (4, 6), dims=(2, 3))
+    errors = [((made - one).abs() * inside).sum() for one in (wanted, drawing)]
+    assert errors[0] < 0.3 * errors[1]
+
+
+def test_places_go_where_a_grid_puts_them() -> None:
+    lattice = pixel_lattice(64, mode="exact").reshape(1, 64, 64, 2)
+    places = torch.tensor([[[0.3, 0.4], [0.6, 0.55]]])
+    torch.testing.assert_close(moved_places(places, lattice), places)
+    bent = lattice + 0.1 * torch.sin(3.0 * lattice.flip(3)) + torch.tensor([0.05, -0.02])
+    moved = moved_places(places, bent)
+    read = torch.nn.functional.grid_sample(bent.permute(0, 3, 1, 2), 2.0 * moved[:, :, None] - 1.0, align_corners=False)
+    torch.testing.assert_close(read[..., 0].transpose(1, 2), 2.0 * places - 1.0, rtol=0, atol=1e-3)
+    assert away(moved, places) > 0.02
+
+
+def test_parts_are_found(pictures) -> None:  # noqa: ANN001
+    images, points, _ = pictures
+    parts = face_parts(images, points)
+    torch.testing.assert_close(parts.sum(dim=1), torch.ones(3, 128, 128))
+    nose = (points[:, 30] * 128).long()
+    for index, (x, y) in enumerate(nose):
+        assert parts[index, SKIN, y, x] > 0.9
+        assert parts[index, :, 4, 4].argmax() == GROUND
+        assert parts[index, SKIN, 4, 4] < 0.1
+
+
+def test_colours_that_the_drawing_keeps_are_kept(pictures) -> None:  # noqa: ANN001
+    images, points, _ = pictures
+    same, turned = (Analogy(images[:1], drawing, points[:1]) for drawing in (images[:1], -images[:1]))
+    assert same.kept > 0.95 and turned.kept == 0.0
+    other = images[1:2]
+    assert away(same.draw(other, points[1:2])[0], other) < 0.12 < away(turned.draw(other, points[1:2])[0], other)
+
+
+def test_batches_and_sizes_change_nothing(analogy, pictures) -> None:  # noqa: ANN001
+    images, points, drawing = pictures
+    together = analogy.draw(images, points)[0]
+    for index in range(3):
+        alone = analogy.draw(images[index:index + 1], points[index:index + 1])[0]
+        assert away(alone, together[index:index + 1]) < 2e-3
+    large = [torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear") for x in (images, drawing)]
+    made = Analogy(large[0][:1], large[1], points[:1]).draw(large[0], points)[0]
+    assert made.shape == (3, 3, 256, 256)
+    assert away(torch.nn.functional.avg_pool2d(made, 2), together) < 0.06
+
+
+def test_a_style_with_a_pair_draws_by_it(patched) -> None:  # noqa: ANN001
+    style = load_style(str(patched))
+    look = style.default_look()
+    assert look["patch_strength"] == 0.45 and look["look_strength"] == look["manner_strength"] == 0.0
+    assert style.default_look(samples=True)["patch_strength"] > 0.45
+    face = random_faces(style, 3, [1], truncation_psi=0.7)
+    plain = style.draw(face, look.changed(patch_strength=0.0))
+    # Where the landmarks of the deformed face are found, the patches lie too.
+    wanted = style.pair(plain, plain, style.finder.points(plain), 0.45)
+    drawn = style.draw(face, look)
+    assert away(drawn, wanted) < 0.35 * away(wanted, plain) and away(wanted, plain) > 0.1
+
+
+def test_graph_draws_patches_as_draw_does(patched) -> None:  # noqa: ANN001
+    style = load_style(str(patched))
+    face = random_faces(style, 3, [0], truncation_psi=0.7)
+    photo = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    with torch.no_grad():
+        ours = style.graph()(face.w_plus, None, photo, torch.tensor([0.7]))
+    theirs = style.draw(Face(face.w_plus, photo=photo), style.default_look().changed(alpha=0.7))
+    # A rounding may decide between two patches that are alike.
+    assert away(ours, theirs) < 2e-3
+
+
+def test_mixtures_mix_patches(patched) -> None:  # noqa: ANN001
+    style, other = load_style(str(patched)), load_style("ink")
+    mixed = mix_styles([style, style], [0.25, 0.75])
+    face = random_faces(style, 3, [1], truncation_psi=0.7)
+    assert away(mixed.draw(face, style.default_look()), style.draw(face, style.default_look())) < 2e-3
+    bare = [one for one in (style, other) if one.pair is None]
+    assert (mix_styles([style, other], [0.5, 0.5]).pair is None) == bool(bare)
+    assert PairPatches.mix([style.pair, style.pair], [0.25, 0.75]).weights == (0.25, 0.75)
+
+
+def test_defaults_follow_what_the_file_holds() -> None:
+    shape, names = {"look": 32, "look_form": "carried"}, ("target_latent", "manner")
+    with_pair, without = ({c.name: c.default for c in deformable_controls(shape, held, share=0.0)}
+                          for held in ((*names, "pair"), names))
+    assert with_pair["look_strength"] == 0.0 < without["look_strength"] and "patch_strength" not in without
+    # A look of 0 by default says nothing of the patches; one that was asked for does.
+    assert look_shares(with_pair, whole=0.0) == (0.0, 0.0, 0.45)
+    assert look_shares({**with_pair, "look_strength": 0.0}, whole=0.3) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("damage", ["kind", "shape", "points"])
+def test_a_damaged_pair_is_told_of(patched, tmp_path, damage) -> None:  # noqa: ANN001
+    with safe_open(patched, "pt") as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    if damage == "kind":
+        tensors["pair"] = tensors["pair"].float()
+    elif damage == "shape":
+        tensors["pair"] = tensors["pair"][:, :3].contiguous()
+    else:
+        del tensors["pair_points"]
+    save_file(tensors, tmp_path / "own.safetensors", metadata=facts)
+    with pytest.raises(CheckpointError, match="pair that it holds is damaged"):
+        load_style(str(tmp_path / "own.safetensors"))
