@@ -36,6 +36,7 @@ HELP = {
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
     "paintings": "draw packed faces in random looks, for the painter",
     "painter": "networks that draw in the manner of any picture and turn drawings into photos, on what paintings drew",
+    "person": "the guess of who is behind a drawing, on a folder that the drawings stage wrote",
     "export": "write the starter files from what is trained",
 }
 
@@ -70,6 +71,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                                help="deform every face as its look does, in place of at random")
             stage.add_argument("--least_warp", type=cli.finite_float, default=0.0,
                                help="least strength of random deformations, 0 to 1")
+            stage.add_argument("--seed", type=cli.non_negative_int, default=0, help="of faces and drawings in a folder")
             stage.add_argument("--output", type=Path, required=True,
                                help="file to write, .npz, and a run that was interrupted goes on; or a folder for PNG files "
                                     "and truth.npz")
@@ -77,6 +79,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--count", type=cli.positive_int, default=600, help="number of looks")
             stage.add_argument("--output", type=Path, required=True, help="folder; a run that was interrupted goes on")
+        elif name == "person":
+            stage.add_argument("--drawings", type=Path, required=True, help="folder that the drawings stage wrote")
+            stage.add_argument("--output", type=Path, default=STARTER / "person.safetensors", help="file")
         elif name == "landmarks":
             stage.add_argument("--drawings", type=Path, default=None,
                                help="file of the drawings stage, or folder of the paintings stage, to train on as well")
@@ -193,6 +198,10 @@ def work(args: Namespace) -> dict:
         return draw(pack, args)
     if args.stage == "landmarks":
         return train_landmarks(pack, args)
+    if args.stage == "person":
+        from training.pretrain.person import train_person
+
+        return train_person(pack, args.drawings, args.output)
     from training.pretrain.vit import train_vit
 
     return train_vit(pack, args.state, minutes=args.minutes)
@@ -212,7 +221,9 @@ def draw(pack: FacePack, args: Namespace) -> dict:
     looks = {name: look for name, look in looks.items() if name in (args.looks or looks)}
     given = {"looks": looks, "count": args.count, "size": args.size, "recoloured": args.recoloured,
              "own_warp": args.own_warp, "least_warp": args.least_warp}
-    return (draw_pack if args.output.suffix == ".npz" else draw_folder)(pack, args.output, **given)
+    if args.output.suffix == ".npz":
+        return draw_pack(pack, args.output, **given)
+    return draw_folder(pack, args.output, seed=args.seed, **given)
 
 
 def train_landmarks(pack: FacePack, args: Namespace) -> dict:

@@ -54,6 +54,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         shown = ", starter ".join(str(getattr(plan, stage).steps) for plan in plans)
         parser.add_argument(f"--{stage}_steps", type=cli.non_negative_int, default=None,
                             help=f"steps of the stage {stage} [{shown}]")
+    shown = ", starter ".join(str(plan.destylize.person.steps if plan.destylize.person else 0) for plan in plans)
+    parser.add_argument("--person_steps", type=cli.non_negative_int, default=None,
+                        help=f"steps that take the face behind a portrait to the person who is expected there [{shown}]")
     shown = ", starter ".join(str(plan.sampler.samples) for plan in plans)
     parser.add_argument("--sampler_samples", type=cli.positive_int, default=None, help=f"samples that it sees [{shown}]")
     parser.add_argument("--batch", type=cli.positive_int, default=plans[0].tune.batch, help="images per step")
@@ -69,6 +72,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def settings(args: Namespace, *, size: int) -> Any:
     """Return the config that the options ask for, for a generator of ``size`` px; what is not given suits that size."""
     from training.exemplar_run import STAGES, ExemplarConfig
+    from training.exemplars import PersonSettings
 
     own, shared = ExemplarConfig.starter() if size <= SMALL else ExemplarConfig(), {"batch": args.batch, "seed": args.seed}
     parts = {}
@@ -76,6 +80,9 @@ def settings(args: Namespace, *, size: int) -> Any:
         steps, adversarial = getattr(args, f"{stage}_steps"), stage in ("tune", "pretrain", "finetune")
         changes = ({} if steps is None else {"steps": steps}) | (shared if adversarial else {})
         parts[stage] = replace(getattr(own, stage), **changes)
+    if args.person_steps is not None:
+        person = PersonSettings(steps=args.person_steps) if args.person_steps else None
+        parts["destylize"] = replace(parts["destylize"], person=person)
     samples = own.sampler.samples if args.sampler_samples is None else args.sampler_samples
     sampler = replace(own.sampler, samples=samples, codes=min(own.sampler.codes, samples))
     return replace(own, **parts, sampler=sampler, save_every=args.save_every, seed=args.seed)

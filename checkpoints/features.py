@@ -24,6 +24,7 @@ from models.e4e import E4EConfig, E4EEncoder
 from models.face_id import FaceIdConfig, FaceIdNet
 from models.landmarks import LandmarkConfig, LandmarkNet
 from models.painter import Painter, PainterConfig
+from models.person import PersonGuess
 from models.psp import PSPEncoder
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
@@ -286,6 +287,29 @@ def load_face_id(name_or_path: str | Path = "starter", *, device: torch.device |
     module = build_strict(lambda: FaceIdNet(found), unpack_half(path, tensors.get(PACKED), shapes), what=str(path))
     module.requires_grad_(False).eval().to(device)
     return FaceIdentity(module, fingerprint(module.state_dict()))
+
+
+@dataclass(frozen=True)
+class PersonFile:
+    """A guess of who is behind drawings, see ``models.person``, and its content digest."""
+
+    module: PersonGuess
+    fingerprint: str
+
+
+def load_person(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> PersonFile:
+    """Load the guess of who is behind a drawing: "starter" or a file.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or of another kind.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / "person.safetensors" if text == "starter" else Path(text)
+    tensors, config = load_model(path, kind="person")
+    module = build_strict(lambda: read_config(path, config, "person", lambda values: PersonGuess(**values)), tensors,
+                          what=str(path))
+    module.requires_grad_(False).eval().to(device)
+    return PersonFile(module, fingerprint(module.state_dict()))
 
 
 def landmarks_path() -> Path:

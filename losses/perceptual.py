@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.dino import DinoFeatures
+from models.dino import DinoFeatures, SharedTokens
 from models.remembered import Remembered
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
@@ -50,7 +50,7 @@ class ViTTokenDistance(nn.Module):
         facet: "f", "q", "k" or "v".
     """
 
-    def __init__(self, features: DinoFeatures, *, layers: Iterable[int], facet: str = "k") -> None:
+    def __init__(self, features: DinoFeatures | SharedTokens, *, layers: Iterable[int], facet: str = "k") -> None:
         super().__init__()
         self.features = features
         self.layers = tuple(layers)

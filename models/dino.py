@@ -237,6 +237,39 @@ class DinoFeatures(nn.Module):
         return found
 
 
+class SharedTokens:
+    """Tokens of some layers and facets, computed once for everybody who asks about the same image in turn.
+
+    An image is the same while it is the same object and was not written to, and gradients are wanted as before.
+
+    Args:
+        features: frozen.
+        layers, facets: all that is asked for, see ``DinoFeatures.tokens``.
+    """
+
+    def __init__(self, features: DinoFeatures, *, layers: Iterable[int], facets: Iterable[str]) -> None:
+        self.features, self.layers, self.facets = features, tuple(layers), tuple(facets)
+        self._last: tuple[Tensor, tuple[Any, ...], dict[tuple[str, int], Tensor]] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Number of layers of the transformer."""
+        return self.features.depth
+
+    def tokens(
+        self, image: Tensor, *, layers: Iterable[int], facets: Iterable[str] = ("k",)
+    ) -> dict[tuple[str, int], Tensor]:
+        """See ``DinoFeatures.tokens``; raises KeyError for what was not said to be asked for."""
+        if not image.is_inference():  # an inference tensor has no count of writes
+            state = image._version, torch.is_grad_enabled()
+            if self._last is None or self._last[0] is not image or self._last[1] != state:
+                self._last = image, state, self.features.tokens(image, layers=self.layers, facets=self.facets)
+            found = self._last[2]
+        else:
+            found = self.features.tokens(image, layers=self.layers, facets=self.facets)
+        return {(facet, layer): found[facet, layer] for layer in sorted(set(layers)) for facet in sorted(set(facets))}
+
+
 def run_block(block: Block, x: Tensor, *, finish: bool = True) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Run one pre-norm transformer block and also return its q, k and v.
 

@@ -18,6 +18,7 @@ from checkpoints.features import PainterFile, load_encoder, load_landmark_net, l
 from data.images import to_tensor
 from models.analogy import Analogy
 from models.face import Face
+from models.landmarks import points_and_doubt
 from models.look import landmark_grid, tone_maps, toned
 from models.painter import Painter, fitted, painted
 from models.residual_encoder import residual_of
@@ -32,7 +33,9 @@ from styles.patches import PairPatches
 # person.
 PAINTED, COLOURED = 0.8, 0.8
 # How far the picture's own patches are taken where its face is known.
-PATCHED = 0.6
+PATCHED = 0.7
+# Doubt in landmarks up to which a picture in which no face was found is an aligned face as it is, see ``points_and_doubt``.
+MOST_DOUBT = 0.06
 
 
 class PictureLook(NamedTuple):
@@ -139,7 +142,10 @@ class PictureReader:
 
     @torch.no_grad()
     def read(self, picture: Image.Image) -> tuple[PictureLook, bool]:
-        """Return the look of an RGB picture, and whether a face was found in it; without one the whole picture counts."""
+        """Return the look of an RGB picture, and whether there is a face in it; without one the whole picture counts.
+
+        Where none is found, as in many drawings, the picture may be an aligned face as it is.
+        """
         faces = self._finder.find(picture)
         size = self.generator.config.size
         if faces:
@@ -147,7 +153,10 @@ class PictureReader:
         image = to_tensor(picture, size).to(self.device)
         face = self.face(image)
         half = self.generator.halfway(face.w_plus, noise=self.generator.fixed_noise(), resolution=self.side)
-        places = self.landmarks(image).points if faces else None
+        places, doubt = points_and_doubt(self.landmarks, image)
+        if not faces and float(doubt) > MOST_DOUBT:
+            places = None
         patches = None if places is None else PairPatches([Analogy(None, image, places)])
-        return PictureLook(face.w_plus, tone_maps(half.features.float() + face.residual), places, read_tones(image),
-                           self.painter.module.read(fitted(image, self.painter.module.config.size)), patches), bool(faces)
+        manner = self.painter.module.read(fitted(image, self.painter.module.config.size))
+        maps = tone_maps(half.features.float() + face.residual)
+        return PictureLook(face.w_plus, maps, places, read_tones(image), manner, patches), places is not None

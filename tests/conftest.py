@@ -23,8 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # What takes longest begins first, so that no process is left with it alone in the end.
-LONGEST = ("pretrain", "export", "parity", "dataset", "op_backend", "notebook", "parity_dualstylegan", "distributed", "bench",
-           "resume", "residual", "train_cli", "parity_blendgan", "scripts", "train_blend", "video", "app", "batch", "kinds")
+LONGEST = ("export", "train_cli", "any_style", "pretrain", "parity_blendgan", "parity", "bench", "resume", "dataset",
+           "notebook", "scripts", "app", "checkpoints", "distributed", "parity_dualstylegan", "residual", "kinds",
+           "op_backend", "kill_folder", "modify_style", "blend_style", "video", "modify", "batch", "train_blend")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -110,7 +110,7 @@ def test_random_styles_are_drawings_by_their_seed(style, tmp_path):
     # The same as naming that picture; its face is found there anew.
     named = style.draw(faces, Look(style_image=FileValue.read(tmp_path / "four.png")))
     assert distance(named, drawn[4]) < 1e-5
-    assert len({style.random_picture(seed).tobytes() for seed in range(4)}) == 4
+    assert style.random_picture(5).tobytes() != style.random_picture(4).tobytes()
 
 
 def test_without_a_face_the_picture_counts_and_a_line_says_so(style, tmp_path, capsys):
@@ -120,6 +120,18 @@ def test_without_a_face_the_picture_counts_and_a_line_says_so(style, tmp_path, c
         drawn = style.draw(random_faces(style, 3, [0], truncation_psi=0.7), look)
         assert torch.isfinite(drawn).all()
         assert "no face found in the style picture" in capsys.readouterr().err
+
+
+def test_an_aligned_face_that_no_detector_finds_is_one_all_the_same(style, tmp_path, monkeypatch, capsys):
+    faces = random_faces(style, 3, [0], truncation_psi=0.7)
+    monkeypatch.setattr(style.reader._finder, "find", lambda picture: [])
+    path = tmp_path / "drawn.png"
+    read_image(DRAWING).save(path)
+    look = style.picture_look(Look(style_image=FileValue.read(path)))
+    assert look.places is not None and look.patches is not None and not capsys.readouterr().err
+    read_image(DRAWING).rotate(180).save(path)  # upside down is none
+    drawn = style.draw(faces, Look(style_image=FileValue.read(path)))
+    assert torch.isfinite(drawn).all() and "no face found" in capsys.readouterr().err
 
 
 def test_every_pair_once_with_a_sheet(tmp_path, capsys):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from models.dino import (
     DinoFeatures,
+    SharedTokens,
     ViTConfig,
     build_vit,
     clean_vit_state,
@@ -71,6 +72,27 @@ def test_gradients_reach_the_image_only(features: DinoFeatures) -> None:
     assert all(parameter.grad is None for parameter in features.parameters())
     features.train()
     assert not features.vit.training
+
+
+def test_shared_tokens_are_computed_once(features: DinoFeatures) -> None:
+    """All who ask about one image are given what one pass found, while it is that image and gradients are wanted as before."""
+    shared, image = SharedTokens(features, layers=(0, 2), facets="fk"), torch.rand(1, 3, 64, 64).requires_grad_(True)
+    drawn = 2.0 * image - 1.0
+    first, second = shared.tokens(drawn, layers=(0,), facets="f"), shared.tokens(drawn, layers=(0, 2))
+    assert features.n_forward == 1 and list(second) == [("k", 0), ("k", 2)] and list(first) == [("f", 0)]
+    own = features.tokens(drawn, layers=(0, 2), facets="fk")
+    assert all(torch.equal(found[key], own[key]) for found in (first, second) for key in found)
+    (first["f", 0].square().sum() + second["k", 2].square().sum()).backward(retain_graph=True)
+    gradient, image.grad = image.grad, None
+    (own["f", 0].square().sum() + own["k", 2].square().sum()).backward()
+    assert torch.allclose(gradient, image.grad, rtol=1e-5, atol=1e-7 * float(image.grad.abs().max()))
+    with torch.no_grad():
+        assert not shared.tokens(drawn, layers=(2,))["k", 2].requires_grad
+        drawn.zero_()
+        assert not torch.equal(shared.tokens(drawn, layers=(2,))["k", 2], second["k", 2])
+    assert features.n_forward == 4
+    with pytest.raises(KeyError):
+        shared.tokens(drawn, layers=(1,))
 
 
 def test_prepare(features: DinoFeatures) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,16 @@ from losses.noise import noise_regularization, ramped_rate, renew_noise
 from data.random_drawings import random_caricature
 from models.exemplar_moves import moves_of
 from models.discriminator import Discriminator, DiscriminatorConfig
+from models.face import Face
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, ModRes, blend_weights, sampler_rows
 from models.stylegan2 import Generator, GeneratorConfig
 from training.adversarial_stage import FolderTuning, TuningConfig, run_steps
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining, mixing_row
 from training.exemplar_shape import fit_moves
-from training.exemplars import DestylizeSettings, RefineSettings, SamplerFit, SamplerSettings, destylize, refine_codes
+from training.exemplars import (
+    DestylizeSettings, Person, PersonSettings, RefineSettings, SamplerFit, SamplerSettings, destylize, refine_codes,
+    towards_person,
+)
 from training.checks import DivergedError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -298,6 +303,31 @@ def test_face_behind_a_portrait_has_its_deformation_taken_back(generator, encode
                       settings=DestylizeSettings(steps=0, truncation=1.0, unwarp=True))
     assert torch.equal(found.extrinsic, encode(portrait)) and torch.equal(found.intrinsic[:, 8:], found.extrinsic[:, 8:])
     assert torch.equal(found.intrinsic[:, :8], encode(plain)[:, :8])
+
+
+def test_person_who_is_expected_comes_nearer_by_rows_alone(generator, encode):
+    """Rows of colours and what the face shows beside its rows stay; a strict penalty leaves the others where they were."""
+    portrait, see = images(2), torch.randn(48, 6, generator=torch.Generator().manual_seed(5))
+    embed = lambda image: F.adaptive_avg_pool2d(image, 4).flatten(1) @ see  # noqa: E731
+    person = Person(embed, lambda photo: embed(photo) + 1.0)
+    given = {"encode": encode, "to_w": lambda rows: rows, "perceptual": distance,
+             "features": lambda image, rows: torch.ones(len(rows), 8, 32, 32)}
+    settings = DestylizeSettings(steps=0, truncation=1.0, detail=0.25)
+    plain = destylize(portrait, generator, generator, settings=settings, person=person, **given)
+    found = destylize(portrait, generator, generator, person=person, **given,
+                      settings=replace(settings, person=PersonSettings(steps=20)))
+    wanted = person.expected(portrait)
+    away = [(embed(result.face) - wanted).norm(dim=1) for result in (plain, found)]
+    assert (away[1] < 0.9 * away[0]).all() and not found.face.requires_grad
+    assert torch.equal(found.intrinsic[:, 8:], plain.extrinsic[:, 8:]) and torch.equal(found.extrinsic, plain.extrinsic)
+    shown = Face(found.intrinsic, 0.25 * torch.ones(2, 8, 32, 32))
+    drawn = generator.synthesis(shown.w_plus, noise=generator.fixed_noise(), feature_transforms=shown.transforms())
+    assert torch.allclose(drawn, found.face, atol=1e-5)
+    strict = destylize(portrait, generator, generator, person=person, **given,
+                       settings=replace(settings, person=PersonSettings(steps=20, rows=1e6)))
+    assert (strict.intrinsic - plain.intrinsic).abs().mean() < 0.1 * (found.intrinsic - plain.intrinsic).abs().mean()
+    with pytest.raises(DivergedError, match="person"):
+        towards_person(shown, generator, wanted * torch.nan, embed=embed)
 
 
 def test_diverged_stage_names_its_term(generator, encode):

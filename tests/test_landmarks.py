@@ -19,7 +19,7 @@ from checkpoints.io import save_model
 from data.images import read_image, to_tensor
 from data.landmarks68 import MIRROR
 from data.looks import LOOKS
-from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks, soft_argmax
+from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks, points_and_doubt, soft_argmax
 from training.pretrain import drawings, export
 from training.pretrain import landmark_network as training
 from training.pretrain.common import RandomFaces, load_state
@@ -138,6 +138,17 @@ def test_labels_move_with_the_pixels(marked_pack):
         for x, y in (marks[[36, 45]] * 128).tolist():
             around = image[max(int(y) - 2, 0):int(y) + 3, max(int(x) - 2, 0):int(x) + 3]
             assert float(around.max()) > dark + 0.3, (x, y)
+
+
+def test_doubt_tells_faces_from_what_is_none():
+    net, x = load_landmark_net().module, torch.linspace(-1.0, 1.0, 128)
+    face = to_tensor(read_image(FACE), 128)
+    points, doubt = points_and_doubt(net, torch.cat([face, face.flip(3)]))
+    assert torch.allclose(points[:1], net(face).points, atol=1e-4) and doubt.shape == (2,) and (doubt < 0.04).all()
+    disc = ((x.square() + x[:, None].square() < 0.4).float() * 2.0 - 1.0).expand(1, 3, -1, -1)  # symmetric, but no face
+    noise = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    for other in (torch.zeros(1, 3, 128, 128), disc, noise):
+        assert points_and_doubt(net, other)[1] > 0.07
 
 
 def test_perfect_points_have_no_distance_and_a_large_eye_is_seen():

@@ -51,7 +51,8 @@ def command(weights, tmp_path, monkeypatch):
         return train_exemplars.main([str(weights / "portraits"), "--style", style, "--align", "false", "--batch", "2",
                                      "--base", str(weights / "generator.safetensors"),
                                      "--vit", str(weights / "vit.safetensors"), "--encoder",
-                                     str(weights / "encoder.safetensors"), *steps, "--sampler_samples", "100", "--save_every", "1", *options])
+                                     str(weights / "encoder.safetensors"), *steps, "--sampler_samples", "100", "--person_steps", "1",
+                                     "--save_every", "1", *options])
 
     return run
 

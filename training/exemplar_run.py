@@ -19,7 +19,8 @@ from models.stylegan2 import Generator
 from training.adversarial_stage import AdversarialStage, FolderTuning, TuningConfig
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining
 from training.exemplars import (
-    Destylized, DestylizeSettings, Distance, Maps, RefineSettings, Rows, SamplerFit, SamplerSettings, destylize, refine_codes,
+    Destylized, DestylizeSettings, Distance, Maps, Person, PersonSettings, RefineSettings, Rows, SamplerFit, SamplerSettings,
+    destylize, refine_codes,
 )
 from training.exemplar_shape import Shapes
 from training.report import LossTable, contact_sheet, plot_losses
@@ -49,10 +50,12 @@ class ExemplarConfig:
         """Return the settings that suit the starter: its rows are w+, and a CPU has to be enough.
 
         Its encoder gives drawings rows of faces already. A generator tuned on them, and codes optimised under it, gained 0.03
-        of identity in an hour; taking the deformation back before the portrait is encoded costs nothing.
+        of identity in an hour; taking the deformation back before the portrait is encoded costs nothing. What its photos show
+        beside their rows is for the greater part left-over lines.
         """
         return cls(tune=TuningConfig(steps=0, rate=5e-4, critic_rate=5e-4, adversarial=0.1, reconstruction=1.0, average=0.97),
-                   destylize=DestylizeSettings(steps=0, rate=0.05, truncation=1.0, unwarp=True, photo=True),
+                   destylize=DestylizeSettings(steps=0, rate=0.05, truncation=1.0, unwarp=True, photo=True, detail=0.25,
+                                               person=PersonSettings()),
                    pretrain=MixedFacesConfig(steps=120, rate=5e-4, critic_rate=5e-4, average=0.98),
                    finetune=PortraitsConfig(steps=260, rate=5e-4, critic_rate=5e-4, adversarial=0.3, structure=20.0,
                                             average=0.98),
@@ -78,6 +81,7 @@ class Tools:
         shapes: finds landmarks and deformations; may be None where nothing asks for it.
         as_photo: drawings -> photos, [N, 3, S, S] each; may be None where nothing asks for it.
         features: photos and their w_plus -> what they show beside it, see ``models.residual_encoder``; likewise.
+        person: see there; may be None where nothing asks for it.
     """
 
     generator: Generator
@@ -91,6 +95,7 @@ class Tools:
     shapes: Shapes | None = None
     as_photo: Callable[[Tensor], Tensor] | None = None
     features: Callable[[Tensor, Tensor], Tensor] | None = None
+    person: Person | None = None
 
 
 class ExemplarRun:
@@ -257,7 +262,8 @@ class ExemplarRun:
             plain = tools.as_photo(portraits if plain is None else plain)
         return destylize(portraits, tuned, tools.generator, encode=tools.encode, to_w=lambda rows: rows, plain=plain,
                          perceptual=tools.perceptual, identity=tools.identity, settings=self.config.destylize,
-                         center=tools.w_avg, features=tools.features if self.config.destylize.photo else None)
+                         center=tools.w_avg, features=tools.features if self.config.destylize.photo else None,
+                         person=tools.person)
 
     def _refined(self, portraits: Tensor, network: DualStyleGAN, *, content: Tensor, code: Tensor) -> Tensor:
         device = self.tools.w_avg.device

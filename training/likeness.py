@@ -6,10 +6,15 @@ from pathlib import Path
 
 from losses import InversionLoss, LPIPSDistance, ViTTokenDistance
 from losses.perceptual import ALEXNET_FILE, LPIPS_FILE
-from models.dino import DinoFeatures
+from models.dino import DinoFeatures, SharedTokens
 
 
-def inversion_loss(dino: DinoFeatures, folder: Path, *, needs_lpips: bool = False) -> InversionLoss:
+def token_layers(depth: int) -> list[int]:
+    """Return an early, a middle and a late layer of a transformer of any depth, whose tokens ``inversion_loss`` compares."""
+    return sorted({depth // 6, depth * 5 // 12, depth * 2 // 3})
+
+
+def inversion_loss(dino: DinoFeatures | SharedTokens, folder: Path, *, needs_lpips: bool = False) -> InversionLoss:
     """Return L1 + LPIPS where AlexNet's files lie in ``folder``, else L1 + the distance of the transformer's tokens.
 
     Raises:
@@ -18,6 +23,4 @@ def inversion_loss(dino: DinoFeatures, folder: Path, *, needs_lpips: bool = Fals
     """
     if needs_lpips or all((folder / name).is_file() for name in (ALEXNET_FILE, LPIPS_FILE)):
         return InversionLoss(LPIPSDistance.from_folder(folder))
-    # Early, middle and late layers of a transformer of any depth.
-    layers = sorted({dino.depth // 6, dino.depth * 5 // 12, dino.depth * 2 // 3})
-    return InversionLoss(ViTTokenDistance(dino, layers=layers))
+    return InversionLoss(ViTTokenDistance(dino, layers=token_layers(dino.depth)))
