@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from training.pretrain.faces import FacePack
 
 MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0,
-           "residual": 60.0, "painter": 90.0}
+           "residual": 60.0, "painter": 90.0, "parts": 30.0}
 SIZED = ("autoencoder", "gan")
 STARTED = ("gan", "encoder")
 TEACHED = ("autoencoder", "gan", "encoder", "painter")
@@ -34,6 +34,7 @@ HELP = {
     "drawings": "draw packed faces in the project's looks, with known landmarks",
     "landmarks": "68 points: dlib's shape predictor, and the differentiable heat-map network",
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
+    "parts": "network that tells skin, ground, hair and the rest of pictures apart",
     "paintings": "draw packed faces in random looks, for the painter",
     "painter": "networks that draw in the manner of any picture and turn drawings into photos, on what paintings drew",
     "person": "the guess of who is behind a drawing, on a folder that the drawings stage wrote",
@@ -196,6 +197,10 @@ def work(args: Namespace) -> dict:
         return paint_folder(pack, args.output, count=args.count, size=args.size)
     if args.stage == "drawings":
         return draw(pack, args)
+    if args.stage == "parts":
+        from training.pretrain.parts import train_parts
+
+        return train_parts(pack, args.state, minutes=args.minutes)
     if args.stage == "landmarks":
         return train_landmarks(pack, args)
     if args.stage == "person":

@@ -24,6 +24,7 @@ from models.e4e import E4EConfig, E4EEncoder
 from models.face_id import FaceIdConfig, FaceIdNet
 from models.landmarks import LandmarkConfig, LandmarkNet
 from models.painter import Painter, PainterConfig
+from models.parts import PartsConfig, PartsNetwork
 from models.person import PersonGuess
 from models.psp import PSPEncoder
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
@@ -310,6 +311,20 @@ def load_person(name_or_path: str | Path = "starter", *, device: torch.device | 
                           what=str(path))
     module.requires_grad_(False).eval().to(device)
     return PersonFile(module, fingerprint(module.state_dict()))
+
+
+def load_parts(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> PartsNetwork:
+    """Load the network that tells skin, ground, hair and the rest of pictures apart: "starter" or a file.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or of another kind.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / "parts.safetensors" if text == "starter" else Path(text)
+    tensors, config = load_model(path, kind="parts")
+    found = read_config(path, config, "parts", PartsConfig.from_dict)
+    module = build_strict(lambda: PartsNetwork(found), tensors, what=str(path))
+    return module.requires_grad_(False).eval().to(device)
 
 
 def landmarks_path() -> Path:

@@ -19,6 +19,7 @@ PURPOSES = {
     "painter.safetensors": "draws a picture in the manner of another, 128 px",
     "destylizer.safetensors": "turns drawings of faces into photos, 128 px",
     "person.safetensors": "who is behind a destylised drawing: map of the identity network's 128 numbers",
+    "parts.safetensors": "tells skin, ground, hair and the rest of a picture apart, 128 px",
     "vit.safetensors": "vision transformer, patch 8, 12 blocks, for the directional and consistency losses",
     "landmarks.dat": "dlib shape predictor, 68 points",
     "landmarks_net.safetensors": "heat-map landmark network, 68 points, 128 px, differentiable",

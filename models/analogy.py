@@ -10,20 +10,19 @@ optimisation, Kwatra et al. 2005), which joins neighbouring patches. Of the pair
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.look import landmark_grid, window_mean
+from models.parts import GROUND, HAIR, PartsNetwork, face_frame, face_parts
 from models.sampling_grids import pixel_lattice
 from models.tones import opponent
 
 # Side of the maps that are matched; px between patches, and their side; passes.
 SIDE, STEP, PATCH, PASSES = 128, 2, 5, 2
-# Parts of a picture, in this order.
-SKIN, GROUND, HAIR, REST = range(4)
 # How much parts count, lightness and colour relative to their part (in each part), and the drawing so far.
 PART_WEIGHT, GUIDE_WEIGHT, GUIDE_OF_PART, DRAWN_WEIGHT = 4.0, 1.2, (1.0, 0.0, 1.0, 0.5), 2.0
 # What a displacement by the whole side costs inside of the face and elsewhere; above the brows this share of the difference.
@@ -31,125 +30,25 @@ INSIDE, OUTSIDE, BROW = 50.0, 10.0, 0.4
 # From the second pass on also what a patch costs that is not taken from beside its neighbours', whose mean displacement in a
 # window of this deviation in patches says where that is.
 ASTRAY, AROUND = 100.0, 1.5
+# In clips, the patches around one whose matches in the last frame are tried, itself first; of how many rows one is matched anew
+# per frame; and what being the last frame's counts.
+BESIDE, FRESH, LASTING = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)), 4, 0.05
 # Deviation of a patch's weights, in px.
 SOFT = 1.0
 # Of what a picture has and the matched photo has not, the shares that are added in each part; of colours less. Broad
 # differences, over windows of this deviation in px, are added as far as the drawing kept them of the photo.
-OWN_OF_PART, OWN_COLOUR, BROAD = (0.8, 0.0, 0.5, 0.3), 0.35, 6.0
+OWN_OF_PART, OWN_COLOUR, BROAD = (0.8, 0.0, 0.3, 0.3), 0.35, 6.0
+# Deviation in px of what a drawing's colours are regressed on, weight of the ridge, and the largest slope.
+CLOSE_TO, RIDGE, MOST_SLOPE = 2.0, 0.004, 1.5
+# Of those slopes, the share that is believed where the photo is a guess.
+GUESSED = 0.5
+# Correlations of fine lightness at which a drawing keeps nothing, and all, of its photo's ground; variance that counts as none.
+UNALIKE, ALIKE, LEAST_LIGHT = 0.75, 0.92, 2e-4
 # Mean square of the difference in the skin at which a face is taken for the pair's own: 0.01 to 0.04 for that, 0.1 to 0.4 for
 # others. From this strength on it is drawn whole.
 OWN_FACE, OWN_WHOLE = 0.045, 0.3
 # Strength at which broad colours, and all around the face, are the drawing's; deviation in px of SIDE of what is broad.
-AHEAD, PALETTE = 0.45, 4.0
-# Width of the likelihood of a colour, and what colours unlike any sample are given.
-COLOUR_WIDTH, ELSE = 0.13, 0.03
-
-
-def face_frame(points: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return where pixels lie in the frame of faces: (x, y) [N, 1, size, size] each.
-
-    The nose is the origin; 1 is half the width of the jaw to the right, and the height from the bridge of the nose to the
-    chin downwards.
-
-    Args:
-        points: [N, 68, 2] as fractions of the side.
-    """
-    origin, right, down = _axes(points)
-    lattice = pixel_lattice(size, mode="exact").to(points) / 2.0 + 0.5
-    offsets = lattice[None] - origin[:, None]  # [N, P, 2]
-    x, y = ((offsets * axis[:, None]).sum(dim=2) / axis.square().sum(dim=1, keepdim=True).clamp_min(1e-8)
-            for axis in (right, down))
-    return x.reshape(-1, 1, size, size), y.reshape(-1, 1, size, size)
-
-
-def _axes(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the nose, half the width to the right and the height downwards, [N, 2] each, at a right angle."""
-    down = points[:, 8] - points[:, 27]
-    side = torch.stack([down[:, 1], -down[:, 0]], dim=1)
-    half = 0.5 * (points[:, 16] - points[:, 0]).norm(dim=1, keepdim=True)
-    return points[:, 27:36].mean(dim=1), half * F.normalize(side, dim=1), down
-
-
-def _skin_places(points: Tensor) -> Tensor:
-    """Return places of bare skin: cheeks, bridge of the nose, above the chin, [N, K, 2]."""
-    cheeks = [torch.lerp(points[:, jaw], points[:, nose], share) for share in (0.2, 0.4, 0.6, 0.8)
-              for jaws, nose in (((2, 3, 4), 31), ((14, 13, 12), 35)) for jaw in jaws]
-    bridge = [torch.lerp(points[:, 27], points[:, 30], share) for share in (0.0, 0.5)]
-    chin = [0.5 * (points[:, jaw] + points[:, 57]) for jaw in (6, 8, 10)]
-    return torch.stack(cheeks + bridge + chin, dim=1)
-
-
-def _hair_places(points: Tensor) -> Tensor:
-    """Return places in two arcs over the forehead, [N, K, 2]; what is skin there says nothing of hair."""
-    origin, right, down = _axes(points)
-    arcs = [origin + radius * (math.sin(angle / 10.0) * right - math.cos(angle / 10.0) * down)
-            for radius in (1.35, 1.55) for angle in range(-9, 10, 2)]
-    return torch.stack(arcs, dim=1).clamp(0.02, 0.98)
-
-
-def _ground_places(points: Tensor) -> Tensor:
-    """Return places in the upper corners, [N, K, 2]."""
-    x, y = points.new_tensor([0.02, 0.06, 0.1, 0.14]), points.new_tensor([0.02, 0.08, 0.14, 0.2, 0.27])
-    left = torch.stack([x.repeat(5), y.repeat_interleave(4)], dim=1)
-    both = torch.cat([left, torch.stack([1.0 - left[:, 0], left[:, 1]], dim=1)])
-    return both.expand(len(points), -1, -1)
-
-
-def _read(maps: Tensor, places: Tensor) -> Tensor:
-    """Return what maps [N, C, H, W] hold at places [N, K, 2], [N, K, C]."""
-    read = F.grid_sample(maps, (2.0 * places - 1.0)[:, :, None], mode="bilinear", padding_mode="border", align_corners=False)
-    return read[..., 0].transpose(1, 2)
-
-
-def _unlikeness(colours: Tensor, samples: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return how unlike samples [N, K, 3] colours [N, P, 3] are: the mean over the three nearest, [N, P]."""
-    distance = (colours[:, :, None] - samples[:, None]).square().sum(dim=3) / COLOUR_WIDTH**2
-    if weights is not None:
-        distance = distance - 2.0 * weights.clamp_min(1e-4).log()[:, None]
-    return distance.topk(3, dim=2, largest=False).values.mean(dim=2)
-
-
-def face_parts(image: Tensor, points: Tensor) -> Tensor:
-    """Return how far each pixel is skin, ground, hair or the rest: [N, 4, S, S] of sum 1.
-
-    By the colours of places that the landmarks say, and by where such parts are expected.
-
-    Args:
-        image: [N, 3, S, S] in [-1, 1].
-        points: landmarks [N, 68, 2] as fractions of the side.
-    """
-    size = image.shape[3]
-    maps = window_mean(opponent(image), 0.7) * image.new_tensor([0.6, 1.6, 1.6]).reshape(1, 3, 1, 1)
-    colours = maps.flatten(2).transpose(1, 2)  # [N, 3, S, S] -> [N, S^2, 3]
-    skin = _read(maps, _skin_places(points))
-    crown = _read(maps, _hair_places(points))
-    bare = torch.exp(-0.5 * _unlikeness(crown, skin))
-    like = [torch.exp(-0.5 * _unlikeness(colours, *samples)).reshape(-1, 1, size, size)
-            for samples in ((skin,), (_read(maps, _ground_places(points)),), (crown, 1.0 - bare))]
-
-    def rising(value: Tensor, width: float) -> Tensor:
-        return torch.sigmoid(value / width)
-
-    x, y = face_frame(points, size)
-    radius = (x.square() + y.square()).sqrt()
-    expected = (0.8 * rising(1.45 - radius, 0.1), rising(radius - 1.2, 0.12) * rising(0.9 - y, 0.15)
-                * (1.0 + 3.0 * rising(radius - 2.0, 0.1)), 0.7 * rising(radius - 0.85, 0.06) * rising(2.3 - radius, 0.25),
-                rising(y - 0.95, 0.06) * rising(radius - 0.95, 0.05))
-    share = torch.cat([(where + 1e-3) * how for where, how in
-                       zip(expected, (like[0] + 0.3 * ELSE, like[1] + ELSE, like[2] + ELSE, 3.0 * ELSE), strict=True)], dim=1)
-    share = share / share.sum(dim=1, keepdim=True)
-    inner = rising(0.97 - radius, 0.04) * rising(y + 0.42, 0.02)
-    share = torch.cat([torch.maximum(share[:, :1], inner), share[:, 1:] * (1.0 - inner)], dim=1)
-    share = _guided(share, image.mean(dim=1, keepdim=True)).clamp(1e-3, 1.0)
-    return share / share.sum(dim=1, keepdim=True)
-
-
-def _guided(maps: Tensor, guide: Tensor, *, sigma: float = 1.5, softness: float = 0.01) -> Tensor:
-    """Return maps [N, C, S, S] smoothed but for the edges of a guide [N, 1, S, S] (guided filter, He et al. 2010)."""
-    mean, middle = window_mean(guide, sigma), window_mean(maps, sigma)
-    variance = window_mean(guide.square(), sigma) - mean.square()
-    slope = (window_mean(maps * guide, sigma) - middle * mean) / (variance + softness)
-    return window_mean(slope, sigma) * guide + window_mean(middle - slope * mean, sigma)
+AHEAD, PALETTE = 0.3, 4.0
 
 
 def _relative(image: Tensor, parts: Tensor, points: Tensor) -> Tensor:
@@ -183,37 +82,86 @@ def _described_drawing(drawing: Tensor) -> Tensor:
     return DRAWN_WEIGHT * _patches(opponent(drawing), PATCH) / PATCH
 
 
-def _kept(photo: Tensor, drawing: Tensor) -> Tensor:
-    """Return how far a drawing keeps the broad colours of its photo, a number from 0 to 1: 0 where it has its own."""
-    photo, drawing = (window_mean(opponent(image), BROAD) for image in (photo, drawing))
-    spread = (photo - photo.mean(dim=(2, 3), keepdim=True)).square().mean()
-    return (1.0 - 2.0 * (photo - drawing).square().mean() / (spread + 1e-3)).clamp(0.0, 1.0)
+def _slopes(photo: Tensor, drawing: Tensor, parts: Tensor, whole: Tensor) -> Tensor:
+    """Return what a drawing makes of broad differences of its photo's colours, part by part, [1, 4, 3, 3].
+
+    By ridge regression within each part: 0 where it has colours of its own, the identity where it keeps the photo's. Where
+    ``whole`` [1, 1, 1, 1] is 1 the ridge pulls to the regression over all parts.
+    """
+    photo, drawing = (window_mean(opponent(image), CLOSE_TO).flatten(2)[:, None] for image in (photo, drawing))  # [1, 1, 3, P]
+
+    def regressed(share: Tensor, goal: Tensor) -> Tensor:
+        total = share.sum(dim=3, keepdim=True)
+        x, y = (maps - (maps * share).sum(dim=3, keepdim=True) / total for maps in (photo, drawing))
+        ridge = RIDGE * total * torch.eye(3, dtype=x.dtype, device=x.device)
+        own, both = (x * share) @ x.transpose(2, 3) + ridge, (y * share) @ x.transpose(2, 3) + goal @ ridge
+        return torch.linalg.solve(own, both, left=False)
+
+    share = parts.flatten(2)[:, :, None]  # [1, 4, 1, P]
+    every = torch.ones_like(share[:, :1])
+    slopes = regressed(share, whole * regressed(every, torch.zeros(1, 1, 3, 3).to(photo))).clamp(-MOST_SLOPE, MOST_SLOPE)
+    # A ground that is not the photo's is the artist's, whatever is near it.
+    return torch.cat([slopes[:, :GROUND], whole * slopes[:, GROUND:HAIR], slopes[:, HAIR:]], dim=1)
+
+
+def _kept_whole(photo: Tensor, drawing: Tensor, ground: Tensor) -> Tensor:
+    """Return how far a drawing keeps its photo's ground as it is, [1, 1, 1, 1] from 0 to 1: then it keeps all that it shows.
+
+    By the correlation of fine lightness, away from the ground's borders [1, 1, S, S].
+    """
+    photo, drawing = (window_mean(light - window_mean(light, BROAD), 0.7)
+                      for light in (opponent(image)[:, :1] for image in (photo, drawing)))
+    share = (1.0 - 2.0 * F.max_pool2d(1.0 - ground, 5, stride=1, padding=2)).clamp_min(0.0) + 1e-6
+
+    def mean(maps: Tensor) -> Tensor:
+        return (share * maps).sum(dim=(2, 3), keepdim=True) / share.sum(dim=(2, 3), keepdim=True)
+
+    likeness = mean(photo * drawing) / ((mean(photo.square()) * mean(drawing.square())).sqrt() + LEAST_LIGHT)
+    return ((likeness - UNALIKE) / (ALIKE - UNALIKE)).clamp(0.0, 1.0)
+
+
+@dataclass
+class Matches:
+    """Which patches the last frame of a clip was drawn with: the next begins there, which is faster, and steadier.
+
+    Attributes:
+        found: see ``Analogy._matched``, [1, L], or None before the first frame.
+        frames: number of frames so far.
+    """
+
+    found: Tensor | None = None
+    frames: int = 0
 
 
 class Analogy(nn.Module):
     """Draws faces as a pair's photo was drawn.
 
     Args:
-        photo: the pair's photo in the shape of its drawing, [1, 3, S, S] in [-1, 1]; None where there is only the drawing,
-            which stands for it. Faces should be in its colours then, and none is the pair's own.
+        photo: the pair's photo in the shape of its drawing, [1, 3, S, S] in [-1, 1].
         drawing: [1, 3, S, S].
         points: landmarks of the drawing, [1, 68, 2] as fractions of the side.
+        network: tells the parts of pictures.
+        guessed: the photo is a guess from the drawing, which says little of what the drawing kept of it.
     """
 
-    def __init__(self, photo: Tensor | None, drawing: Tensor, points: Tensor) -> None:
+    def __init__(self, photo: Tensor, drawing: Tensor, points: Tensor, network: PartsNetwork, *,
+                 guessed: bool = False) -> None:
         super().__init__()
-        self.has_photo, photo = photo is not None, drawing if photo is None else photo
+        self.network = network
         small, drawn = (_sized(image, SIDE) for image in (photo, drawing))
-        parts = face_parts(small, points)
+        parts = face_parts(network, small, points)
         relative = _relative(small, parts, points)
+        whole = _kept_whole(small, drawn, parts[:, GROUND:GROUND + 1]) * float(not guessed)
         held = {"pair": torch.cat([photo, drawing], dim=1), "points": points, "drawn": drawn, "relative": relative.sum(dim=1),
                 "described": _described(relative, parts), "described_drawing": _described_drawing(drawn),
-                "kept": _kept(small, drawn) * float(self.has_photo)}
+                "whole": whole, "own_share": whole + (1.0 - whole) * parts.new_tensor(OWN_OF_PART).reshape(1, 4, 1, 1),
+                "kept": _slopes(small, drawn, parts, whole) * (GUESSED if guessed else 1.0)}
         for name, tensor in held.items():
             # Derived from the style's own tensors, so no part of any state.
             self.register_buffer(name, tensor, persistent=False)
 
-    def forward(self, image: Tensor, drawn: Tensor, points: Tensor, strength: float | Tensor) -> Tensor:
+    def forward(self, image: Tensor, drawn: Tensor, points: Tensor, strength: float | Tensor,
+                last: Matches | None = None) -> Tensor:
         """Return faces drawn as the pair's photo was.
 
         Args:
@@ -226,7 +174,7 @@ class Analogy(nn.Module):
         Returns:
             [N, 3, S, S] in [-1, 1].
         """
-        made, own = self.draw(image.clamp(-1.0, 1.0), points)
+        made, own = self.draw(image.clamp(-1.0, 1.0), points, last)
         strength = strength * torch.ones_like(own)
         strength = strength + (1.0 - strength) * own * (strength / OWN_WHOLE).clamp(max=1.0)
         x, y = face_frame(points, image.shape[3])
@@ -238,61 +186,103 @@ class Analogy(nn.Module):
         return (drawn.clamp(-1.0, 1.0) + ahead * ((1.0 - inside) * missing + inside * broad)
                 + fine * inside * (missing - broad)).clamp(-1.0, 1.0)
 
-    def draw(self, image: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, image: Tensor, points: Tensor, last: Matches | None = None) -> tuple[Tensor, Tensor]:
         """Return faces [N, 3, S, S] drawn whole, and how far each is the pair's own, [N, 1, 1, 1] from 0 to 1."""
         size = image.shape[3]
         small = _sized(image, SIDE)
-        parts = face_parts(small, points)
+        parts = face_parts(self.network, small, points)
         relative = _relative(small, parts, points)
-        places = self._matched(_described(relative, parts), points)
+        places, between = self._matched(_described(relative, parts), points, last)
         relative = relative.sum(dim=1)
-        matched = self._laid(self.relative, places, SIDE)
+        matched = self._laid(self.relative, places, SIDE, between)
         difference = relative - matched
         skin = parts[:, :1]
         unlike = (difference.square().sum(dim=1, keepdim=True) * skin).sum(dim=(2, 3), keepdim=True)
-        own = torch.exp(-(unlike / skin.sum(dim=(2, 3), keepdim=True) / OWN_FACE) ** 4) * float(self.has_photo)
-        laid = self._laid(self.pair, places, size)
+        own = torch.exp(-(unlike / skin.sum(dim=(2, 3), keepdim=True) / OWN_FACE) ** 4)
+        laid = self._laid(self.pair, places, size, between)
         photo, drawing = laid.split(3, dim=1)
-        share = (parts * parts.new_tensor(OWN_OF_PART).reshape(1, 4, 1, 1)).sum(dim=1, keepdim=True)
+        share = (parts * self.own_share).sum(dim=1, keepdim=True)
         share = share * share.new_tensor([1.0, OWN_COLOUR, OWN_COLOUR]).reshape(1, 3, 1, 1)
         broad = window_mean(opponent(small) - opponent(_sized(photo, SIDE)), BROAD)
-        added = share * (difference - window_mean(difference, BROAD)) + self.kept * broad
+        broad = (self.kept @ broad.flatten(2)[:, None]).reshape(-1, 4, 3, SIDE, SIDE)  # [N, 3, S, S] -> [N, 4, 3, S, S]
+        added = share * (difference - window_mean(difference, BROAD)) + (parts[:, :, None] * broad).sum(dim=1)
         added = _sized(opponent(added, back=True), size)
         return (drawing + added).clamp(-1.0, 1.0), own
 
-    def _matched(self, described: Tensor, points: Tensor) -> Tensor:
-        """Return which patch of the pair every patch [N, F, L] is most like, [N, L]."""
+    def _matched(self, described: Tensor, points: Tensor, last: Matches | None = None) -> tuple[Tensor, Tensor]:
+        """Return which patch of the pair every patch [N, F, L] is most like, [N, L], and ``between`` for ``_laid``."""
         x, y = face_frame(points, SIDE)
         # Of foreheads, and of what hangs over them, landmarks say less than from the brows down.
         inside = torch.sigmoid((1.0 - (x.square() + y.square()).sqrt()) / 0.08)
+        face = inside[:, :, ::STEP, ::STEP]
         inside = inside * (BROW + (1.0 - BROW) * torch.sigmoid((y + 0.6) / 0.04))
         inside = inside[:, :, ::STEP, ::STEP].flatten(2)
         cost = (OUTSIDE + (INSIDE - OUTSIDE) * inside).square().transpose(1, 2)  # [N, L, 1]
         goal = (landmark_grid(points, self.points, SIDE) / 2.0 + 0.5)[:, ::STEP, ::STEP].flatten(1, 2)  # [N, L, 2]
         lattice = (pixel_lattice(SIDE, mode="exact").to(points) / 2.0 + 0.5).reshape(SIDE, SIDE, 2)[::STEP, ::STEP]
         ticks, lattice = lattice[0, :, 0], lattice.reshape(1, -1, 2)
+        between = (goal - lattice) * (SIDE / STEP)
+        between = STEP * (between - between.round()).transpose(1, 2).reshape(-1, 2, *face.shape[2:]) * face
         away = [cost * (goal[:, :, axis, None] - ticks).square() for axis in (0, 1)]  # [N, L, SIDE / STEP] across and down
-        ours, theirs = described, self.described.expand(len(points), -1, -1)
-        found = self._nearest(ours, theirs, away)
+        theirs = self.described.expand(len(points), -1, -1)
+        found = self._nearest(described, theirs, away) if last is None or last.found is None else last.found
         theirs = torch.cat([theirs, self.described_drawing.expand(len(points), -1, -1)], dim=1)
         for _ in range(PASSES - 1):
-            drawn = _described_drawing(self._laid(self.drawn, found, SIDE))
+            ours = torch.cat([described, _described_drawing(self._laid(self.drawn, found, SIDE, between))], dim=1)
             beside = lattice + window_mean(self._moved(found).to(points), AROUND).flatten(2).transpose(1, 2) / SIDE
-            astray = [ASTRAY**2 * (beside[:, :, axis, None] - ticks).square() for axis in (0, 1)]
-            found = self._nearest(torch.cat([ours, drawn], dim=1), theirs, [away[0] + astray[0], away[1] + astray[1]])
+            costs = [one + ASTRAY**2 * (beside[:, :, axis, None] - ticks).square() for axis, one in enumerate(away)]
+            if last is None or last.found is None:
+                found = self._nearest(ours, theirs, costs)
+            else:
+                found = self._next(ours, theirs, costs, last)
+        if last is not None:
+            last.found, last.frames = found, last.frames + 1
+        return found, between
+
+    def _next(self, ours: Tensor, theirs: Tensor, away: list[Tensor], last: Matches) -> Tensor:
+        """Return what ``_nearest`` does, of what lay around a patch in the last frame, and of everything for every fourth row.
+
+        What a patch was in the last frame it stays unless another one is more like it by ``LASTING``.
+        """
+        side, found = SIDE // STEP, last.found
+        row, column = (found // side).reshape(1, 1, side, side), (found % side).reshape(1, 1, side, side)
+        around = []
+        for down, right in BESIDE:
+            # What lies beside a patch should come from beside its neighbour's.
+            rows, columns = (torch.roll(maps, (-down, -right), dims=(2, 3)) - shift
+                             for maps, shift in ((row, down), (column, right)))
+            around.append((rows.clamp(0, side - 1) * side + columns.clamp(0, side - 1)).flatten(2))
+        around = torch.cat(around, dim=1)[0]  # [K, L]
+
+        def likeness(where: Tensor, places: Tensor) -> Tensor:
+            """Of patches [M] and what is tried for them [K, M], [K, M]."""
+            read = theirs[0].T[places]
+            value = (read * (ours[0].T[where] - 0.5 * read)).sum(dim=2)
+            for maps, place in zip(away, (places % side, places // side), strict=True):
+                value = value - 0.5 * maps[0, where].gather(1, place.T).T
+            return value
+
+        every = torch.arange(side * side, device=found.device)
+        near = likeness(every, around)
+        near[0] += LASTING
+        best, chosen = near.max(dim=0)
+        found = around.gather(0, chosen[None])
+        some = every.reshape(side, side)[last.frames % FRESH::FRESH].flatten()
+        anew = self._nearest(ours[:, :, some], theirs, [maps[:, some] for maps in away])
+        found[:, some] = torch.where(likeness(some, anew) > best[some], anew, found[:, some])
         return found
 
     @staticmethod
     def _nearest(ours: Tensor, theirs: Tensor, away: list[Tensor]) -> Tensor:
-        """Return the most like of ``theirs`` [N, F, L] for each of ``ours``, [N, L], given the costs of displacements.
+        """Return the most like of ``theirs`` [N, F, L] for each of ``ours`` [N, F, M], [N, M], by the costs of displacements.
 
-        Those are sums of one of the column and one of the row, [N, L, SIDE / STEP] each, and not part of the product: next to
+        Those are sums of one of the column and one of the row, [N, M, SIDE / STEP] each, and not part of the product: next to
         their size what tells patches apart would be lost in its rounding.
         """
         norm = -0.5 * theirs.square().sum(dim=1, keepdim=True)
         ours, theirs = torch.cat([ours, torch.ones_like(ours[:, :1])], dim=1), torch.cat([theirs, norm], dim=1)
         side = SIDE // STEP
-        likeness = (ours.transpose(1, 2) @ theirs).reshape(-1, side * side, side, side)
+        likeness = (ours.transpose(1, 2) @ theirs).reshape(len(ours), -1, side, side)
         # In place: these are 67 MB a face.
         likeness.sub_(0.5 * away[0][:, :, None]).sub_(0.5 * away[1][:, :, :, None])
         return likeness.flatten(2).argmax(dim=2)
@@ -305,13 +295,16 @@ class Analogy(nn.Module):
         moved = torch.stack([found % side - own % side, found // side - own // side], dim=1) * STEP
         return moved.reshape(-1, 2, side, side)
 
-    def _laid(self, maps: Tensor, found: Tensor, size: int) -> Tensor:
+    def _laid(self, maps: Tensor, found: Tensor, size: int, between: Tensor) -> Tensor:
         """Return maps [1, C, S, S] with the patches ``found`` [N, L] laid over each other, [N, C, size, size].
+
+        They are read ``between`` [N, 2, SIDE / STEP, SIDE / STEP] px of ``SIDE`` beside themselves: patches lie ``STEP`` px
+        apart, and where landmarks say where to look they say it more finely. A face that moves slowly does not jump then.
 
         Every pixel is the mean of what the patches around it say of it, by a Gaussian of its distance from their centres.
         """
         side, count = SIDE // STEP, len(found)
-        moved = self._moved(found).to(maps)
+        moved = self._moved(found).to(maps) + between.to(maps)
         cells, offset = self._cells(size, maps)
         lattice = pixel_lattice(size, mode="exact").to(maps).reshape(1, size, size, 2)
         total = weight = 0.0

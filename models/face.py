@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from models.analogy import Matches
 from models.stylegan2 import FeatureTransforms, layer_at
 
 
@@ -23,6 +24,8 @@ class Face:
         residual: [N, C, R, R], added to the features after the second convolution at R px (see ``layer_at``), or None.
         photo: [N, 3, S, S] in [-1, 1], the aligned photos that the faces were found in, or None. Kinds of styles that draw what
             no inversion shows take it from there.
+        last: of one face in a clip, what its last frame was drawn with, one for each pair of a style that draws with patches;
+            drawing changes it. None everywhere else.
 
     Raises:
         ValueError: for shapes that do not fit each other.
@@ -31,6 +34,7 @@ class Face:
     w_plus: Tensor
     residual: Tensor | None = None
     photo: Tensor | None = None
+    last: list[Matches] | None = None
 
     def __post_init__(self) -> None:
         if self.w_plus.ndim != 3:

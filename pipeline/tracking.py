@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.landmarks68 import eye_distance
+from models.analogy import Matches
 from pipeline.faces import FaceFinder
 from pipeline.smoothing import Jitter, OneEuro
 
@@ -18,7 +19,8 @@ MAX_MISSED = 1
 
 @dataclass
 class Track:
-    """One face: its smoothed landmarks [68, 2], the filters, and the detector's box relative to the landmarks."""
+    """One face: its smoothed landmarks [68, 2], the filters, the detector's box relative to the landmarks, and what patches its
+    last frame was drawn with."""
 
     landmarks: np.ndarray
     raw: np.ndarray
@@ -29,6 +31,7 @@ class Track:
     missed: int = 0
     jitter: Jitter = field(default_factory=Jitter)
     drawn_jitter: Jitter = field(default_factory=Jitter)
+    last: list[Matches] = field(default_factory=list)
 
     def box(self) -> tuple[float, float, float, float]:
         """Return where the detector would put its box now: moved and scaled with the landmarks."""

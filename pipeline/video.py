@@ -19,6 +19,7 @@ from PIL import Image
 from checkpoints import CheckpointError, atomic_write
 from data.images import WriteError, to_pil
 from data.landmarks68 import eye_distance
+from models.analogy import Matches
 from pipeline import video_io
 from pipeline.align import align_face, photo_corners
 from pipeline.batch import file_state, settings_digest
@@ -140,7 +141,7 @@ class ClipDrawer:
             return torch.from_numpy(track.latent(rows.cpu().numpy(), seconds=seconds)).to(rows)
 
         found = self.stylizer.invert_frame(crop.image, steady)
-        return self.stylizer.restyle(found, look=self.look, landmarks=crop.places()), crop
+        return self.stylizer.restyle(replace(found, last=track.last), look=self.look, landmarks=crop.places()), crop
 
     def _measure(self, image: Image.Image, result: Image.Image, track: Track) -> None:
         unit = float(eye_distance(track.landmarks))
@@ -165,7 +166,8 @@ def tracker_state(tracker: FaceTracker) -> dict[str, Any]:
     """Return plain values and arrays from which ``load_tracker`` goes on exactly."""
     tracks = [{"landmarks": track.landmarks, "raw": track.raw, "frame": track.frame, "missed": track.missed,
                "points": track.points.state(), "scale": track.points.scale, "latent": track.latent.state(),
-               "outline": track.outline.state(), "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent}
+               "outline": track.outline.state(), "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent,
+               "last": [[one.found.tolist(), one.frames] for one in track.last]}
               for track in tracker.tracks]
     return {"since": tracker.since, "cuts": tracker.cuts, "small": tracker.small, "tracks": tracks}
 
@@ -182,7 +184,8 @@ def load_tracker(tracker: FaceTracker, state: dict[str, Any]) -> None:
         filters[0].scale = row["scale"]
         tracker.tracks.append(Track(
             np.asarray(row["landmarks"]), np.asarray(row["raw"]), np.asarray(row["frame"]), *filters, row["missed"],
-            *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn"))))
+            *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn")),
+            [Matches(torch.tensor(found), frames) for found, frames in row["last"]]))
 
 
 def _plain(value: Any) -> Any:

@@ -263,12 +263,14 @@ class BlendStyle(Style):
         image = self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
         if style is None:
             return image
+        plain = shown
         if face.photo is not None:
             share = values[DETAIL.name]
             share = share.reshape(-1, 1, 1, 1) if isinstance(share, Tensor) else share
-            image = image + share * (face.photo - shown)
+            detail = share * (face.photo - shown)
+            image, plain = image + detail, shown + detail
         return style.finished(image, self.reader.painter.module, places=places, strength=values[STRENGTH.name],
-                              colour=values.get(COLOR.name))
+                              colour=values.get(COLOR.name), plain=plain)
 
     def graph(self) -> nn.Module:
         """Return the network with the default look's style as a constant."""

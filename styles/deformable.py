@@ -110,7 +110,7 @@ class DeformableStyle(Style):
         drawn = [] if manner is None else [{"manner": manner}, load_painter().module.state_dict()]
         drawn += [dict(pair)] if pair else []
         return cls(deformable, w_avg.to(device), config, name, fingerprint(deformable.state_dict(), *drawn), latent, manner,
-                   build_patches(pair or {}, device, painted=config.get("painted", 1.0)))
+                   build_patches(pair or {}, device))
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
@@ -162,7 +162,7 @@ class DeformableStyle(Style):
             made = self._toned(made.clamp(-1.0, 1.0), tone)
         if patches and self.pair is not None:
             places = moved_places(found, composed(passed, image.shape[3])) if passed else found
-            made = self.pair(image, made, places, patches)
+            made = self.pair(image, made, places, patches, face.last)
         return made
 
     def _toned(self, image: Tensor, tone: float) -> Tensor:

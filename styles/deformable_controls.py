@@ -35,10 +35,11 @@ DETAIL = Control("detail", "share of what a photo shows beyond its inversion; 0 
                  label="Detail of the photo")
 PATCHES = Control("patch_strength", "how far faces are drawn with patches of the drawing itself, 0 not at all, 1 whole",
                   default=0.45, samples=0.8, high=1.0, label="Patches of the drawing")
-# Defaults for photos and for samples: of a style that the painter has no part in, and of one that it draws; of the first where
-# the file holds the pair, whose patches say all that the others would.
+# Defaults for photos and for samples: of a style that the painter has no part in, and of one that it draws; where the file holds
+# the pair, patches say all that the rest would of the first, and leave the painter less to do of the second.
 UNPAINTED = {LOOK: (0.6, 0.5), COLOR: (0.75, 0.1), TONE: (0.7, 0.7), MANNER: (0.0, 0.0)}
-PAINTED = {LOOK: (0.3, 0.3), COLOR: (0.3, 0.3), TONE: (0.0, 0.0), MANNER: (0.9, 0.9), PATCHES: (0.0, 0.0)}
+PAINTED = {LOOK: (0.3, 0.3), COLOR: (0.3, 0.3), TONE: (0.0, 0.0), MANNER: (0.9, 0.9)}
+PAINTED_TOO = {**PAINTED, MANNER: (0.7, 0.9), PATCHES: (0.35, 0.5)}
 PATCHED = {LOOK: (0.0, 0.0), COLOR: (0.0, 0.0), TONE: (0.0, 0.0), MANNER: (0.0, 0.0), PATCHES: (0.45, 0.8)}
 
 
@@ -61,11 +62,11 @@ def painted_controls(share: float, *, patches: bool) -> tuple[Control, ...]:
 
     ``share`` is how much of the style the painter draws, 0 to 1.
     """
-    unpainted = PATCHED if patches else UNPAINTED
+    unpainted, drawn = (PATCHED, PAINTED_TOO) if patches else (UNPAINTED, PAINTED)
 
     def between(control: Control, about: Control) -> Control:
         photos, samples = (round(low + share * (high - low), 3)
-                           for low, high in zip(unpainted[control], PAINTED[control], strict=True))
+                           for low, high in zip(unpainted[control], drawn[control], strict=True))
         return replace(about, default=photos, samples=samples)
 
     pairs = [(LOOK, MATCHED_LOOK), (COLOR, MATCHED_COLOR), (MANNER, MANNER), (TONE, TONE)]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from checkpoints.io import CheckpointError
-from models.analogy import Analogy
+from checkpoints.features import load_parts
+from checkpoints.io import CheckpointError, load_model, save_model
+from models.analogy import Analogy, Matches
 from training.pair_start import carried
 
 # Tensors of a style's file: photo in the shape of its drawing, and drawing, in bytes; landmarks of the drawing.
@@ -18,6 +19,8 @@ PAIR, POINTS = "pair", "pair_points"
 # Larger pairs are kept at this side.
 MOST_SIDE = 512
 LANDMARKS = 68
+# Folder beside style files that hold no pair, with the pairs of some of them by the same names.
+BESIDE = "pairs"
 
 
 def pair_tensors(source: Tensor, target: Tensor, points: Tensor) -> dict[str, Tensor]:
@@ -39,19 +42,21 @@ class PairPatches(nn.Module):
     Args:
         analogies: of each pair.
         weights: of each, of sum 1.
-
-    Where a pair has no photo, faces are matched as they are drawn otherwise, in the drawing's colours already.
     """
 
     def __init__(self, analogies: Sequence[Analogy], weights: Sequence[float] = (1.0,)) -> None:
         super().__init__()
         self.analogies, self.weights = nn.ModuleList(analogies), tuple(weights)
 
-    def forward(self, image: Tensor, drawn: Tensor, points: Tensor, strength: float | Tensor) -> Tensor:
-        """See ``Analogy.forward``."""
+    def forward(self, image: Tensor, drawn: Tensor, points: Tensor, strength: float | Tensor,
+                last: list[Matches] | None = None) -> Tensor:
+        """See ``Analogy.forward``; ``last`` is filled with one for each analogy."""
+        if last is not None:
+            last += [Matches() for _ in self.analogies[len(last):]]
         image, drawn, points = image.float(), drawn.float(), points.float()
-        made = (weight * analogy(image if analogy.has_photo else drawn, drawn, points, strength)
-                for analogy, weight in zip(self.analogies, self.weights, strict=True))
+        before = last or [None] * len(self.weights)
+        made = (weight * analogy(image, drawn, points, strength, one)
+                for analogy, weight, one in zip(self.analogies, self.weights, before, strict=True))
         return torch.stack(list(made)).sum(dim=0)
 
     @classmethod
@@ -61,13 +66,37 @@ class PairPatches(nn.Module):
                    [weight * share for one, weight in zip(several, weights, strict=True) for share in one.weights])
 
 
+def keeps_its_photo(pair: Mapping[str, Tensor]) -> bool:
+    """Return whether a drawing shows all of its photo as it is, also the ground, so that patches of it say nothing.
+
+    Raises:
+        CheckpointError: if the network that tells parts is absent or damaged.
+    """
+    patches = build_patches(pair, pair[POINTS].device)
+    return bool(patches.analogies[0].whole > 0.5)
+
+
+def pair_beside(path: Path) -> Path | None:
+    """Return the file that holds the pair of a style file without one, or None where there is none."""
+    beside = path.parent / BESIDE / path.name
+    return beside if beside.is_file() else None
+
+
+def save_pair(path: Path, pair: Mapping[str, Tensor]) -> None:
+    """Write what ``pair_tensors`` gives as a file for a style whose own file holds no pair."""
+    save_model(path, dict(pair), {"kind": "pair"})
+
+
 def take_patches(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take what ``pair_tensors`` gives out of a style's tensors; nothing where the file holds none.
+    """Take what ``pair_tensors`` gives out of a style's tensors, or read it from beside the file; nothing where there is none.
 
     Raises:
         CheckpointError: if it is of another shape or kind.
     """
     found = {name: tensors.pop(name) for name in (PAIR, POINTS) if name in tensors}
+    beside = None if found else pair_beside(path)
+    if beside is not None:
+        path, (found, _) = beside, load_model(beside, kind="pair")
     if not found:
         return {}
     pair, points = found.get(PAIR), found.get(POINTS)
@@ -77,13 +106,14 @@ def take_patches(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def build_patches(found: Mapping[str, Tensor], device: torch.device, *, painted: float) -> PairPatches | None:
+def build_patches(found: Mapping[str, Tensor], device: torch.device) -> PairPatches | None:
     """Return the patches of what ``take_patches`` gives, or None where that is nothing.
 
-    Where the painter draws most of a style, ``painted`` says how much, the drawing alone is asked.
+    Raises:
+        CheckpointError: if the network that tells parts is absent or damaged.
     """
     if not found:
         return None
     photo, drawing = (found[PAIR].to(device).float() / 127.5 - 1.0).split(3, dim=1)
     with torch.no_grad():
-        return PairPatches([Analogy(photo if painted < 0.5 else None, drawing, found[POINTS].to(device).float())])
+        return PairPatches([Analogy(photo, drawing, found[POINTS].to(device).float(), load_parts(device=device))])

@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from checkpoints.features import PainterFile, load_encoder, load_landmark_net, load_painter, load_residual_encoder
+from checkpoints.features import PainterFile, load_encoder, load_landmark_net, load_painter, load_parts, load_residual_encoder
 from data.images import to_tensor
 from models.analogy import Analogy
 from models.face import Face
 from models.landmarks import points_and_doubt
 from models.look import landmark_grid, tone_maps, toned
 from models.painter import Painter, fitted, painted
+from models.parts import PartsNetwork
 from models.residual_encoder import residual_of
 from models.spatial_transformer import sample
 from models.stylegan2 import Generator
@@ -33,7 +34,7 @@ from styles.patches import PairPatches
 # person.
 PAINTED, COLOURED = 0.8, 0.8
 # How far the picture's own patches are taken where its face is known.
-PATCHED = 0.7
+PATCHED = 0.8
 # Doubt in landmarks up to which a picture in which no face was found is an aligned face as it is, see ``points_and_doubt``.
 MOST_DOUBT = 0.06
 
@@ -75,8 +76,8 @@ class PictureLook(NamedTuple):
             maps = sample(maps.expand(len(grid), -1, -1, -1), grid, mode="exact")
         return toned(features.float(), maps, strength=strength).to(features.dtype)
 
-    def finished(self, image: Tensor, painter: Painter, *, places: Tensor | None, strength: float, colour: float | None
-                 ) -> Tensor:
+    def finished(self, image: Tensor, painter: Painter, *, places: Tensor | None, strength: float, colour: float | None,
+                 plain: Tensor) -> Tensor:
         """Return drawn faces [N, 3, S, S] with landmarks ``places`` [N, 68, 2] in the manner and the tones of the picture.
 
         They take the tones before and after they are drawn: a painter does better from what is near, and moves it a little. The
@@ -91,7 +92,7 @@ class PictureLook(NamedTuple):
         image = painted(painter, image, self.manner.to(image), strength=PAINTED * strength, colour=colours)
         if self.patches is not None and places is not None:
             share = strength.reshape(-1, 1, 1, 1) if isinstance(strength, Tensor) else strength
-            image = self.patches(image, image, places.to(image), PATCHED * share)
+            image = self.patches(plain, image, places.to(image), PATCHED * share)
         return in_tones(image, self.tones, **toned_too)
 
 
@@ -125,8 +126,22 @@ class PictureReader:
         return load_painter(device=self.device)
 
     @cached_property
+    def _destylizer(self) -> Painter:
+        return load_painter("destylizer", device=self.device).module
+
+    @cached_property
+    def _parts(self) -> PartsNetwork:
+        return load_parts(device=self.device)
+
+    @cached_property
     def _finder(self) -> FaceFinder:
         return FaceFinder()
+
+    def _as_photo(self, image: Tensor) -> Tensor:
+        """Return what pictures [N, 3, S, S] may have been drawn from: what is kept of a photo in them is told by that."""
+        small = fitted(image, self._destylizer.config.size)
+        photo = painted(self._destylizer, small, small.new_zeros(len(small), self._destylizer.config.code))
+        return fitted(photo.clamp(-1.0, 1.0), image.shape[3])
 
     @property
     def side(self) -> int:
@@ -156,7 +171,9 @@ class PictureReader:
         places, doubt = points_and_doubt(self.landmarks, image)
         if not faces and float(doubt) > MOST_DOUBT:
             places = None
-        patches = None if places is None else PairPatches([Analogy(None, image, places)])
+        patches = None
+        if places is not None:
+            patches = PairPatches([Analogy(self._as_photo(image), image, places, self._parts, guessed=True)])
         manner = self.painter.module.read(fitted(image, self.painter.module.config.size))
         maps = tone_maps(half.features.float() + face.residual)
         return PictureLook(face.w_plus, maps, places, read_tones(image), manner, patches), places is not None

@@ -10,16 +10,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from checkpoints import CheckpointError
-from checkpoints.features import load_landmark_net
+from checkpoints.features import load_landmark_net, load_parts
 from checkpoints.paths import bundled_styles_dir
 from data.looks import draw_look
-from models.analogy import GROUND, SKIN, Analogy, face_frame, face_parts
+from models.analogy import Analogy, Matches
 from models.face import Face
+from models.parts import GROUND, HAIR, SKIN, face_frame, face_parts
 from models.sampling_grids import moved_places, pixel_lattice
 from pipeline.sampling import random_faces, undeformed
+from styles import __main__ as styles_command
 from styles.deformable_controls import deformable_controls, look_shares
-from styles.patches import PairPatches, pair_tensors
-from styles.registry import load_style, mix_styles
+from styles.patches import PairPatches, keeps_its_photo, pair_tensors
+from styles.registry import controls_of, load_style, mix_styles
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,14 @@ def pictures():  # noqa: ANN201
 
 
 @pytest.fixture(scope="module")
-def analogy(pictures):  # noqa: ANN001, ANN201
+def network():  # noqa: ANN201
+    return load_parts()
+
+
+@pytest.fixture(scope="module")
+def analogy(pictures, network):  # noqa: ANN001, ANN201
     images, points, drawing = pictures
-    return Analogy(images[:1], drawing, points[:1])
+    return Analogy(images[:1], drawing, points[:1], network)
 
 
 @pytest.fixture(scope="module")
@@ -107,33 +114,69 @@ def test_places_go_where_a_grid_puts_them() -> None:
     assert away(moved, places) > 0.02
 
 
-def test_parts_are_found(pictures) -> None:  # noqa: ANN001
-    images, points, _ = pictures
-    parts = face_parts(images, points)
+def test_parts_are_found(pictures, network) -> None:  # noqa: ANN001
+    images, points, drawing = pictures
+    parts = face_parts(network, images, points)
     torch.testing.assert_close(parts.sum(dim=1), torch.ones(3, 128, 128))
     nose = (points[:, 30] * 128).long()
     for index, (x, y) in enumerate(nose):
         assert parts[index, SKIN, y, x] > 0.9
         assert parts[index, :, 4, 4].argmax() == GROUND
         assert parts[index, SKIN, 4, 4] < 0.1
+    # What is drawn has the parts of what it was drawn from.
+    drawn = face_parts(network, drawing, points[:1])
+    assert (drawn.argmax(dim=1) == parts[:1].argmax(dim=1)).float().mean() > 0.85
+    assert 0.02 < parts[:, HAIR].mean() < 0.5
+    with pytest.raises(ValueError, match="expected images"):
+        network(images[:, :, :64], torch.zeros(3, 2, 64, 128))
 
 
-def test_colours_that_the_drawing_keeps_are_kept(pictures) -> None:  # noqa: ANN001
-    images, points, _ = pictures
-    same, turned = (Analogy(images[:1], drawing, points[:1]) for drawing in (images[:1], -images[:1]))
-    assert same.kept > 0.95 and turned.kept == 0.0
+def test_colours_follow_as_the_drawing_lets_them(pictures, network) -> None:  # noqa: ANN001
+    images, points, drawing = pictures
+    same, turned, plain = (Analogy(images[:1], one, points[:1], network)
+                           for one in (images[:1], -images[:1], torch.zeros_like(drawing)))
+    slopes = [analogy.kept[0, SKIN, 0, 0] for analogy in (same, turned, plain)]
+    assert slopes[0] > 0.8 and slopes[1] < -0.8 and abs(slopes[2]) < 1e-6
+    # A drawing that shows even the ground as the photo does keeps all of a photo.
+    assert same.whole > 0.95 and turned.whole == plain.whole == 0.0
     other = images[1:2]
-    assert away(same.draw(other, points[1:2])[0], other) < 0.12 < away(turned.draw(other, points[1:2])[0], other)
+    assert away(same.draw(other, points[1:2])[0], other) < 0.08 < away(turned.draw(other, points[1:2])[0], other)
 
 
-def test_batches_and_sizes_change_nothing(analogy, pictures) -> None:  # noqa: ANN001
+def test_a_pair_that_keeps_its_photo_needs_no_patches(pictures) -> None:  # noqa: ANN001
+    images, points, drawing = pictures
+    both = points[:1].expand(2, -1, -1)
+    assert keeps_its_photo(pair_tensors(images[:1], (0.8 * images[:1] + 0.1).clamp(-1.0, 1.0), both))
+    assert not keeps_its_photo(pair_tensors(images[:1], drawing, both))
+
+
+def test_frames_of_a_clip_go_on_from_the_last(analogy, pictures) -> None:  # noqa: ANN001
+    images, points, _ = pictures
+    other, places, last = images[1:2], points[1:2], Matches()
+    first = analogy.draw(other, places, last)[0]
+    torch.testing.assert_close(first, analogy.draw(other, places)[0], rtol=0, atol=0)
+    assert last.frames == 1 and last.found.shape == (1, 64 * 64)
+    # The same frame again is matched as before for the most part, a shaking one less often anew than without memory.
+    before, noise = last.found.clone(), torch.Generator().manual_seed(2)
+    analogy.draw(other, places, last)
+    assert last.frames == 2 and (last.found == before).float().mean() > 0.8
+    before = last.found.clone()
+    shaken = (other + 0.02 * torch.randn(other.shape, generator=noise)).clamp(-1.0, 1.0)
+    drawn = analogy.draw(shaken, places, last)[0]
+    alone = Matches()
+    plain = analogy.draw(shaken, places, alone)[0]
+    assert (last.found != before).sum() < 0.6 * (alone.found != before).sum()
+    assert away(drawn, plain) < 0.06
+
+
+def test_batches_and_sizes_change_nothing(analogy, pictures, network) -> None:  # noqa: ANN001
     images, points, drawing = pictures
     together = analogy.draw(images, points)[0]
     for index in range(3):
         alone = analogy.draw(images[index:index + 1], points[index:index + 1])[0]
         assert away(alone, together[index:index + 1]) < 2e-3
     large = [torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear") for x in (images, drawing)]
-    made = Analogy(large[0][:1], large[1], points[:1]).draw(large[0], points)[0]
+    made = Analogy(large[0][:1], large[1], points[:1], network).draw(large[0], points)[0]
     assert made.shape == (3, 3, 256, 256)
     assert away(torch.nn.functional.avg_pool2d(made, 2), together) < 0.06
 
@@ -180,6 +223,26 @@ def test_defaults_follow_what_the_file_holds() -> None:
     # A look of 0 by default says nothing of the patches; one that was asked for does.
     assert look_shares(with_pair, whole=0.0) == (0.0, 0.0, 0.45)
     assert look_shares({**with_pair, "look_strength": 0.0}, whole=0.3) == (0.0, 0.0, 0.0)
+
+
+def test_a_pair_may_lie_beside_its_style(tmp_path, capsys) -> None:  # noqa: ANN001
+    with safe_open(bundled_styles_dir() / "ink.safetensors", "pt") as file:
+        save_file({name: file.get_tensor(name) for name in file.keys()}, tmp_path / "ink.safetensors", metadata=file.metadata())
+    bare, without = load_style(tmp_path / "ink.safetensors"), controls_of(tmp_path / "ink.safetensors")
+    assert bare.pair is None and "patch_strength" not in {control.name for control in without}
+    argv = ["pairs", "ink", "--work", str(tmp_path / "work"), "--output", str(tmp_path / "pairs")]
+    assert styles_command.main(argv) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "pairs" / "ink.safetensors")]
+    beside, told = load_style(tmp_path / "ink.safetensors"), {c.name: c for c in controls_of(tmp_path / "ink.safetensors")}
+    assert beside.pair is not None and told["patch_strength"].default == beside.default_look()["patch_strength"] > 0.0
+    # Whatever is drawn by a style depends on its pair, so latents and folders of results must tell them apart.
+    assert beside.fingerprint != bare.fingerprint
+    # The bundled pair is what the command writes.
+    bundled = load_style("ink").pair.analogies[0]
+    assert (bundled.pair - beside.pair.analogies[0].pair).abs().mean() < 0.01
+    (tmp_path / "pairs" / "ink.safetensors").write_bytes(b"<html>")
+    with pytest.raises(CheckpointError, match="pairs/ink.safetensors"):
+        load_style(tmp_path / "ink.safetensors")
 
 
 @pytest.mark.parametrize("damage", ["kind", "shape", "points"])

@@ -26,7 +26,7 @@ def style():  # noqa: ANN201
 
 
 def test_faces_are_painted_as_far_as_the_manner_says(style) -> None:  # noqa: ANN001
-    face, look = random_faces(style, 3, [0], truncation_psi=0.7), style.default_look().changed(tone_strength=0.0)
+    face, look = random_faces(style, 3, [0], truncation_psi=0.7), style.default_look().changed(tone_strength=0.0, patch_strength=0.0)
     plain = style.draw(face, look.changed(manner_strength=0.0))
     for strength in (0.4, 1.0):
         wanted = painted(style.painter, plain, style.manner[None], strength=strength)

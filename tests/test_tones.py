@@ -90,7 +90,7 @@ def test_wrong_shapes_are_told(shape):
 def test_style_knows_the_tones_of_its_drawing():
     style = load_style("ink")
     face = random_faces(style, 3, [0], truncation_psi=0.7)
-    look = style.default_look(samples=True).changed(look_strength=1.0, manner_strength=0.0, tone_strength=0.7)
+    look = style.default_look(samples=True).changed(look_strength=1.0, manner_strength=0.0, tone_strength=0.7, patch_strength=0.0)
     # Black on white paper: bright, and grey.
     assert style.tones.mean[0, 0] > 1.2 and style.tones.mean[0, 1:].abs().max() < 0.2
     plain, toned = style.draw(face, look.changed(tone_strength=0.0)), style.draw(face, look)

@@ -17,6 +17,7 @@ from training.pretrain.autoencoder import starter_encoder_config, starter_genera
 from training.pretrain.common import load_state
 from training.pretrain.critic import STARTER_DISCRIMINATOR
 from training.pretrain.landmark_network import STARTER_LANDMARKS
+from training.pretrain.parts import STARTER_PARTS
 from training.pretrain.residual import STARTER_RESIDUAL
 from training.pretrain.vit import STARTER_VIT
 
@@ -49,6 +50,12 @@ def _export_painter(name: str, state: dict | None, folder: Path) -> None:
     if state is not None:
         save_model(folder / f"{name}.safetensors", state["average"],
                    {"kind": "painter", "painter": state["config"], "images": state["seen"]}, half=True)
+
+
+def _export_parts(state: dict | None, folder: Path) -> None:
+    if state is not None:
+        save_model(folder / "parts.safetensors", state["average"],
+                   {"kind": "parts", "parts": STARTER_PARTS.to_dict(), "images": state["seen"]}, half=True)
 
 
 def export_face_id(weights: Path, folder: Path) -> None:
@@ -92,6 +99,7 @@ def export_starter(state_folder: Path, folder: Path, *, face_id: Path | None = N
         save_model(folder / "landmarks_net.safetensors", landmarks["average"],
                    {"kind": "landmarks", "landmarks": STARTER_LANDMARKS.to_dict(), "images": landmarks["seen"]}, half=True)
     _export_residual(load_state(state_folder / "residual.pt"), folder)
+    _export_parts(load_state(state_folder / "parts.pt"), folder)
     for name in ("painter", "destylizer"):
         _export_painter(name, load_state(state_folder / f"{name}.pt"), folder)
     if face_id is not None:

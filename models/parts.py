@@ -1,0 +1,180 @@
+"""Which part of a picture each pixel is, skin, ground, hair or the rest, told by a small U-Net (Ronneberger et al. 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.look import window_mean
+from models.residual_encoder import space_to_depth
+from models.sampling_grids import pixel_lattice
+from models.tones import opponent
+
+# Parts of a picture, in this order.
+SKIN, GROUND, HAIR, REST = range(4)
+PARTS = ("skin", "ground", "hair", "rest")
+SLOPE = 0.1
+# Deviation in px of the guided filter's windows and the variance of colours that counts as none; the power that shares are
+# taken to after it.
+WINDOW, SOFTNESS, SHARPER = 4.0, 0.003, 2.5
+# In front of the image, where its pixels lie in the frame of the face, at most this far.
+FARTHEST = 3.0
+
+
+def face_frame(points: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return where pixels lie in the frame of faces: (x, y) [N, 1, size, size] each.
+
+    The nose is the origin; 1 is half the width of the jaw to the right, and the height from the bridge of the nose to the
+    chin downwards.
+
+    Args:
+        points: [N, 68, 2] as fractions of the side.
+    """
+    origin, right, down = _axes(points)
+    lattice = pixel_lattice(size, mode="exact").to(points) / 2.0 + 0.5
+    offsets = lattice[None] - origin[:, None]  # [N, P, 2]
+    x, y = ((offsets * axis[:, None]).sum(dim=2) / axis.square().sum(dim=1, keepdim=True).clamp_min(1e-8)
+            for axis in (right, down))
+    return x.reshape(-1, 1, size, size), y.reshape(-1, 1, size, size)
+
+
+def _axes(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the nose, half the width to the right and the height downwards, [N, 2] each, at a right angle."""
+    down = points[:, 8] - points[:, 27]
+    side = torch.stack([down[:, 1], -down[:, 0]], dim=1)
+    half = 0.5 * (points[:, 16] - points[:, 0]).norm(dim=1, keepdim=True)
+    return points[:, 27:36].mean(dim=1), half * F.normalize(side, dim=1), down
+
+
+@dataclass(frozen=True)
+class PartsConfig:
+    """Shape of the network.
+
+    Attributes:
+        size: side of the picture in px, a multiple of 16.
+        widths: channels at half of it, a quarter, an eighth and a sixteenth.
+        edge: channels at the whole side, where borders are drawn.
+    """
+
+    size: int = 128
+    widths: tuple[int, ...] = (24, 48, 80, 112)
+    edge: int = 12
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(int(width) for width in self.widths))
+        if self.size < 16 or self.size % 16 or len(self.widths) != 4 or min(*self.widths, self.edge) < 1:
+            raise ValueError(f"expected a multiple of 16 px and four widths of at least 1, got {self.to_dict()}")
+
+    def to_dict(self) -> dict:
+        """Return plain values that JSON can hold."""
+        return {**asdict(self), "widths": list(self.widths)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> PartsConfig:
+        """Rebuild the config from ``to_dict()``; unknown names raise ValueError."""
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"unknown settings of the parts network {sorted(unknown)}")
+        return cls(**values)
+
+
+class Two(nn.Sequential):
+    """Two convolutions, [N, C, H, W] -> [N, D, H, W]."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__(nn.Conv2d(inner, outer, 3, padding=1), nn.GroupNorm(4, outer), nn.LeakyReLU(SLOPE),
+                         nn.Conv2d(outer, outer, 3, padding=1), nn.GroupNorm(4, outer), nn.LeakyReLU(SLOPE))
+
+
+class PartsNetwork(nn.Module):
+    """Tell a picture's parts.
+
+    Args:
+        config: the network's shape.
+    """
+
+    def __init__(self, config: PartsConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, *others = config.widths
+        self.enter = Two(5 * 4, first)
+        self.down = nn.ModuleList(Two(a, b) for a, b in zip(config.widths, others, strict=False))
+        self.up = nn.ModuleList(Two(a + b, a) for a, b in zip(config.widths, others, strict=False))
+        self.spread = nn.Conv2d(first, config.edge, 1)
+        self.edge = nn.Conv2d(config.edge + 3, config.edge, 3, padding=1)
+        self.head = nn.Conv2d(config.edge, len(PARTS), 3, padding=1)
+
+    def forward(self, image: Tensor, place: Tensor) -> Tensor:
+        """Return logits.
+
+        Args:
+            image: [N, 3, S, S] in [-1, 1] with S = ``config.size``.
+            place: [N, 2, S, S], where its pixels lie in the frame of the face, see ``face_frame``.
+
+        Returns:
+            [N, 4, S, S].
+
+        Raises:
+            ValueError: for other shapes.
+        """
+        size = self.config.size
+        if list(image.shape[1:]) != [3, size, size] or list(place.shape) != [len(image), 2, size, size]:
+            raise ValueError(f"expected images [N, 3, {size}, {size}] and places [N, 2, {size}, {size}], got "
+                             f"{list(image.shape)} and {list(place.shape)}")
+        seen = torch.cat([image, place.clamp(-FARTHEST, FARTHEST) / FARTHEST], dim=1)
+        levels = [self.enter(space_to_depth(seen, 2))]
+        for block in self.down:
+            levels.append(block(F.avg_pool2d(levels[-1], 2)))
+        x = levels.pop()
+        for block in reversed(self.up):
+            x = block(torch.cat([levels.pop(), F.interpolate(x, scale_factor=2.0, mode="nearest")], dim=1))
+        x = F.interpolate(self.spread(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.head(F.leaky_relu(self.edge(torch.cat([x, image], dim=1)), SLOPE))
+
+
+def face_parts(network: PartsNetwork, image: Tensor, points: Tensor) -> Tensor:
+    """Return how far each pixel is skin, ground, hair or the rest: [N, 4, S, S] of sum 1.
+
+    From the brows down to the jaw it is skin, whatever its colour, as the landmarks say. Borders go where the picture has some.
+
+    Args:
+        network: tells them.
+        image: [N, 3, S, S] in [-1, 1], of the network's side.
+        points: landmarks [N, 68, 2] as fractions of the side.
+    """
+    x, y = face_frame(points, image.shape[3])
+    share = network(image, torch.cat([x, y], dim=1)).softmax(dim=1)
+    radius = (x.square() + y.square()).sqrt()
+    inner = torch.sigmoid((0.97 - radius) / 0.04) * torch.sigmoid((y + 0.42) / 0.02)
+    share = torch.cat([torch.maximum(share[:, :1], inner), share[:, 1:] * (1.0 - inner)], dim=1)
+    share = guided(share, opponent(image)).clamp(1e-3, 1.0) ** SHARPER
+    share = share.clamp_min(1e-3)
+    return share / share.sum(dim=1, keepdim=True)
+
+
+def guided(maps: Tensor, guide: Tensor) -> Tensor:
+    """Return maps [N, C, S, S] smoothed but for the edges of a picture [N, 3, S, S]: the guided filter (He et al. 2010).
+
+    In every window maps are a linear function of the picture's three colours.
+    """
+    colours, middle = window_mean(guide, WINDOW), window_mean(maps, WINDOW)
+
+    def covariance(first: int, other: Tensor, of: Tensor) -> Tensor:
+        one = slice(first, first + 1)
+        return window_mean(guide[:, one] * other, WINDOW) - colours[:, one] * of
+
+    rows = [[covariance(i, guide[:, j:j + 1], colours[:, j:j + 1]) + (SOFTNESS if i == j else 0.0) for j in range(i, 3)]
+            for i in range(3)]
+    (a, b, c), (d, e), (f,) = rows
+    # The inverse of the symmetric matrix [[a, b, c], [b, d, e], [c, e, f]], by its cofactors.
+    inverse = [[d * f - e * e, c * e - b * f, b * e - c * d], [c * e - b * f, a * f - c * c, b * c - a * e],
+               [b * e - c * d, b * c - a * e, a * d - b * b]]
+    determinant = a * inverse[0][0] + b * inverse[0][1] + c * inverse[0][2]
+    both = [covariance(i, maps, middle) for i in range(3)]  # [N, C, S, S] each
+    slopes = [sum(weight * value for weight, value in zip(row, both, strict=True)) / determinant for row in inverse]
+    made = window_mean(middle - sum(slope * colours[:, i:i + 1] for i, slope in enumerate(slopes)), WINDOW)
+    return made + sum(window_mean(slope, WINDOW) * guide[:, i:i + 1] for i, slope in enumerate(slopes))
