@@ -10,19 +10,19 @@ optimisation, Kwatra et al. 2005), which joins neighbouring patches. Of the pair
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.kept import BROAD, SIDE, band_gains, colour_slopes, filtered, kept_whole
 from models.look import landmark_grid, window_mean
-from models.parts import GROUND, HAIR, PartsNetwork, face_frame, face_parts
+from models.matches import Matches
+from models.parts import GROUND, PartsNetwork, face_frame, face_parts
 from models.sampling_grids import pixel_lattice
 from models.tones import opponent
 
-# Side of the maps that are matched; px between patches, and their side; passes.
-SIDE, STEP, PATCH, PASSES = 128, 2, 5, 2
+# Px between patches that are matched, and their side; passes.
+STEP, PATCH, PASSES = 2, 5, 2
 # How much parts count, lightness and colour relative to their part (in each part), and the drawing so far.
 PART_WEIGHT, GUIDE_WEIGHT, GUIDE_OF_PART, DRAWN_WEIGHT = 4.0, 1.2, (1.0, 0.0, 1.0, 0.5), 2.0
 # What a displacement by the whole side costs inside of the face and elsewhere; above the brows this share of the difference.
@@ -36,19 +36,17 @@ BESIDE, FRESH, LASTING = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)), 4, 0.05
 # Deviation of a patch's weights, in px.
 SOFT = 1.0
 # Of what a picture has and the matched photo has not, the shares that are added in each part; of colours less. Broad
-# differences, over windows of this deviation in px, are added as far as the drawing kept them of the photo.
-OWN_OF_PART, OWN_COLOUR, BROAD = (0.8, 0.0, 0.3, 0.3), 0.35, 6.0
-# Deviation in px of what a drawing's colours are regressed on, weight of the ridge, and the largest slope.
-CLOSE_TO, RIDGE, MOST_SLOPE = 2.0, 0.004, 1.5
-# Of those slopes, the share that is believed where the photo is a guess.
-GUESSED = 0.5
-# Correlations of fine lightness at which a drawing keeps nothing, and all, of its photo's ground; variance that counts as none.
-UNALIKE, ALIKE, LEAST_LIGHT = 0.75, 0.92, 2e-4
+# differences are added as far as the drawing kept them of the photo.
+OWN_OF_PART, OWN_COLOUR = (0.8, 0.0, 0.3, 0.3), 0.35
+# Shares of a pair's photo up to which it says nothing of a part, and from which on it says all.
+UNSEEN, SEEN = 0.01, 0.04
+# How far a drawing keeps all of its photo, from 0 to 1, from which on it is taken for a filter of it.
+KEEPS = 0.5
 # Mean square of the difference in the skin at which a face is taken for the pair's own: 0.01 to 0.04 for that, 0.1 to 0.4 for
 # others. From this strength on it is drawn whole.
-OWN_FACE, OWN_WHOLE = 0.045, 0.3
-# Strength at which broad colours, and all around the face, are the drawing's; deviation in px of SIDE of what is broad.
-AHEAD, PALETTE = 0.3, 4.0
+OWN_FACE, OWN_WHOLE = 0.045, 0.15
+# Strengths at which all around the face, and its broad colours, are the drawing's; deviation in px of SIDE of what is broad.
+AHEAD, COLOURED, PALETTE = 0.15, 0.45, 4.0
 
 
 def _relative(image: Tensor, parts: Tensor, points: Tensor) -> Tensor:
@@ -82,57 +80,6 @@ def _described_drawing(drawing: Tensor) -> Tensor:
     return DRAWN_WEIGHT * _patches(opponent(drawing), PATCH) / PATCH
 
 
-def _slopes(photo: Tensor, drawing: Tensor, parts: Tensor, whole: Tensor) -> Tensor:
-    """Return what a drawing makes of broad differences of its photo's colours, part by part, [1, 4, 3, 3].
-
-    By ridge regression within each part: 0 where it has colours of its own, the identity where it keeps the photo's. Where
-    ``whole`` [1, 1, 1, 1] is 1 the ridge pulls to the regression over all parts.
-    """
-    photo, drawing = (window_mean(opponent(image), CLOSE_TO).flatten(2)[:, None] for image in (photo, drawing))  # [1, 1, 3, P]
-
-    def regressed(share: Tensor, goal: Tensor) -> Tensor:
-        total = share.sum(dim=3, keepdim=True)
-        x, y = (maps - (maps * share).sum(dim=3, keepdim=True) / total for maps in (photo, drawing))
-        ridge = RIDGE * total * torch.eye(3, dtype=x.dtype, device=x.device)
-        own, both = (x * share) @ x.transpose(2, 3) + ridge, (y * share) @ x.transpose(2, 3) + goal @ ridge
-        return torch.linalg.solve(own, both, left=False)
-
-    share = parts.flatten(2)[:, :, None]  # [1, 4, 1, P]
-    every = torch.ones_like(share[:, :1])
-    slopes = regressed(share, whole * regressed(every, torch.zeros(1, 1, 3, 3).to(photo))).clamp(-MOST_SLOPE, MOST_SLOPE)
-    # A ground that is not the photo's is the artist's, whatever is near it.
-    return torch.cat([slopes[:, :GROUND], whole * slopes[:, GROUND:HAIR], slopes[:, HAIR:]], dim=1)
-
-
-def _kept_whole(photo: Tensor, drawing: Tensor, ground: Tensor) -> Tensor:
-    """Return how far a drawing keeps its photo's ground as it is, [1, 1, 1, 1] from 0 to 1: then it keeps all that it shows.
-
-    By the correlation of fine lightness, away from the ground's borders [1, 1, S, S].
-    """
-    photo, drawing = (window_mean(light - window_mean(light, BROAD), 0.7)
-                      for light in (opponent(image)[:, :1] for image in (photo, drawing)))
-    share = (1.0 - 2.0 * F.max_pool2d(1.0 - ground, 5, stride=1, padding=2)).clamp_min(0.0) + 1e-6
-
-    def mean(maps: Tensor) -> Tensor:
-        return (share * maps).sum(dim=(2, 3), keepdim=True) / share.sum(dim=(2, 3), keepdim=True)
-
-    likeness = mean(photo * drawing) / ((mean(photo.square()) * mean(drawing.square())).sqrt() + LEAST_LIGHT)
-    return ((likeness - UNALIKE) / (ALIKE - UNALIKE)).clamp(0.0, 1.0)
-
-
-@dataclass
-class Matches:
-    """Which patches the last frame of a clip was drawn with: the next begins there, which is faster, and steadier.
-
-    Attributes:
-        found: see ``Analogy._matched``, [1, L], or None before the first frame.
-        frames: number of frames so far.
-    """
-
-    found: Tensor | None = None
-    frames: int = 0
-
-
 class Analogy(nn.Module):
     """Draws faces as a pair's photo was drawn.
 
@@ -151,11 +98,18 @@ class Analogy(nn.Module):
         small, drawn = (_sized(image, SIDE) for image in (photo, drawing))
         parts = face_parts(network, small, points)
         relative = _relative(small, parts, points)
-        whole = _kept_whole(small, drawn, parts[:, GROUND:GROUND + 1]) * float(not guessed)
         held = {"pair": torch.cat([photo, drawing], dim=1), "points": points, "drawn": drawn, "relative": relative.sum(dim=1),
                 "described": _described(relative, parts), "described_drawing": _described_drawing(drawn),
-                "whole": whole, "own_share": whole + (1.0 - whole) * parts.new_tensor(OWN_OF_PART).reshape(1, 4, 1, 1),
-                "kept": _slopes(small, drawn, parts, whole) * (GUESSED if guessed else 1.0)}
+                "known": ((parts.mean(dim=(2, 3), keepdim=True) - UNSEEN) / (SEEN - UNSEEN)).clamp(0.0, 1.0),
+                "own_share": parts.new_tensor(OWN_OF_PART).reshape(1, 4, 1, 1),
+                "kept": colour_slopes(small, drawn, parts, guessed=guessed)}
+        whole = 0.0 if guessed else kept_whole(small, drawn, parts[:, GROUND:GROUND + 1])
+        self.keeps_all = bool(whole > KEEPS)
+        if self.keeps_all:
+            held["gains"] = band_gains(photo, drawing)
+            rest = drawing - filtered(photo, held["gains"])
+            rest = rest - window_mean(rest, BROAD * rest.shape[3] / SIDE)
+            held["pair"] = torch.cat([held["pair"], rest], dim=1)
         for name, tensor in held.items():
             # Derived from the style's own tensors, so no part of any state.
             self.register_buffer(name, tensor, persistent=False)
@@ -168,26 +122,33 @@ class Analogy(nn.Module):
             image: the faces in the shape that they are to be drawn in, [N, 3, S, S].
             drawn: what they are drawn as otherwise, [N, 3, S, S].
             points: their landmarks [N, 68, 2] as fractions of the side.
-            strength: 0 leaves ``drawn``, 1 takes the patches whole; between, broad colours and what lies around the face go
+            strength: 0 leaves ``drawn``, 1 takes the patches whole; between, what lies around the face and broad colours go
                 ahead of the face's lines, which keep its person. One for all or [N, 1, 1, 1].
 
         Returns:
             [N, 3, S, S] in [-1, 1].
         """
-        made, own = self.draw(image.clamp(-1.0, 1.0), points, last)
+        image, drawn = image.clamp(-1.0, 1.0), drawn.clamp(-1.0, 1.0)
+        made, own = self.draw(image, points, last, drawn)
         strength = strength * torch.ones_like(own)
         strength = strength + (1.0 - strength) * own * (strength / OWN_WHOLE).clamp(max=1.0)
         x, y = face_frame(points, image.shape[3])
         inside = torch.sigmoid((1.05 - (x.square() + y.square()).sqrt()) / 0.08)
-        missing = made - drawn.clamp(-1.0, 1.0)
-        sigma = PALETTE * image.shape[3] / SIDE
-        broad = window_mean(missing, sigma)
-        ahead, fine = (strength / AHEAD).clamp(max=1.0), strength.square()
-        return (drawn.clamp(-1.0, 1.0) + ahead * ((1.0 - inside) * missing + inside * broad)
-                + fine * inside * (missing - broad)).clamp(-1.0, 1.0)
+        ahead, coloured = ((strength / most).clamp(max=1.0) for most in (AHEAD, COLOURED))
+        fine = coloured if self.keeps_all else strength.square()
+        plain = filtered(image, self.gains).clamp(-1.0, 1.0) if self.keeps_all else drawn
+        missing = made - plain
+        broad = window_mean(missing, PALETTE * image.shape[3] / SIDE)
+        made = (torch.lerp(drawn, plain, ahead) + ahead * (1.0 - inside) * missing
+                + inside * (coloured * broad + fine * (missing - broad))).clamp(-1.0, 1.0)
+        return made if last is None else last.steadied(image, made, points)
 
-    def draw(self, image: Tensor, points: Tensor, last: Matches | None = None) -> tuple[Tensor, Tensor]:
-        """Return faces [N, 3, S, S] drawn whole, and how far each is the pair's own, [N, 1, 1, 1] from 0 to 1."""
+    def draw(self, image: Tensor, points: Tensor, last: Matches | None = None,
+             drawn: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return faces [N, 3, S, S] drawn whole, and how far each is the pair's own, [N, 1, 1, 1] from 0 to 1.
+
+        Parts of which the pair shows nothing, as often shoulders, are as ``drawn`` otherwise, or as they are.
+        """
         size = image.shape[3]
         small = _sized(image, SIDE)
         parts = face_parts(self.network, small, points)
@@ -200,6 +161,8 @@ class Analogy(nn.Module):
         unlike = (difference.square().sum(dim=1, keepdim=True) * skin).sum(dim=(2, 3), keepdim=True)
         own = torch.exp(-(unlike / skin.sum(dim=(2, 3), keepdim=True) / OWN_FACE) ** 4)
         laid = self._laid(self.pair, places, size, between)
+        if self.keeps_all:
+            return (filtered(image, self.gains) + laid[:, 6:]).clamp(-1.0, 1.0), own
         photo, drawing = laid.split(3, dim=1)
         share = (parts * self.own_share).sum(dim=1, keepdim=True)
         share = share * share.new_tensor([1.0, OWN_COLOUR, OWN_COLOUR]).reshape(1, 3, 1, 1)
@@ -207,7 +170,8 @@ class Analogy(nn.Module):
         broad = (self.kept @ broad.flatten(2)[:, None]).reshape(-1, 4, 3, SIDE, SIDE)  # [N, 3, S, S] -> [N, 4, 3, S, S]
         added = share * (difference - window_mean(difference, BROAD)) + (parts[:, :, None] * broad).sum(dim=1)
         added = _sized(opponent(added, back=True), size)
-        return (drawing + added).clamp(-1.0, 1.0), own
+        known = _sized((parts * self.known).sum(dim=1, keepdim=True), size)
+        return torch.lerp(image if drawn is None else drawn, (drawing + added).clamp(-1.0, 1.0), known), own
 
     def _matched(self, described: Tensor, points: Tensor, last: Matches | None = None) -> tuple[Tensor, Tensor]:
         """Return which patch of the pair every patch [N, F, L] is most like, [N, L], and ``between`` for ``_laid``."""

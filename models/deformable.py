@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from models.landmark_goal import completed, landmark_goals, trust
 from models.look import landmark_grid, look_maps, matched
 from models.sampling_grids import composed, enlarged, halved
 from models.spatial_transformer import (
@@ -37,7 +39,8 @@ class Deformed(NamedTuple):
 @dataclass
 class _Run:
     """What one synthesis passes from layer to layer: alpha, residuals by side that are still to be added, the maps of a
-    matched look and its strength, TPS grids so far, and the grids of each resolution, by which the image is carried along."""
+    matched look and its strength, TPS grids so far, the grids of each resolution, by which the image is carried along, and
+    the landmarks of the faces."""
 
     alpha: float | Tensor
     residuals: dict[int, Tensor]
@@ -45,6 +48,7 @@ class _Run:
     strength: float = 1.0
     grids: dict[int, Tensor] = field(default_factory=dict)
     passed: dict[int, list[Tensor]] = field(default_factory=dict)
+    places: Tensor | None = None
 
     def carry(self, grid: Tensor, *, mode: str) -> None:
         """Move residuals, which are still to be added at a higher resolution, by a warp that comes before them."""
@@ -80,6 +84,8 @@ class DeformableGenerator(nn.Module):
         self.config = config
         self.affine = build_affine(config, generator=rng) if config.affine else None
         self.tps = build_tps(config, generator=rng) if config.tps else None
+        # Landmarks of the drawing where the pair's real face has ``look_places``; a style that knows them sets them.
+        self.register_buffer("drawn_places", None, persistent=False)
         self.look: nn.Parameter | None = None
         if config.look:
             if config.look not in widths:
@@ -122,7 +128,7 @@ class DeformableGenerator(nn.Module):
             residual: [N, C, R, R] of the undeformed face, see `models.face.Face`; warps at lower resolutions move it too.
             look: how much of the style's own look is taken, where it has one.
             places: landmarks [N, 68, 2] of the undeformed faces as fractions of the side, to which a look is carried; it
-                stays where the pair has it without them.
+                stays where the pair has it without them. Where the drawing's are known the last warp takes them to those.
             detail: [N, 3, S, S], added to the images where the warps put it.
             passed: a list to which the sampling grids of all warps are added, in turn.
 
@@ -174,8 +180,8 @@ class DeformableGenerator(nn.Module):
     def _run(self, alpha: float | Tensor, residual: Tensor | None, look: float, places: Tensor | None) -> _Run:
         """Return what a synthesis of these arguments begins with."""
         if self.look is None or self.config.look_form == "added" or look == 0.0:
-            return _Run(alpha, self.residuals(residual, look))
-        return _Run(alpha, self.residuals(residual, 0.0), self.maps(places), look)
+            return _Run(alpha, self.residuals(residual, look), places=places)
+        return _Run(alpha, self.residuals(residual, 0.0), self.maps(places), look, places=places)
 
     def maps(self, places: Tensor | None) -> Tensor:
         """Return the maps of the style's look, see ``models.look``, carried to landmarks [N, 68, 2] where it is carried."""
@@ -219,10 +225,36 @@ class DeformableGenerator(nn.Module):
             features, grid = self.affine.stns[index](features, alpha=degree)
             run.carry(grid, mode=self.config.mode)
         if self.tps is not None:
-            features, grid = self.tps.stns[index](features, alpha=alpha)
+            grid = self.tps.stns[index].grid(features, alpha=alpha)
+            if index == len(self.config.resolutions) - 1:
+                before = [one for side in self.config.resolutions for one in run.passed.get(side, [])]
+                grid = self.completed(grid, before, run.places, alpha)
+            features = warp(features, grid, mode=self.config.mode, where=f"the TPS block at {size} px")
             run.grids[size] = grid
             run.carry(grid, mode=self.config.mode)
         return features
+
+    def completed(self, grid: Tensor, before: Sequence[Tensor], places: Tensor | None, alpha: float | Tensor) -> Tensor:
+        """Return the grid of the last warp such that landmarks get where the drawing has them, as far as alpha says.
+
+        Args:
+            grid: [N, S, S, 2].
+            before: grids of the warps before it, in turn.
+            places: landmarks [N, 68, 2] of the undeformed faces; without them, or the drawing's, the grid stays.
+            alpha: see ``synthesis``.
+        """
+        if self.drawn_places is None or places is None:
+            return grid
+        places = places.to(grid)
+        if isinstance(alpha, Tensor) and alpha.ndim == 2:
+            field = strength_field(alpha, grid.shape[1], extent=self.config.extent).to(grid)[:, None]
+            alpha = F.grid_sample(field.expand(len(places), -1, -1, -1), 2.0 * places[:, :, None] - 1.0,
+                                  padding_mode="border", align_corners=False)[:, 0]  # [N, 68, 1]
+        elif isinstance(alpha, Tensor):
+            alpha = alpha.to(grid).reshape(-1, 1, 1)
+        goals = landmark_goals(places, self.look_places, self.drawn_places)
+        return completed(grid, before, places, places + alpha * (goals - places),
+                         share=trust(self.look_places, self.drawn_places))
 
     def published_state(self) -> dict[str, dict[str, Tensor]]:
         """Return `{"g", "stns", "rtstn"}` with the names of the released style files.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.analogy import Matches
+from models.matches import Matches
 from models.stylegan2 import FeatureTransforms, layer_at
 
 

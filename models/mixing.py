@@ -69,6 +69,8 @@ def mix_deformables(parts: Sequence[DeformableGenerator], weights: Sequence[floa
             if hasattr(mixed, name):
                 own = [getattr(part, name) for part in parts]
                 getattr(mixed, name).data.copy_(sum(weight * tensor for tensor, weight in zip(own, weights, strict=True)))
+    if all(part.drawn_places is not None for part in parts):
+        mixed.drawn_places = sum(weight * part.drawn_places for part, weight in zip(parts, weights, strict=True))
     for index in range(len(first.config.resolutions)):
         if mixed.tps is not None:
             mixed.tps.stns[index].loc_net = WeightedSum([part.tps.stns[index].loc_net for part in parts], weights)

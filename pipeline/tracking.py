@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.landmarks68 import eye_distance
-from models.analogy import Matches
+from models.matches import Matches
 from pipeline.faces import FaceFinder
 from pipeline.smoothing import Jitter, OneEuro
 

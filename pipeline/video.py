@@ -19,7 +19,7 @@ from PIL import Image
 from checkpoints import CheckpointError, atomic_write
 from data.images import WriteError, to_pil
 from data.landmarks68 import eye_distance
-from models.analogy import Matches
+from models.matches import Matches
 from pipeline import video_io
 from pipeline.align import align_face, photo_corners
 from pipeline.batch import file_state, settings_digest
@@ -167,7 +167,7 @@ def tracker_state(tracker: FaceTracker) -> dict[str, Any]:
     tracks = [{"landmarks": track.landmarks, "raw": track.raw, "frame": track.frame, "missed": track.missed,
                "points": track.points.state(), "scale": track.points.scale, "latent": track.latent.state(),
                "outline": track.outline.state(), "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent,
-               "last": [[one.found.tolist(), one.frames] for one in track.last]}
+               "last": [one.state() for one in track.last]}
               for track in tracker.tracks]
     return {"since": tracker.since, "cuts": tracker.cuts, "small": tracker.small, "tracks": tracks}
 
@@ -185,7 +185,7 @@ def load_tracker(tracker: FaceTracker, state: dict[str, Any]) -> None:
         tracker.tracks.append(Track(
             np.asarray(row["landmarks"]), np.asarray(row["raw"]), np.asarray(row["frame"]), *filters, row["missed"],
             *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn")),
-            [Matches(torch.tensor(found), frames) for found, frames in row["last"]]))
+            [Matches.load(one) for one in row["last"]]))
 
 
 def _plain(value: Any) -> Any:

@@ -31,8 +31,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     make.add_argument("--work", type=Path, default=Path("outputs/styles"), help="folder of pairs, runs and full styles; a "
                                                                                "run that was interrupted goes on")
     make.add_argument("--output", type=Path, default=bundled_styles_dir(), help="folder of the small files")
-    pairs = commands.add_parser("pairs", help="write the pairs of looks for style files that hold none; those that keep "
-                                              "their photo as it is need none")
+    pairs = commands.add_parser("pairs", help="write the pairs of looks for style files that hold none")
     pairs.add_argument("looks", nargs="*", help="names of looks; all but the held-out ones where none is given")
     pairs.add_argument("--work", type=Path, default=Path("outputs/styles"), help="folder of pairs")
     pairs.add_argument("--output", type=Path, default=bundled_styles_dir() / "pairs", help="folder of the small files")
@@ -63,16 +62,19 @@ def train(name: str, work: Path, options: Sequence[str]) -> Path:
 
 
 def write_pairs(names: Sequence[str], work: Path, output: Path) -> None:
-    """Draw the pairs of looks and write what style files keep of them.
+    """Draw the pairs of looks and write what style files keep of them; how looks deform is known and need not be read.
 
     Raises:
         UserError: where the landmarks of a pair are not sure.
     """
+    import torch
+
     from checkpoints.builders import load_base
     from checkpoints.features import load_landmark_net
     from data.images import read_image, to_tensor
+    from data.looks import LOOKS
     from data.make_look_pairs import write_pair
-    from styles.patches import keeps_its_photo, pair_tensors, save_pair
+    from styles.patches import pair_tensors, save_pair
     from training.guide import LandmarkGuide
 
     size, network = load_base("starter").generator.config.size, load_landmark_net().module
@@ -81,11 +83,10 @@ def write_pairs(names: Sequence[str], work: Path, output: Path) -> None:
         guide = LandmarkGuide(network, source=source, target=target)
         if not guide.is_sure:
             raise cli.UserError(f"{name}: the landmarks of its pair are not sure; choose another face for it in data/looks.py")
-        pair = pair_tensors(source, target, guide.points)
-        if keeps_its_photo(pair):
-            print(f"{name}: keeps its photo as it is, so patches of it are not needed", flush=True)
-            continue
-        save_pair(output / f"{name}.safetensors", pair)
+        points, look = guide.points[:1], LOOKS[name]
+        moved = look.warp.scaled(look.strength).displace(points[0].numpy())
+        points = torch.cat([points, torch.from_numpy(moved)[None].to(points)])
+        save_pair(output / f"{name}.safetensors", pair_tensors(source, target, points))
         print(output / f"{name}.safetensors", flush=True)
 
 

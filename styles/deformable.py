@@ -38,7 +38,7 @@ from styles.deformable_controls import ALPHA, COLOR_SHARE, DETAIL, TONE, deforma
 from styles.deformable_files import look_tensors, own_deformable, published_deformable, take_manner
 from styles.difference import base_of_config
 from styles.face_landmarks import FaceLandmarks
-from styles.patches import PairPatches, build_patches, take_patches
+from styles.patches import POINTS, PairPatches, build_patches, take_patches
 from styles.protocol import Style
 from styles.regions import point_strengths
 
@@ -106,6 +106,8 @@ class DeformableStyle(Style):
                 latent: Tensor | None, device: torch.device, manner: Tensor | None = None,
                 pair: Mapping[str, Tensor] | None = None) -> DeformableStyle:
         deformable.requires_grad_(False).eval().to(device)
+        if pair and deformable.config.look_form == "carried":
+            deformable.drawn_places = pair[POINTS].to(device).float()
         latent, manner = (None if tensor is None else tensor.float().to(device) for tensor in (latent, manner))
         drawn = [] if manner is None else [{"manner": manner}, load_painter().module.state_dict()]
         drawn += [dict(pair)] if pair else []

@@ -39,7 +39,7 @@ PATCHES = Control("patch_strength", "how far faces are drawn with patches of the
 # the pair, patches say all that the rest would of the first, and leave the painter less to do of the second.
 UNPAINTED = {LOOK: (0.6, 0.5), COLOR: (0.75, 0.1), TONE: (0.7, 0.7), MANNER: (0.0, 0.0)}
 PAINTED = {LOOK: (0.3, 0.3), COLOR: (0.3, 0.3), TONE: (0.0, 0.0), MANNER: (0.9, 0.9)}
-PAINTED_TOO = {**PAINTED, MANNER: (0.7, 0.9), PATCHES: (0.35, 0.5)}
+PAINTED_TOO = {**PAINTED, MANNER: (0.75, 0.9), PATCHES: (0.15, 0.8)}
 PATCHED = {LOOK: (0.0, 0.0), COLOR: (0.0, 0.0), TONE: (0.0, 0.0), MANNER: (0.0, 0.0), PATCHES: (0.45, 0.8)}
 
 

@@ -64,7 +64,8 @@ class DeformableGraph(nn.Module):
         carried = self._residuals(residual)
         passed: dict[int, list[Tensor]] = {size: [] for size in config.resolutions}
         sizes = {*config.resolutions, *carried} | ({config.look} if maps is not None else set())
-        given = {"alpha": alpha, "carried": carried, "passed": passed, "maps": maps}
+        given = {"alpha": alpha, "carried": carried, "passed": passed, "maps": maps,
+                 "places": self.finder.points(shown) if self.is_carried else None}
         transforms = {layer_at(size): partial(self._transform, size=size, **given) for size in sizes}
         on_image = {}
         if config.carry_image:
@@ -127,7 +128,7 @@ class DeformableGraph(nn.Module):
         return image
 
     def _transform(self, x: Tensor, *, size: int, alpha: Tensor, carried: dict[int, Tensor],
-                   passed: dict[int, list[Tensor]], maps: Tensor | None) -> Tensor:
+                   passed: dict[int, list[Tensor]], maps: Tensor | None, places: Tensor | None) -> Tensor:
         if size in carried:
             x = x + carried.pop(size)
         if maps is not None and size == self.deformable.config.look:
@@ -143,7 +144,10 @@ class DeformableGraph(nn.Module):
             grid = grid.reshape(-1, size, size, 2)
             x = self._sample(x, unfolded(grid) if self.deformable.config.guarded else grid, carried, passed[size])
         if self.deformable.tps is not None:
-            x = self._sample(x, self.deformable.tps.stns[index].grid(x, alpha=alpha), carried, passed[size])
+            grid = self.deformable.tps.stns[index].grid(x, alpha=alpha)
+            if size == self.deformable.config.resolutions[-1]:
+                grid = self.deformable.completed(grid, [one for several in passed.values() for one in several], places, alpha)
+            x = self._sample(x, grid, carried, passed[size])
         return x.contiguous(memory_format=torch.channels_last)
 
     def _read(self, x: Tensor, grid: Tensor) -> Tensor:

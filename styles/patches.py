@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from checkpoints.features import load_parts
 from checkpoints.io import CheckpointError, load_model, save_model
-from models.analogy import Analogy, Matches
+from models.analogy import Analogy
+from models.matches import Matches
 from training.pair_start import carried
 
 # Tensors of a style's file: photo in the shape of its drawing, and drawing, in bytes; landmarks of the drawing.
@@ -64,16 +65,6 @@ class PairPatches(nn.Module):
         """Return the patches of a mixture of styles."""
         return cls([analogy for one in several for analogy in one.analogies],
                    [weight * share for one, weight in zip(several, weights, strict=True) for share in one.weights])
-
-
-def keeps_its_photo(pair: Mapping[str, Tensor]) -> bool:
-    """Return whether a drawing shows all of its photo as it is, also the ground, so that patches of it say nothing.
-
-    Raises:
-        CheckpointError: if the network that tells parts is absent or damaged.
-    """
-    patches = build_patches(pair, pair[POINTS].device)
-    return bool(patches.analogies[0].whole > 0.5)
 
 
 def pair_beside(path: Path) -> Path | None:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from data.landmarks68 import EYES, MIRROR
+from data.landmarks68 import MIRROR
+from models.landmark_goal import common_displacement, eye_axis, turned
 
 # Above this disagreement with the mirrored image, as a share of the eye distance, landmarks are no guide.
 MOST_DOUBT = 0.12
-
-
-def eye_vector(points: Tensor) -> Tensor:
-    """Return the vectors between the eye centres of landmarks [N, 68, 2] as complex numbers [N, 1]."""
-    first, second = (points[:, eye].mean(dim=1) for eye in EYES)
-    return torch.view_as_complex((second - first).contiguous())[:, None]
 
 
 class LandmarkGuide:
@@ -40,16 +35,13 @@ class LandmarkGuide:
         self.net = net
         with torch.no_grad():
             mirror, images = torch.from_numpy(MIRROR), torch.cat([source, target])
-            points, turned = (net(x).points for x in (images, images.flip(3)))
-            turned = turned[:, mirror] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
-            eyes = eye_vector(points)
-            self.doubt = float(((points - turned).norm(dim=2).mean(dim=1) / eyes.abs()[:, 0]).max())
-            points = (points + turned) / 2.0
-            self.points = points  # [2, 68, 2], fractions
-            moved = torch.view_as_complex((points[1:] - points[:1]).contiguous())
-            moved = moved / eyes[:1]
-            self.displacement = (moved - moved[:, mirror].conj()) / 2.0  # [1, 68], complex
-            far = self.displacement.abs()
+            points, mirrored = (net(x).points for x in (images, images.flip(3)))
+            mirrored = mirrored[:, mirror] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
+            eyes = eye_axis(points).norm(dim=2)[:, 0]
+            self.doubt = float(((points - mirrored).norm(dim=2).mean(dim=1) / eyes).max())
+            self.points = points = (points + mirrored) / 2.0  # [2, 68, 2], fractions
+            self.displacement = common_displacement(points[:1], points[1:])  # [1, 68, 2]
+            far = self.displacement.norm(dim=2)
             self.weights = (1.0 / far.numel() + far / (far.sum() + 1e-8)) / 2.0  # [1, 68]
 
     @property
@@ -59,7 +51,7 @@ class LandmarkGuide:
 
     def goal(self, points: Tensor) -> Tensor:
         """Return where landmarks [N, 68, 2] should be in the style, [N, 68, 2]."""
-        return points + torch.view_as_real(self.displacement * eye_vector(points))
+        return points + turned(self.displacement, eye_axis(points))
 
     def term(self, base: Tensor, stylized: Tensor) -> Tensor:
         """Return the weighted mean distance of the stylized faces' landmarks from their goals, in eye distances.
@@ -72,5 +64,5 @@ class LandmarkGuide:
             points = self.net(base).points
             goal = self.goal(points)
         squared = (self.net(stylized).points - goal).square().sum(dim=2)  # [N, 68]
-        distance = (squared + 1e-8).sqrt() / eye_vector(points).abs()
+        distance = (squared + 1e-8).sqrt() / eye_axis(points).norm(dim=2)
         return (distance * self.weights).sum(dim=1).mean()
