@@ -2,7 +2,7 @@
 
 Without ``--styles`` the pictures are faces of the photos' folder drawn by ``benchmarks.families``, one each, which nothing was
 trained on; what a photo should come to is known then, and asked for too: the perceptual distance, as a share of the photo's,
-and how near that truth itself comes to its reference by Gram matrices.
+how near that truth itself comes to its reference by Gram matrices, and whose face the network sees in it.
 
 Every photo is drawn in every style, and is asked: is it nearest to its own reference among all, by the style encoder and by
 Gram matrices of SqueezeNet, by which the painter has learned; how near, as a share of the photo's own distance; whose face is
@@ -132,6 +132,7 @@ def run(args: Namespace) -> int:
                 to = teacher(truth)
                 facts[-1]["truth_share"] = (feature_distance(teacher(drawn), to) / feature_distance(
                     teacher(photo.expand_as(truth)), to)).mean()
+                facts[-1]["identity_of_truth"] = (identity.embed(truth) - identity.embed(photo)).norm(dim=1).mean()
                 facts[-1]["gram_share_of_truth"] = ((grams(teacher, truth) - of["gram"]).norm(dim=1) / before).mean()
             steps = [torch.cat([style.draw(face, look.changed(strength=strength, color_strength=strength)).clamp(-1.0, 1.0)
                                 for look in looks[:5]]) for strength in STRENGTHS]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.kept import BROAD, SIDE, band_gains, colour_slopes, filtered, kept_whole
+from models.grain import Grain, Screen
+from models.kept import BROAD, SIDE, colour_slopes, kept_whole
 from models.look import landmark_grid, window_mean
 from models.matches import Matches
 from models.parts import GROUND, PartsNetwork, face_frame, face_parts
@@ -45,6 +46,8 @@ KEEPS = 0.5
 # Mean square of the difference in the skin at which a face is taken for the pair's own: 0.01 to 0.04 for that, 0.1 to 0.4 for
 # others. From this strength on it is drawn whole.
 OWN_FACE, OWN_WHOLE = 0.045, 0.15
+# Share of the pair's strokes that grain stands for where the drawing has it all over.
+GRAINED = 0.5
 # Strengths at which all around the face, and its broad colours, are the drawing's; deviation in px of SIDE of what is broad.
 AHEAD, COLOURED, PALETTE = 0.15, 0.45, 4.0
 
@@ -106,8 +109,10 @@ class Analogy(nn.Module):
         whole = 0.0 if guessed else kept_whole(small, drawn, parts[:, GROUND:GROUND + 1])
         self.keeps_all = bool(whole > KEEPS)
         if self.keeps_all:
-            held["gains"] = band_gains(photo, drawing)
-            rest = drawing - filtered(photo, held["gains"])
+            screen, grain = Screen.read(photo, drawing), Grain.read(drawing)
+            held |= {f"screen_{name}": tensor for name, tensor in screen._asdict().items()}
+            held |= {f"grain_{name}": tensor for name, tensor in grain._asdict().items()}
+            rest = drawing - screen.on(photo)
             rest = rest - window_mean(rest, BROAD * rest.shape[3] / SIDE)
             held["pair"] = torch.cat([held["pair"], rest], dim=1)
         for name, tensor in held.items():
@@ -136,7 +141,7 @@ class Analogy(nn.Module):
         inside = torch.sigmoid((1.05 - (x.square() + y.square()).sqrt()) / 0.08)
         ahead, coloured = ((strength / most).clamp(max=1.0) for most in (AHEAD, COLOURED))
         fine = coloured if self.keeps_all else strength.square()
-        plain = filtered(image, self.gains).clamp(-1.0, 1.0) if self.keeps_all else drawn
+        plain = self._screen.on(image) if self.keeps_all else drawn
         missing = made - plain
         broad = window_mean(missing, PALETTE * image.shape[3] / SIDE)
         made = (torch.lerp(drawn, plain, ahead) + ahead * (1.0 - inside) * missing
@@ -162,7 +167,9 @@ class Analogy(nn.Module):
         own = torch.exp(-(unlike / skin.sum(dim=(2, 3), keepdim=True) / OWN_FACE) ** 4)
         laid = self._laid(self.pair, places, size, between)
         if self.keeps_all:
-            return (filtered(image, self.gains) + laid[:, 6:]).clamp(-1.0, 1.0), own
+            plain, grain = self._screen.on(image), Grain(*(getattr(self, f"grain_{name}") for name in Grain._fields))
+            share = (1.0 - own) * grain.share
+            return grain.on(plain + (1.0 - GRAINED * share) * laid[:, 6:], strength=share), own
         photo, drawing = laid.split(3, dim=1)
         share = (parts * self.own_share).sum(dim=1, keepdim=True)
         share = share * share.new_tensor([1.0, OWN_COLOUR, OWN_COLOUR]).reshape(1, 3, 1, 1)
@@ -172,6 +179,10 @@ class Analogy(nn.Module):
         added = _sized(opponent(added, back=True), size)
         known = _sized((parts * self.known).sum(dim=1, keepdim=True), size)
         return torch.lerp(image if drawn is None else drawn, (drawing + added).clamp(-1.0, 1.0), known), own
+
+    @property
+    def _screen(self) -> Screen:
+        return Screen(*(getattr(self, f"screen_{name}") for name in Screen._fields))
 
     def _matched(self, described: Tensor, points: Tensor, last: Matches | None = None) -> tuple[Tensor, Tensor]:
         """Return which patch of the pair every patch [N, F, L] is most like, [N, L], and ``between`` for ``_laid``."""

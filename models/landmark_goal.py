@@ -17,6 +17,11 @@ OWN = 0.05
 # Root mean square of what landmarks of a part are read wrongly by in drawings, in eye distances: a part that moved by as much
 # is completed by half.
 READ = 0.03
+# Landmarks of the inner lips, lower below upper, and all of both lips but their corners.
+UPPER_INNER, LOWER_INNER = [61, 62, 63], [67, 66, 65]
+UPPER_LIP, LOWER_LIP = [49, 50, 51, 52, 53, 61, 62, 63], [55, 56, 57, 58, 59, 65, 66, 67]
+# How far lips of a mouth that is shut are read apart, in eye distances.
+SHUT = 0.05
 # Rounds of completing a warp; each brings landmarks nearer that lie close to others which move differently.
 ROUNDS = 2
 
@@ -49,16 +54,34 @@ def common_displacement(source: Tensor, target: Tensor) -> Tensor:
     return (moved + mirrored) / 2.0
 
 
+def _as_open(moved: Tensor, points: Tensor, source: Tensor) -> Tensor:
+    """Return displacements [N, 68, 2] for faces ``points`` of those [1, 68, 2] that landmarks ``source`` [1, 68, 2] have, all of
+    ``common_displacement``'s kind."""
+    open_by, theirs = (_between_lips(turned(face, eye_axis(face), back=True))[..., 1:] for face in (points, source))
+    share = (open_by / theirs.clamp_min(SHUT)).clamp(0.0, 1.0)  # [N, 1, 1]
+    less = (1.0 - share) * _between_lips(moved) / 2.0
+    moved = moved.repeat(len(points), 1, 1)
+    moved[:, UPPER_LIP] += less
+    moved[:, LOWER_LIP] -= less
+    return moved
+
+
+def _between_lips(vectors: Tensor) -> Tensor:
+    """Return how much those of the lower inner lip differ from those of the upper, of vectors [N, 68, 2], [N, 1, 2]."""
+    return (vectors[:, LOWER_INNER] - vectors[:, UPPER_INNER]).mean(dim=1, keepdim=True)
+
+
 def landmark_goals(points: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Return where faces with landmarks ``points`` [N, 68, 2] have them in the style, [N, 68, 2].
 
-    The pair's own real face goes where the drawing has it, with pose and all.
+    The pair's own real face goes where the drawing has it, with pose and all. Of how far the drawing opens or shuts the mouth
+    others take as much as theirs is open beside that of the pair's: lips that are shut stay so.
 
     Args:
         points: as fractions of the side.
         source, target: landmarks [1, 68, 2] of the pair's real face and of its drawing.
     """
-    goals = points + turned(common_displacement(source, target), eye_axis(points))
+    goals = points + turned(_as_open(common_displacement(source, target), points, source), eye_axis(points))
     eyes = eye_axis(source).square().sum(dim=2).sqrt()
     away = (points - source).square().sum(dim=2).sqrt().mean(dim=1, keepdim=True) / eyes  # [N, 1]
     own = torch.exp(-(away / OWN).square())[:, :, None]

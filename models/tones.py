@@ -137,7 +137,7 @@ def read_tones(picture: Tensor) -> Tones:
 
 
 def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strength: float | Tensor = 1.0,
-             colour: float | Tensor | None = None) -> Tensor:
+             colour: float | Tensor | None = None, local: float = 1.0) -> Tensor:
     """Return images in the tones of a picture.
 
     Args:
@@ -147,6 +147,7 @@ def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strengt
             by place.
         strength: 0 leaves the images, 1 takes the tones; one for all or [N, 1, 1, 1].
         colour: strength of the colours and their spread; ``strength`` where None.
+        local: share of the colours by place.
 
     Returns:
         [N, 3, S, S], clamped to [-1, 1] but where nothing is taken.
@@ -159,11 +160,11 @@ def in_tones(image: Tensor, tones: Tones, *, grid: Tensor | None = None, strengt
     if all(isinstance(share, (int, float)) and share == 0.0 for share in (strength, colour)):
         return image
     colours = opponent(image.float())
-    if grid is not None and (isinstance(colour, Tensor) or colour):
+    if grid is not None and local and (isinstance(colour, Tensor) or colour):
         theirs = F.grid_sample(tones.local.expand(len(grid), -1, -1, -1), grid.to(colours), mode="bilinear",
                                padding_mode="reflection", align_corners=False)
         missing = window_mean(theirs - F.avg_pool2d(colours, CELL), REACH)
-        shares = colour * colours.new_tensor(LOCAL).reshape(1, 3, 1, 1)
+        shares = local * colour * colours.new_tensor(LOCAL).reshape(1, 3, 1, 1)
         colours = colours + shares * F.interpolate(missing, size=colours.shape[2:], mode="bilinear", align_corners=False)
         colours = opponent(opponent(colours, back=True).clamp(-1.0, 1.0))
     bands, low = pyramid(colours)

@@ -54,7 +54,7 @@ CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED)
 # A style that reads features from the picture: shape stays the face's own, and a second picture may be mixed in.
 SECOND = Control("second_style_image", "another picture, mixed with the first", type="file", label="Second style picture")
 SHARE = Control("second_share", "share of the second picture in the mixture", default=0.5, label="Share of the second picture")
-DETAIL = Control("detail", "share of what a photo shows beyond its inversion; 0 leaves it out", default=0.8, high=1.0,
+DETAIL = Control("detail", "share of what a photo shows beyond its inversion; 0 leaves it out", default=0.75, high=1.0,
                  label="Detail of the photo")
 FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(FINE_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED,
                     DETAIL)

@@ -154,8 +154,8 @@ def test_a_filter_that_a_pair_shows_is_told_from_it(pictures, network) -> None: 
 
     analogy, other = Analogy(images[:1], through(images[:1]), points[:1], network), images[1:2]
     assert analogy.keeps_all and not Analogy(images[:1], drawing, points[:1], network).keeps_all
-    contrast, saturation = analogy.gains[-2, 0], analogy.gains[-2, 1]
-    assert abs(contrast - 0.8) < 0.03 and abs(saturation - 0.5) < 0.08 and analogy.gains[0, 0] < 0.4
+    contrast, saturation = analogy.screen_gains[-2, 0], analogy.screen_gains[-2, 1]
+    assert abs(contrast - 0.8) < 0.03 and abs(saturation - 0.5) < 0.08 and analogy.screen_gains[0, 0] < 0.4
     made = analogy(other, other, points[1:2], 1.0)
     assert away(made, through(other)) < 0.2 * away(other, through(other))
     half = analogy(other, other, points[1:2], 0.015)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import any_style
 from checkpoints.builders import load_base
-from data.images import read_image
+from data.images import read_image, to_tensor
 from models.style_encoder import StyleEncoder, StyleEncoderConfig
 from pipeline.sampling import random_faces
 from pipeline.stylize import InversionSettings, build_stylizer
@@ -132,6 +132,44 @@ def test_an_aligned_face_that_no_detector_finds_is_one_all_the_same(style, tmp_p
     read_image(DRAWING).rotate(180).save(path)  # upside down is none
     drawn = style.draw(faces, Look(style_image=FileValue.read(path)))
     assert torch.isfinite(drawn).all() and "no face found" in capsys.readouterr().err
+
+
+def test_a_print_is_done_to_the_photo_and_keeps_what_it_shows(style, tmp_path):
+    face, path = random_faces(style, 3, [0], truncation_psi=0.7), tmp_path / "print.png"
+    picture = Image.fromarray((np.array(read_image(FACE).resize((128, 128)).convert("L"), dtype=np.float32)).astype(np.uint8))
+    dots = np.add.outer(*[np.cos(2.0 * np.pi * np.arange(128) / 3.0)] * 2) * 64.0 + 128.0
+    Image.fromarray(np.where(np.array(picture) > dots, 240, 15).astype(np.uint8)).convert("RGB").save(path)
+    look = Look(style_image=FileValue.read(path), detail=1.0)
+    assert style.picture_look(look).grain.share > 0.9
+    drawn, plain = style.draw(face, look), face.photo
+    assert torch.corrcoef(torch.cat([detail(drawn), detail(plain)]))[0, 1] > 0.65
+    fine = [(image - torch.nn.functional.avg_pool2d(image, 3, 1, 1)).std() for image in (drawn, plain)]
+    assert fine[0] > 3.0 * fine[1]
+    coloured, grey = (style.draw(face, look.changed(color_strength=share)) for share in (0.0, 1.0))
+    hues = [float((image - image.mean(dim=1, keepdim=True)).abs().mean()) for image in (plain, coloured, grey)]
+    assert hues[1] > 0.5 * hues[0] and hues[2] < 0.6 * hues[1]
+
+
+def test_colours_stay_the_faces_where_none_are_asked_for(style):
+    face, look = random_faces(style, 3, [0], truncation_psi=0.7), Look(style_image=FileValue.read(DRAWING), detail=1.0)
+    none, all_of_it = (style.draw(face, look.changed(color_strength=share)) for share in (0.0, 1.0))
+
+    def hues(image: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(image - image.mean(dim=1, keepdim=True), 8)
+
+    assert distance(hues(none), hues(face.photo)) < 0.5 * distance(hues(all_of_it), hues(face.photo))
+
+
+def test_an_aligned_drawing_is_not_cut_where_a_detector_thinks_it_sees_a_face(style, monkeypatch):
+    image = read_image(DRAWING)
+    monkeypatch.setattr(style.reader._finder, "find", lambda picture: pytest.fail("asked for faces"))
+    seen, places = style.reader._aligned(image)
+    assert torch.equal(seen.cpu(), to_tensor(image, 128)) and places is not None
+    monkeypatch.undo()
+    wide = Image.new("RGB", (3 * image.width, 2 * image.height), "white")
+    wide.paste(image, (image.width, image.height // 2))
+    cut, places = style.reader._aligned(wide)
+    assert places is not None and distance(cut, seen) < 0.5 * distance(to_tensor(wide, 128), seen)
 
 
 def test_every_pair_once_with_a_sheet(tmp_path, capsys):

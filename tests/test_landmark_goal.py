@@ -8,7 +8,16 @@ import torch
 from checkpoints.paths import bundled_styles_dir
 from data.landmarks68 import EYES, MEAN_FACE
 from data.warps import Caricature, least_area
-from models.landmark_goal import completed, eye_axis, landmark_goals, turned
+from models.landmark_goal import (
+    LOWER_INNER,
+    LOWER_LIP,
+    UPPER_INNER,
+    UPPER_LIP,
+    completed,
+    eye_axis,
+    landmark_goals,
+    turned,
+)
 from models.sampling_grids import composed, moved_places, pixel_lattice
 from pipeline.sampling import random_faces
 from styles.controls import ByRegion
@@ -41,6 +50,32 @@ def test_other_faces_take_the_shape_and_the_pairs_own_the_pose_too() -> None:
     torch.testing.assert_close(goals[:1], drawing, rtol=0, atol=1e-5)
     wanted = 0.8 * (shape - 0.5) + torch.tensor([0.55, 0.45])
     assert (goals[1:] - wanted).norm(dim=2).max() < 0.003
+
+
+def opened(points: torch.Tensor, by: float) -> torch.Tensor:
+    """Return landmarks [1, 68, 2] with the lips so far apart, in eye distances."""
+    points = points.clone()
+    upper, lower = points[:, UPPER_INNER, 1], points[:, LOWER_INNER, 1]
+    more = (by * float(eye_axis(points)[0, 0, 0]) - (lower - upper).mean()) / 2.0
+    points[:, UPPER_LIP, 1] -= more
+    points[:, LOWER_LIP, 1] += more
+    return points
+
+
+def apart(points: torch.Tensor) -> torch.Tensor:
+    return (points[:, LOWER_INNER, 1] - points[:, UPPER_INNER, 1]).mean(dim=1) / eye_axis(points)[:, 0, 0]
+
+
+def test_a_mouth_opens_as_far_as_it_is_open() -> None:
+    source, drawing = opened(FACE, 0.2), opened(caricatured(FACE, mouth=1.3), 0.35)
+    others = torch.cat([opened(FACE, by) for by in (0.0, 0.1, 0.2, 0.3)]) * 0.8 + 0.12
+    goals = landmark_goals(others, source, drawing)
+    torch.testing.assert_close(apart(goals), torch.tensor([0.0, 0.175, 0.35, 0.45]), rtol=0, atol=0.003)
+    widths = (goals[:, 54] - goals[:, 48]).norm(dim=1) / (others[:, 54] - others[:, 48]).norm(dim=1)
+    torch.testing.assert_close(widths, torch.full((4,), 1.3), rtol=0, atol=0.02)
+    # A drawing that shuts a mouth shuts it; one that opens a mouth which was shut says little of what an open one does.
+    shut = landmark_goals(others, source, opened(FACE, 0.0))
+    torch.testing.assert_close(apart(shut), torch.tensor([0.0, 0.0, 0.0, 0.1]), rtol=0, atol=0.003)
 
 
 def test_a_completed_warp_brings_landmarks_to_their_goals() -> None:

@@ -151,6 +151,16 @@ def test_doubt_tells_faces_from_what_is_none():
         assert points_and_doubt(net, other)[1] > 0.07
 
 
+def test_a_face_is_read_through_a_screen():
+    net, face = load_landmark_net().module, to_tensor(read_image(FACE), 128)
+    lines = torch.cos(2.0 * torch.pi * torch.arange(128) / 2.5)[:, None]
+    cut = ((face.mean(dim=1, keepdim=True) + lines) * 2.5).clamp(-1.0, 1.0).expand(-1, 3, -1, -1)
+    wanted = net(face).points
+    points, doubt = points_and_doubt(net, torch.cat([cut, face]))
+    errors = (torch.cat([points, net(cut).points]) - wanted).norm(dim=2).mean(dim=1)
+    assert doubt[0] < 0.06 and errors[0] < 0.75 * errors[2] and torch.allclose(points[1:], wanted, atol=1e-4)
+
+
 def test_perfect_points_have_no_distance_and_a_large_eye_is_seen():
     points = face_points()[None]
     maps = torch.full((1, 68, 32, 32), -np.log(1024.0))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from data.landmarks68 import MIRROR
 from models.landmark_goal import common_displacement, eye_axis, turned
+from models.landmarks import surest
 
 # Above this disagreement with the mirrored image, as a share of the eye distance, landmarks are no guide.
 MOST_DOUBT = 0.12
@@ -34,15 +35,18 @@ class LandmarkGuide:
     def __init__(self, net: nn.Module, *, source: Tensor, target: Tensor) -> None:
         self.net = net
         with torch.no_grad():
-            mirror, images = torch.from_numpy(MIRROR), torch.cat([source, target])
-            points, mirrored = (net(x).points for x in (images, images.flip(3)))
-            mirrored = mirrored[:, mirror] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
-            eyes = eye_axis(points).norm(dim=2)[:, 0]
-            self.doubt = float(((points - mirrored).norm(dim=2).mean(dim=1) / eyes).max())
-            self.points = points = (points + mirrored) / 2.0  # [2, 68, 2], fractions
+            points, doubt = surest(self._read, torch.cat([source, target]))
+            self.points, self.doubt = points, float(doubt.max())  # [2, 68, 2], fractions
             self.displacement = common_displacement(points[:1], points[1:])  # [1, 68, 2]
             far = self.displacement.norm(dim=2)
             self.weights = (1.0 / far.numel() + far / (far.sum() + 1e-8)) / 2.0  # [1, 68]
+
+    def _read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return landmarks [N, 68, 2] of images and their mirrored images, and their doubt [N]."""
+        points, mirrored = (self.net(x).points for x in (images, images.flip(3)))
+        mirrored = mirrored[:, torch.from_numpy(MIRROR)] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
+        doubt = (points - mirrored).norm(dim=2).mean(dim=1) / eye_axis(points).norm(dim=2)[:, 0]
+        return (points + mirrored) / 2.0, doubt
 
     @property
     def is_sure(self) -> bool:
