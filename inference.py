@@ -65,7 +65,8 @@ def run_clip(args: Namespace) -> int:
     from tqdm import tqdm
 
     from pipeline.stylize import build_stylizer
-    from pipeline.video import VideoSettings, stylize_video
+    from pipeline.clip_drawer import VideoSettings
+    from pipeline.video import stylize_video
     from pipeline.video_io import clip_info
 
     frames = clip_info(args.input_image).frames

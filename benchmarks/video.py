@@ -107,7 +107,8 @@ def run(args: Namespace) -> int:
     import av
 
     from pipeline.stylize import InversionSettings, build_stylizer
-    from pipeline.video import VideoSettings, stylize_video
+    from pipeline.clip_drawer import VideoSettings
+    from pipeline.video import stylize_video
 
     cli.ensure_dir(args.output)
     stylizer = build_stylizer(args.style, inversion=InversionSettings(residual=args.residual),

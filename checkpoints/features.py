@@ -64,7 +64,7 @@ def load_encoder(name_or_path: str | Path = "starter", *, device: torch.device |
         module = build_strict(lambda: network(encoder_config), tensors, what=str(path))
     else:
         module, latent_avg = _official_encoder(path)
-    module.requires_grad_(False).eval().to(device)
+    module.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
     return Encoder(module, latent_avg.to(device), module.config.input_size, fingerprint(module.state_dict()))
 
 
@@ -324,7 +324,7 @@ def load_parts(name_or_path: str | Path = "starter", *, device: torch.device | s
     tensors, config = load_model(path, kind="parts")
     found = read_config(path, config, "parts", PartsConfig.from_dict)
     module = build_strict(lambda: PartsNetwork(found), tensors, what=str(path))
-    return module.requires_grad_(False).eval().to(device)
+    return module.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
 def landmarks_path() -> Path:

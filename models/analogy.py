@@ -33,7 +33,7 @@ INSIDE, OUTSIDE, BROW = 50.0, 10.0, 0.4
 ASTRAY, AROUND = 100.0, 1.5
 # In clips, the patches around one whose matches in the last frame are tried, itself first; of how many rows one is matched anew
 # per frame; and what being the last frame's counts.
-BESIDE, FRESH, LASTING = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)), 4, 0.05
+BESIDE, FRESH, LASTING = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)), 32, 0.05
 # Deviation of a patch's weights, in px.
 SOFT = 1.0
 # Of what a picture has and the matched photo has not, the shares that are added in each part; of colours less. Broad
@@ -83,6 +83,11 @@ def _described_drawing(drawing: Tensor) -> Tensor:
     return DRAWN_WEIGHT * _patches(opponent(drawing), PATCH) / PATCH
 
 
+def _with_norm(described: Tensor) -> Tensor:
+    """Append to what patches are described by, [1, F, L], what products with others lack to say how like they are."""
+    return torch.cat([described, -0.5 * described.square().sum(dim=1, keepdim=True)], dim=1)
+
+
 class Analogy(nn.Module):
     """Draws faces as a pair's photo was drawn.
 
@@ -102,10 +107,13 @@ class Analogy(nn.Module):
         parts = face_parts(network, small, points)
         relative = _relative(small, parts, points)
         held = {"pair": torch.cat([photo, drawing], dim=1), "points": points, "drawn": drawn, "relative": relative.sum(dim=1),
-                "described": _described(relative, parts), "described_drawing": _described_drawing(drawn),
+                "described": _described(relative, parts),
                 "known": ((parts.mean(dim=(2, 3), keepdim=True) - UNSEEN) / (SEEN - UNSEEN)).clamp(0.0, 1.0),
                 "own_share": parts.new_tensor(OWN_OF_PART).reshape(1, 4, 1, 1),
                 "kept": colour_slopes(small, drawn, parts, guessed=guessed)}
+        both = torch.cat([held["described"], _described_drawing(drawn)], dim=1)
+        held |= {"described": _with_norm(held["described"]), "described_both": _with_norm(both),
+                 "described_rows": both[0].t().contiguous()}
         whole = 0.0 if guessed else kept_whole(small, drawn, parts[:, GROUND:GROUND + 1])
         self.keeps_all = bool(whole > KEEPS)
         if self.keeps_all:
@@ -157,15 +165,20 @@ class Analogy(nn.Module):
         size = image.shape[3]
         small = _sized(image, SIDE)
         parts = face_parts(self.network, small, points)
+        if last is not None:
+            last.ground = parts[:, GROUND:GROUND + 1]
         relative = _relative(small, parts, points)
         places, between = self._matched(_described(relative, parts), points, last)
         relative = relative.sum(dim=1)
-        matched = self._laid(self.relative, places, SIDE, between)
+        if size == SIDE:  # both at once: places are what takes the time
+            both = torch.cat([self.relative, self.pair], dim=1)
+            matched, laid = self._laid(both, places, SIDE, between).tensor_split((3,), dim=1)
+        else:
+            matched, laid = self._laid(self.relative, places, SIDE, between), self._laid(self.pair, places, size, between)
         difference = relative - matched
         skin = parts[:, :1]
         unlike = (difference.square().sum(dim=1, keepdim=True) * skin).sum(dim=(2, 3), keepdim=True)
         own = torch.exp(-(unlike / skin.sum(dim=(2, 3), keepdim=True) / OWN_FACE) ** 4)
-        laid = self._laid(self.pair, places, size, between)
         if self.keeps_all:
             plain, grain = self._screen.on(image), Grain(*(getattr(self, f"grain_{name}") for name in Grain._fields))
             share = (1.0 - own) * grain.share
@@ -193,29 +206,25 @@ class Analogy(nn.Module):
         inside = inside * (BROW + (1.0 - BROW) * torch.sigmoid((y + 0.6) / 0.04))
         inside = inside[:, :, ::STEP, ::STEP].flatten(2)
         cost = (OUTSIDE + (INSIDE - OUTSIDE) * inside).square().transpose(1, 2)  # [N, L, 1]
-        goal = (landmark_grid(points, self.points, SIDE) / 2.0 + 0.5)[:, ::STEP, ::STEP].flatten(1, 2)  # [N, L, 2]
+        goal = (landmark_grid(points, self.points, SIDE, step=STEP) / 2.0 + 0.5).flatten(1, 2)  # [N, L, 2]
         lattice = (pixel_lattice(SIDE, mode="exact").to(points) / 2.0 + 0.5).reshape(SIDE, SIDE, 2)[::STEP, ::STEP]
         ticks, lattice = lattice[0, :, 0], lattice.reshape(1, -1, 2)
         between = (goal - lattice) * (SIDE / STEP)
         between = STEP * (between - between.round()).transpose(1, 2).reshape(-1, 2, *face.shape[2:]) * face
         away = [cost * (goal[:, :, axis, None] - ticks).square() for axis in (0, 1)]  # [N, L, SIDE / STEP] across and down
-        theirs = self.described.expand(len(points), -1, -1)
-        found = self._nearest(described, theirs, away) if last is None or last.found is None else last.found
-        theirs = torch.cat([theirs, self.described_drawing.expand(len(points), -1, -1)], dim=1)
+        known = last is not None and last.found is not None
+        found = last.found if known else self._nearest(described, self.described, away)
         for _ in range(PASSES - 1):
             ours = torch.cat([described, _described_drawing(self._laid(self.drawn, found, SIDE, between))], dim=1)
             beside = lattice + window_mean(self._moved(found).to(points), AROUND).flatten(2).transpose(1, 2) / SIDE
             costs = [one + ASTRAY**2 * (beside[:, :, axis, None] - ticks).square() for axis, one in enumerate(away)]
-            if last is None or last.found is None:
-                found = self._nearest(ours, theirs, costs)
-            else:
-                found = self._next(ours, theirs, costs, last)
+            found = self._next(ours, costs, last) if known else self._nearest(ours, self.described_both, costs)
         if last is not None:
             last.found, last.frames = found, last.frames + 1
         return found, between
 
-    def _next(self, ours: Tensor, theirs: Tensor, away: list[Tensor], last: Matches) -> Tensor:
-        """Return what ``_nearest`` does, of what lay around a patch in the last frame, and of everything for every fourth row.
+    def _next(self, ours: Tensor, away: list[Tensor], last: Matches) -> Tensor:
+        """Return what ``_nearest`` does, of what lay around a patch in the last frame; for each ``FRESH``-th row of all.
 
         What a patch was in the last frame it stays unless another one is more like it by ``LASTING``.
         """
@@ -229,35 +238,38 @@ class Analogy(nn.Module):
             around.append((rows.clamp(0, side - 1) * side + columns.clamp(0, side - 1)).flatten(2))
         around = torch.cat(around, dim=1)[0]  # [K, L]
 
-        def likeness(where: Tensor, places: Tensor) -> Tensor:
-            """Of patches [M] and what is tried for them [K, M], [K, M]."""
-            read = theirs[0].T[places]
-            value = (read * (ours[0].T[where] - 0.5 * read)).sum(dim=2)
+        own = ours[0].t().contiguous()  # [L, F], as of theirs are kept: rows that can be read as a whole
+
+        def likeness(where: Tensor | slice, places: Tensor) -> Tensor:
+            """Return how like patches [M] are to those that are tried for them, [M]."""
+            value = (self.described_rows[places] * own[where]).sum(dim=1) + self.described_both[0, -1, places]
             for maps, place in zip(away, (places % side, places // side), strict=True):
-                value = value - 0.5 * maps[0, where].gather(1, place.T).T
+                value = value - 0.5 * maps[0, where].gather(1, place[:, None])[:, 0]
             return value
 
-        every = torch.arange(side * side, device=found.device)
-        near = likeness(every, around)
-        near[0] += LASTING
-        best, chosen = near.max(dim=0)
-        found = around.gather(0, chosen[None])
-        some = every.reshape(side, side)[last.frames % FRESH::FRESH].flatten()
-        anew = self._nearest(ours[:, :, some], theirs, [maps[:, some] for maps in away])
-        found[:, some] = torch.where(likeness(some, anew) > best[some], anew, found[:, some])
-        return found
+        before, *others = around
+        found, best = before.clone(), likeness(slice(None), before) + LASTING
+        for places in others:
+            # Most neighbours agree.
+            some = (places != before).nonzero()[:, 0]
+            tried, value = places[some], likeness(some, places[some])
+            is_better = value > best[some]
+            found[some], best[some] = torch.where(is_better, tried, found[some]), torch.where(is_better, value, best[some])
+        some = torch.arange(side * side, device=found.device).reshape(side, side)[last.frames % FRESH::FRESH].flatten()
+        anew = self._nearest(ours[:, :, some], self.described_both, [maps[:, some] for maps in away])[0]
+        found[some] = torch.where(likeness(some, anew) > best[some], anew, found[some])
+        return found[None]
 
     @staticmethod
     def _nearest(ours: Tensor, theirs: Tensor, away: list[Tensor]) -> Tensor:
-        """Return the most like of ``theirs`` [N, F, L] for each of ``ours`` [N, F, M], [N, M], by the costs of displacements.
+        """Return the most like of ``theirs``, see ``_with_norm``, for each of ``ours`` [N, F, M], [N, M].
 
-        Those are sums of one of the column and one of the row, [N, M, SIDE / STEP] each, and not part of the product: next to
-        their size what tells patches apart would be lost in its rounding.
+        Costs of displacements ``away`` are sums of one of the column and one of the row, [N, M, SIDE / STEP] each, and not part
+        of the product: next to their size what tells patches apart would be lost in its rounding.
         """
-        norm = -0.5 * theirs.square().sum(dim=1, keepdim=True)
-        ours, theirs = torch.cat([ours, torch.ones_like(ours[:, :1])], dim=1), torch.cat([theirs, norm], dim=1)
+        ours = torch.cat([ours, torch.ones_like(ours[:, :1])], dim=1).transpose(1, 2).contiguous()
         side = SIDE // STEP
-        likeness = (ours.transpose(1, 2) @ theirs).reshape(len(ours), -1, side, side)
+        likeness = (ours @ theirs).reshape(len(ours), -1, side, side)
         # In place: these are 67 MB a face.
         likeness.sub_(0.5 * away[0][:, :, None]).sub_(0.5 * away[1][:, :, :, None])
         return likeness.flatten(2).argmax(dim=2)
@@ -279,14 +291,14 @@ class Analogy(nn.Module):
         Every pixel is the mean of what the patches around it say of it, by a Gaussian of its distance from their centres.
         """
         side, count = SIDE // STEP, len(found)
-        moved = self._moved(found).to(maps) + between.to(maps)
+        moved = (self._moved(found).to(maps) + between.to(maps)).permute(0, 2, 3, 1).contiguous()
         cells, offset = self._cells(size, maps)
         lattice = pixel_lattice(size, mode="exact").to(maps).reshape(1, size, size, 2)
         total = weight = 0.0
         for down in (-1, 0, 1):
+            row = moved.index_select(1, (cells + down).clamp(0, side - 1))
             for right in (-1, 0, 1):
-                y, x = (cells + down).clamp(0, side - 1), (cells + right).clamp(0, side - 1)
-                shift = moved[:, :, y][:, :, :, x].permute(0, 2, 3, 1)  # [N, size, size, 2]
+                shift = row.index_select(2, (cells + right).clamp(0, side - 1))  # [N, size, size, 2]
                 away = (offset - down * STEP).square()[:, None] + (offset - right * STEP).square()[None]
                 near = torch.exp(-0.5 * away / SOFT**2) * (away < (PATCH / 2.0 + 0.5) ** 2)
                 read = F.grid_sample(maps.expand(count, -1, -1, -1), lattice + shift * (2.0 / SIDE), mode="bilinear",

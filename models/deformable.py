@@ -22,7 +22,7 @@ from models.spatial_transformer import (
     strength_field,
     warp,
 )
-from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state, layer_at
+from models.stylegan2 import Generator, GeneratorConfig, Halfway, generator_config_from_state, layer_at
 
 PUBLISHED_PARTS = ("g", "stns", "rtstn")
 PUBLISHED_EXTENT = 0.95
@@ -87,6 +87,7 @@ class DeformableGenerator(nn.Module):
         # Landmarks of the drawing where the pair's real face has ``look_places``; a style that knows them sets them.
         self.register_buffer("drawn_places", None, persistent=False)
         self.look: nn.Parameter | None = None
+        self._kept_maps: tuple[list[tuple], Tensor] | None = None
         if config.look:
             if config.look not in widths:
                 raise ValueError(f"the generator has no features of {config.look} px; choose one of {sorted(widths)}")
@@ -117,6 +118,7 @@ class DeformableGenerator(nn.Module):
     def synthesis(
         self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor], residual: Tensor | None = None,
         look: float = 1.0, places: Tensor | None = None, detail: Tensor | None = None, passed: list[Tensor] | None = None,
+        half: Halfway | None = None,
     ) -> Deformed:
         """Turn latents into deformed images.
 
@@ -131,6 +133,7 @@ class DeformableGenerator(nn.Module):
                 stays where the pair has it without them. Where the drawing's are known the last warp takes them to those.
             detail: [N, 3, S, S], added to the images where the warps put it.
             passed: a list to which the sampling grids of all warps are added, in turn.
+            half: what the generator's ``halfway`` gives of the latents' first rows, at ``start`` px or below, or None.
 
         Returns:
             Deformed(image, grids); grids is empty without TPS blocks.
@@ -145,7 +148,10 @@ class DeformableGenerator(nn.Module):
         on_image = {}
         if self.config.carry_image:
             on_image = {layer_at(size): partial(self._carry_image, size=size, run=run) for size in self.config.resolutions}
-        image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms, image_transforms=on_image)
+        draw = self.generator.synthesis
+        if half is not None:
+            draw = partial(self.generator.finish, half, resolution=half.features.shape[3])
+        image = draw(w_plus, noise=noise, feature_transforms=transforms, image_transforms=on_image)
         grids = [grid for size in self.config.resolutions for grid in run.passed.get(size, [])]
         if passed is not None:
             passed += grids
@@ -153,6 +159,11 @@ class DeformableGenerator(nn.Module):
             moved = warp(detail, composed(grids, detail.shape[3]), mode=self.config.mode, where="detail") if grids else detail
             image = image + moved.to(image.dtype)
         return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])
+
+    @property
+    def start(self) -> int:
+        """Side in px of the features below which every face is as the generator has it."""
+        return min(*self.config.resolutions, self.config.look or self.config.resolutions[0])
 
     def features(
         self, w_plus: Tensor, *, noise: Sequence[Tensor], residual: Tensor | None = None, look: float = 1.0,
@@ -185,11 +196,21 @@ class DeformableGenerator(nn.Module):
 
     def maps(self, places: Tensor | None) -> Tensor:
         """Return the maps of the style's look, see ``models.look``, carried to landmarks [N, 68, 2] where it is carried."""
-        maps = look_maps(self.look, self.look_source)
+        maps = self._look_maps()
         if places is None or self.config.look_form != "carried":
             return maps
         grid = landmark_grid(places.to(maps), self.look_places, self.config.look)
         return warp(maps.expand(len(grid), -1, -1, -1), grid, mode=self.config.mode, where="a look")
+
+    def _look_maps(self) -> Tensor:
+        """Return the maps of the style's look, kept from one call to the next while nothing is trained."""
+        look, source = self.look, self.look_source
+        if look.requires_grad:
+            return look_maps(look, source)
+        state = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in (look, source)]
+        if self._kept_maps is None or self._kept_maps[0] != state:
+            self._kept_maps = state, look_maps(look, source).contiguous(memory_format=torch.channels_last)
+        return self._kept_maps[1]
 
     def residuals(self, residual: Tensor | None, look: float) -> dict[int, Tensor]:
         """Return what is added to the features, by side: the face's own [N, C, R, R] and the style's, times ``look``."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.matches import Matches
-from models.stylegan2 import FeatureTransforms, layer_at
+from models.stylegan2 import FeatureTransforms, Halfway, layer_at
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Face:
             no inversion shows take it from there.
         last: of one face in a clip, what its last frame was drawn with, one for each pair of a style that draws with patches;
             drawing changes it. None everywhere else.
+        half: a synthesis of the rows up to the residual's side, or None. Only where the generator that draws the faces is known
+            to begin as the one that did it.
 
     Raises:
         ValueError: for shapes that do not fit each other.
@@ -35,6 +37,7 @@ class Face:
     residual: Tensor | None = None
     photo: Tensor | None = None
     last: list[Matches] | None = None
+    half: Halfway | None = None
 
     def __post_init__(self) -> None:
         if self.w_plus.ndim != 3:
@@ -70,7 +73,7 @@ class Face:
 
     def with_rows(self, w_plus: Tensor) -> Face:
         """Return the same faces with other latents [N, L, D]."""
-        return replace(self, w_plus=w_plus)
+        return replace(self, w_plus=w_plus, half=None)
 
     def to(self, device: torch.device | str) -> Face:
         """Return the faces on a device."""

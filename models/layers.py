@@ -50,10 +50,10 @@ class EqualLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Styles stay in the weights' precision under autocast: what they scale would show their rounding everywhere.
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.weight.dtype)
+            x = x.to(self.weight.dtype) * self.scale  # of a few rows less than the weight
             if self.activate:
-                return fused_leaky_relu(F.linear(x, self.weight * self.scale), self.bias * self.lr_mul)
-            return F.linear(x, self.weight * self.scale, self.bias * self.lr_mul)
+                return fused_leaky_relu(F.linear(x, self.weight), self.bias * self.lr_mul)
+            return F.linear(x, self.weight, self.bias * self.lr_mul)
 
 
 class EqualConv2d(nn.Module):
@@ -122,7 +122,8 @@ class ModulatedConv2d(nn.Module):
 
     w'_oik = s_i w_oik; w''_oik = w'_oik / sqrt(sum_ik w'_oik^2 + 1e-8), StyleGAN2 equations 1 and 3. A single sample
     takes its own weight w''. Several samples share one weight: the input is scaled with s and the output with the
-    demodulation factor, which is the same product and avoids a grouped convolution. Setting ``modulate_weights``
+    demodulation factor, which is the same product and avoids a grouped convolution. On CPUs a single sample is one of
+    several too while nothing is trained: what depends on the weight alone is kept then. Setting ``modulate_weights``
     computes it in the published order instead, with one weight per sample: slower, equal up to rounding.
 
     Args:
@@ -144,6 +145,27 @@ class ModulatedConv2d(nn.Module):
         self.demodulate = demodulate
         self.blur = Blur((1, 1), gain=4.0) if upsample else None
         self.modulate_weights = False
+        self._kept: tuple[tuple, Tensor, Tensor] | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what depends on the weight alone is kept from one call to the next."""
+        plain = not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+        return plain and self.weight.device.type == "cpu" and not self.weight.requires_grad
+
+    def shared(self) -> tuple[Tensor, Tensor]:
+        """Return the scaled weight [out, in, k, k], laid out as convolutions read it fastest, and its energy [out, in]."""
+        weight = self.weight
+        state = (weight.data_ptr(), weight._version, weight.dtype) if self.keeps else ()
+        if state and self._kept is not None and self._kept[0] == state:
+            return self._kept[1:]
+        scaled = weight[0] * self.scale
+        energy = scaled.float().square().sum(dim=(2, 3))
+        if state:
+            scaled = (scaled.contiguous(memory_format=torch.channels_last) if self.blur is None
+                      else scaled.transpose(0, 1).contiguous().transpose(0, 1))
+            self._kept = state, scaled, energy
+        return scaled, energy
 
     def grouped(self, x: Tensor, style: Tensor) -> Tensor:
         """Convolve every sample with its own weight, as one grouped convolution; style [N, in]."""
@@ -169,7 +191,8 @@ class ModulatedConv2d(nn.Module):
         """
         style, factor = self.modulation(w), None  # [N, in]
         # Gradients of the style alone are cheaper by the maps: no gradient of the weight is needed on the way.
-        if len(x) == 1 and (self.weight.requires_grad or not style.requires_grad):
+        small = self.keeps and x.shape[2] * x.shape[3] <= self.weight[0, :, 0].numel()  # less to scale than the weight
+        if len(x) == 1 and not small and (self.weight.requires_grad or not style.requires_grad):
             # The weight is scaled by a number anyway; scaling it by the style too saves a pass over the maps.
             weight = self.weight[0] * (self.scale * style[:, :, None, None])  # [out, in, k, k]
             if self.demodulate:
@@ -177,11 +200,11 @@ class ModulatedConv2d(nn.Module):
             if factor is not None and weight.numel() < x.shape[2] * x.shape[3] * weight.shape[0]:
                 weight, factor = weight * factor.t()[:, :, None, None], None
         else:
-            weight = self.weight[0] * self.scale
+            with torch.autocast(x.device.type, enabled=False):
+                weight, energy = self.shared()
             x = scale_channels(x, style)
             if self.demodulate:
                 with torch.autocast(x.device.type, enabled=False):
-                    energy = weight.float().square().sum(dim=(2, 3))  # [out, in]
                     factor = torch.rsqrt(style.float().square() @ energy.t() + 1e-8)  # [N, out]
         if self.blur is None:
             return F.conv2d(x, weight, padding=self.padding), factor

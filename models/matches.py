@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.look import landmark_grid, window_mean
+from models.sampling_grids import enlarged
 
 # Largest share of the last frame in the next; root mean square of the differences between both frames, undrawn and in a window
 # of this deviation in px of 128, at which a third of that is left.
 LASTING, UNLIKE, WINDOW = 0.6, 0.1, 1.5
+# Side of the grid by which the last frame is carried to the landmarks, which is smooth.
+COARSE = 128
 
 
 @dataclass
@@ -28,12 +31,14 @@ class Matches:
         frames: number of frames so far.
         pictures: the last frame's face undrawn and drawn, uint8 [1, 6, S, S], or None.
         points: its landmarks [1, 68, 2] as fractions of the side.
+        ground: how far pixels of the frame that was drawn last are ground, [1, 1, S', S']; no part of the state.
     """
 
     found: Tensor | None = None
     frames: int = 0
     pictures: Tensor | None = None
     points: Tensor | None = None
+    ground: Tensor | None = None
 
     def steadied(self, image: Tensor, drawn: Tensor, points: Tensor) -> Tensor:
         """Return a frame's face with a share of the last one's where nothing but the landmarks has moved, and keep both.
@@ -45,7 +50,7 @@ class Matches:
         """
         size = image.shape[3]
         if self.pictures is not None and self.pictures.shape[3] == size:
-            grid = landmark_grid(points, self.points, size)
+            grid = enlarged(landmark_grid(points, self.points, min(size, COARSE)), size)
             last = F.grid_sample(self.pictures.to(image) / 127.5 - 1.0, grid, mode="bicubic", padding_mode="border",
                                  align_corners=False)
             before, made = last.split(3, dim=1)

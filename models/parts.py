@@ -18,9 +18,8 @@ from models.tones import opponent
 SKIN, GROUND, HAIR, REST = range(4)
 PARTS = ("skin", "ground", "hair", "rest")
 SLOPE = 0.1
-# Deviation in px of the guided filter's windows and the variance of colours that counts as none; the power that shares are
-# taken to after it.
-WINDOW, SOFTNESS, SHARPER = 4.0, 0.003, 2.5
+# Deviation in px of the guided filter's windows and the variance of colours that counts as none.
+WINDOW, SOFTNESS = 4.0, 0.003
 # In front of the image, where its pixels lie in the frame of the face, at most this far.
 FARTHEST = 3.0
 
@@ -151,9 +150,26 @@ def face_parts(network: PartsNetwork, image: Tensor, points: Tensor) -> Tensor:
     radius = (x.square() + y.square()).sqrt()
     inner = torch.sigmoid((0.97 - radius) / 0.04) * torch.sigmoid((y + 0.42) / 0.02)
     share = torch.cat([torch.maximum(share[:, :1], inner), share[:, 1:] * (1.0 - inner)], dim=1)
-    share = guided(share, opponent(image)).clamp(1e-3, 1.0) ** SHARPER
+    share = guided(share, opponent(image)).clamp(1e-3, 1.0)
+    share = share.square() * share.sqrt()  # to the power 2.5: sharper
     share = share.clamp_min(1e-3)
     return share / share.sum(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def ground_of(network: PartsNetwork, image: Tensor, points: Tensor) -> Tensor:
+    """Return how far pixels are ground, as the network alone says, [N, S', S'] of its side.
+
+    Args:
+        network: tells them.
+        image: [N, 3, S, S] in about [-1, 1].
+        points: landmarks [N, 68, 2] as fractions of the side.
+    """
+    side = network.config.size
+    if image.shape[3] != side:
+        image = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    place = torch.cat(face_frame(points, side), dim=1)
+    return network(image.clamp(-1.0, 1.0), place).softmax(dim=1)[:, GROUND]
 
 
 def guided(maps: Tensor, guide: Tensor) -> Tensor:
@@ -161,20 +177,20 @@ def guided(maps: Tensor, guide: Tensor) -> Tensor:
 
     In every window maps are a linear function of the picture's three colours.
     """
-    colours, middle = window_mean(guide, WINDOW), window_mean(maps, WINDOW)
-
-    def covariance(first: int, other: Tensor, of: Tensor) -> Tensor:
-        one = slice(first, first + 1)
-        return window_mean(guide[:, one] * other, WINDOW) - colours[:, one] * of
-
-    rows = [[covariance(i, guide[:, j:j + 1], colours[:, j:j + 1]) + (SOFTNESS if i == j else 0.0) for j in range(i, 3)]
-            for i in range(3)]
-    (a, b, c), (d, e), (f,) = rows
+    pairs = [(i, j) for i in range(3) for j in range(i, 3)]
+    products = [guide[:, i:i + 1] * guide[:, j:j + 1] for i, j in pairs] + [guide[:, i:i + 1] * maps for i in range(3)]
+    count = maps.shape[1]
+    means = window_mean(torch.cat([guide, maps, *products], dim=1), WINDOW)
+    colours, middle, squares, both = means.split([3, count, len(pairs), 3 * count], dim=1)
+    colours = colours.split(1, dim=1)
+    a, b, c, d, e, f = (square - colours[i] * colours[j] + (SOFTNESS if i == j else 0.0)
+                        for (i, j), square in zip(pairs, squares.split(1, dim=1), strict=True))
+    both = [product - colour * middle for colour, product in zip(colours, both.split(count, dim=1), strict=True)]
     # The inverse of the symmetric matrix [[a, b, c], [b, d, e], [c, e, f]], by its cofactors.
     inverse = [[d * f - e * e, c * e - b * f, b * e - c * d], [c * e - b * f, a * f - c * c, b * c - a * e],
                [b * e - c * d, b * c - a * e, a * d - b * b]]
     determinant = a * inverse[0][0] + b * inverse[0][1] + c * inverse[0][2]
-    both = [covariance(i, maps, middle) for i in range(3)]  # [N, C, S, S] each
     slopes = [sum(weight * value for weight, value in zip(row, both, strict=True)) / determinant for row in inverse]
-    made = window_mean(middle - sum(slope * colours[:, i:i + 1] for i, slope in enumerate(slopes)), WINDOW)
-    return made + sum(window_mean(slope, WINDOW) * guide[:, i:i + 1] for i, slope in enumerate(slopes))
+    made = middle - sum(slope * colour for slope, colour in zip(slopes, colours, strict=True))
+    made, *slopes = window_mean(torch.cat([made, *slopes], dim=1), WINDOW).split(count, dim=1)
+    return made + sum(slope * guide[:, i:i + 1] for i, slope in enumerate(slopes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,10 +18,22 @@ def pixel_lattice(size: int, *, mode: str, dtype: torch.dtype = torch.float32) -
 
     `published`: 2 i / (size - 1) - 1, the corners of the image are -1 and 1; `exact`: (2 i + 1) / size - 1, pixel centres.
     """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return _lattice(size, mode, dtype)
+    return _kept_lattice(size, mode, dtype)
+
+
+def _lattice(size: int, mode: str, dtype: torch.dtype) -> Tensor:
     steps = torch.arange(size, dtype=dtype, device="cpu")
     ticks = steps * 2 / (size - 1) - 1 if mode == "published" else (2 * steps + 1) / size - 1
     y, x = torch.meshgrid(ticks, ticks, indexing="ij")
     return torch.stack([x.reshape(-1), y.reshape(-1)], dim=1)  # [size, size] x 2 -> [size^2, 2]
+
+
+@lru_cache(maxsize=32)
+def _kept_lattice(size: int, mode: str, dtype: torch.dtype) -> Tensor:
+    # Small ones are asked for many times a face.
+    return _lattice(size, mode, dtype)
 
 
 def unfolded(grid: Tensor, *, least: float = LEAST_DETERMINANT) -> Tensor:
@@ -36,17 +49,16 @@ def unfolded(grid: Tensor, *, least: float = LEAST_DETERMINANT) -> Tensor:
     with torch.no_grad():
         across = (offsets[:, :, 1:] - offsets[:, :, :-1]) / cell  # [N, S, S-1, 2]
         down = (offsets[:, 1:] - offsets[:, :-1]) / cell  # [N, S-1, S, 2]
-        smallest = grid.new_ones(len(grid))
-        for x in (across[:, :-1], across[:, 1:]):
-            for y in (down[:, :, :-1], down[:, :, 1:]):
-                trace = x[..., 0] + y[..., 1]
-                determinant = x[..., 0] * y[..., 1] - x[..., 1] * y[..., 0]
-                # The smallest positive root of 1 - least + s trace + s^2 determinant.
-                inside = trace.square() - 4.0 * (1.0 - least) * determinant
-                divisor = inside.clamp_min(0.0).sqrt() - trace
-                is_root = (inside >= 0.0) & (divisor > 1e-12)
-                root = torch.where(is_root, 2.0 * (1.0 - least) / divisor.clamp_min(1e-12), 1.0)
-                smallest = torch.minimum(smallest, root.flatten(1).amin(dim=1))
+        # Corners of a cell have one of its two differences across and one of those down, [2, 2, N, S-1, S-1].
+        across, down = torch.stack([across[:, :-1], across[:, 1:]])[:, None], torch.stack([down[:, :, :-1], down[:, :, 1:]])
+        trace = across[..., 0] + down[..., 1]
+        determinant = across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
+        # The smallest positive root of 1 - least + s trace + s^2 determinant.
+        inside = trace.square() - 4.0 * (1.0 - least) * determinant
+        divisor = inside.clamp_min(0.0).sqrt() - trace
+        is_root = (inside >= 0.0) & (divisor > 1e-12)
+        root = torch.where(is_root, 2.0 * (1.0 - least) / divisor.clamp_min(1e-12), 1.0)
+        smallest = root.amin(dim=(0, 1, 3, 4)).clamp(max=1.0)
     scale = smallest[:, None, None, None]
     return torch.where(scale < 1.0, rest + scale * offsets, grid)
 

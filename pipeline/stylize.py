@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, Encoder, load_encoder
-from checkpoints.features import ResidualFinder, load_residual_encoder
+from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
 from data.images import to_pil, to_tensor
 from losses.perceptual import InversionLoss
 from models.face import Face
-from models.residual_encoder import residual_of
+from models.parts import PartsNetwork, ground_of
 from pipeline.align import align_face, photo_corners
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
@@ -95,7 +95,7 @@ class Stylized:
     """One face: the aligned photo and tensors [1, 3, S, S] of its inversion and of the result, and the face itself.
 
     ``outlines`` are the landmarks [68, 2] of the photo's face and of the drawn one as fractions of the crop's side, and
-    nothing for photos that came aligned.
+    nothing for photos that came aligned; ``ground`` says where the result shows ground, see ``Stylizer.ground``.
     """
 
     aligned: Image.Image
@@ -103,6 +103,7 @@ class Stylized:
     result: Tensor
     face: Face
     outlines: tuple[np.ndarray, ...] = ()
+    ground: np.ndarray | None = None
 
 
 class Stylizer:
@@ -130,6 +131,8 @@ class Stylizer:
         self.style, self.base, self.encoder, self.residual = style, base, encoder, residual
         self.settings, self.cache, self.finder, self.faces = settings, cache, finder, faces
         self._make_objective, self._objective = objective, None
+        self._alike: tuple[Style, bool] | None = None
+        self._parts: PartsNetwork | None = None
         self.device = base.w_avg.device
 
     @property
@@ -174,7 +177,16 @@ class Stylizer:
         if self.residual is None:
             return Face(w_plus)
         photo = to_tensor(aligned, self.residual.module.config.input_size).to(self.device)
-        return Face(w_plus, residual_of(self.residual.module, self.base.generator, photo, w_plus).float())
+        finder, generator = self.residual.module, self.base.generator
+        half = generator.halfway(w_plus, noise=generator.fixed_noise(), resolution=finder.config.resolution)
+        return Face(w_plus, finder(photo, half.features, w_plus).float(), half=half if self._begins_alike else None)
+
+    @property
+    def _begins_alike(self) -> bool:
+        """Whether the style, which may be exchanged, draws faces by layers equal to those of the base up to the residual."""
+        if self._alike is None or self._alike[0] is not self.style:
+            self._alike = self.style, self.style.begins_as(self.base.generator, self.residual.module.config.resolution)
+        return self._alike[1]
 
     @property
     def rows_alone(self) -> bool:
@@ -235,21 +247,37 @@ class Stylizer:
         """
         return self.style.draw(face, look, landmarks=None if landmarks is None else landmarks[None])
 
+    def restyle_parts(self, face: Face, *, look: Look, landmarks: np.ndarray | None = None) -> Iterator[Tensor | None]:
+        """Do what ``restyle`` does in parts, see ``Style.draw_parts``."""
+        return self.style.draw_parts(face, look, landmarks=None if landmarks is None else landmarks[None])
+
     def stylize(self, crop: Crop | Image.Image, *, look: Look) -> Stylized:
         """Invert and restyle one aligned face."""
         crop = crop if isinstance(crop, Crop) else Crop(crop, None, None)
         face = self.invert(crop.image)
         result = self.restyle(face, look=look, landmarks=crop.places())
-        return Stylized(crop.image, self.render(face), result, face, self.outlines(crop, result))
+        return self.stylized(crop, face, result)
 
-    def outlines(self, crop: Crop, result: Tensor) -> tuple[np.ndarray, ...]:
+    def stylized(self, crop: Crop, face: Face, result: Tensor) -> Stylized:
+        """Return one face with all that pasting it back takes."""
+        outlines = self.outlines(crop, to_pil(result))
+        ground = self.ground(result, outlines[1]) if outlines else None
+        return Stylized(crop.image, self.render(face), result, face, outlines, ground)
+
+    def outlines(self, crop: Crop, result: Image.Image) -> tuple[np.ndarray, ...]:
         """Return the landmarks [68, 2] of a crop and of its restyled face as fractions of its side, or nothing."""
-        places, side = crop.places(), result.shape[3]
+        places, side = crop.places(), result.width
         if places is None or self.finder is None:
             return ()
         box = tuple((np.concatenate([places.min(axis=0), places.max(axis=0)]) * side).tolist())
-        found = (self.finder.follow(to_pil(result), [box])[0] + 0.5) / side
+        found = (self.finder.follow(result, [box])[0] + 0.5) / side
         return places, places + np.clip(found - places, -MAX_SHIFT, MAX_SHIFT)
+
+
+    def ground(self, result: Tensor, outline: np.ndarray) -> np.ndarray:
+        """Return how far pixels of a restyled face [1, 3, S, S] with landmarks [68, 2] are ground, [S', S'] from 0 to 1."""
+        self._parts = self._parts or load_parts(device=self.device)
+        return ground_of(self._parts, result, torch.from_numpy(outline)[None].to(result))[0].cpu().numpy()
 
 
 def build_stylizer(
@@ -302,7 +330,7 @@ def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *,
     result = photo.copy()
     for crop, item in reversed(list(zip(crops, items, strict=True))):
         paste_back(result, to_pil(item.result), crop.corners, original=crop.image, colour=colour,
-                   outlines=item.outlines, in_place=True)
+                   outlines=item.outlines, ground=item.ground, in_place=True)
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,12 +21,13 @@ from pipeline import video_io
 from pipeline.align import align_face
 from pipeline.batch import file_state, settings_digest
 from pipeline.cli import UserError, report
+from pipeline.clip_drawer import load_tracker, tracker_state
 from projection.expressions import check_pose
 from pipeline.naming import Photo
 from projection.stills import Studio
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.tracking import FaceTracker
-from pipeline.video import draw_clip, load_tracker, tracker_state
+from pipeline.video import draw_clip
 from training.projection import Expression, Person, Projection
 
 STORED = ("rows", "features", "w_plus", "residual", "goal")
@@ -132,7 +133,12 @@ class ProjectionDrawer:
         self.last: float | None = None
         self.last_pts = 0
 
-    def pictures(self, frame: video_io.ClipFrame, *, at: float) -> Iterator[video_io.ClipFrame]:
+    def pictures(self, frames: Iterable[tuple[video_io.ClipFrame, float]]) -> Iterator[video_io.ClipFrame]:
+        """Yield the person with the expressions of frames, which come with their seconds, and pictures halfway between."""
+        for frame, at in frames:
+            yield from self._pictures(frame, at=at)
+
+    def _pictures(self, frame: video_io.ClipFrame, *, at: float) -> Iterator[video_io.ClipFrame]:
         """Yield the person with the expression of a frame, and before it the picture halfway from the last one."""
         before, factor, last_pts = self.after, 2 if self.settings.halfway else 1, self.last_pts
         seconds = 0.0 if self.last is None else at - self.last

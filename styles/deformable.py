@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from models.mixing import mix_deformables
 from models.painter import Painter, fitted, painted
 from models.sampling_grids import composed, moved_places
 from models.spatial_transformer import SpatialTransformerConfig, build_affine, build_tps
-from models.stylegan2 import layer_at
+from models.stylegan2 import Generator, Halfway, layer_at
 from models.tones import CELL, Tones, in_tones, read_tones
 from styles.controls import Control, Look
 from styles.deformable_controls import ALPHA, COLOR_SHARE, DETAIL, TONE, deformable_controls, look_shares
@@ -106,6 +106,8 @@ class DeformableStyle(Style):
                 latent: Tensor | None, device: torch.device, manner: Tensor | None = None,
                 pair: Mapping[str, Tensor] | None = None) -> DeformableStyle:
         deformable.requires_grad_(False).eval().to(device)
+        for part in filter(None, (deformable.affine, deformable.tps)):
+            part.to(memory_format=torch.channels_last)
         if pair and deformable.config.look_form == "carried":
             deformable.drawn_places = pair[POINTS].to(device).float()
         latent, manner = (None if tensor is None else tensor.float().to(device) for tensor in (latent, manner))
@@ -140,14 +142,19 @@ class DeformableStyle(Style):
             w = generator.mapping(z.to(self.device), truncation_psi=truncation_psi, w_avg=self.w_avg)
             return Face(generator.broadcast(w))
 
-    @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
+        *_, made = self.draw_parts(face, look, landmarks=landmarks)
+        return made
+
+    @torch.no_grad()
+    def draw_parts(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Iterator[Tensor | None]:
         places = np.repeat(MEAN_FACE[None], len(face), axis=0) if landmarks is None else landmarks
         values = {**{control.name: control.default for control in self.controls}, **look}
         alpha = point_strengths(values["alpha"], places, self.deformable.config)
         w_plus, detail, found = self.colored(face.w_plus, values.get("color_strength")), None, None
+        half = self._half(face)
         if self.deformable.look is not None:
-            shown, photo = self.finder.shown(face.w_plus, face.residual), face.photo
+            shown, photo = self.finder.shown(face.w_plus, face.residual, half), face.photo
             if photo is not None and values[DETAIL.name]:
                 detail = values[DETAIL.name] * (fitted(photo, shown.shape[3]).to(shown) - shown)
             if self.is_carried:
@@ -155,7 +162,8 @@ class DeformableStyle(Style):
         passed: list[Tensor] = []
         image = self.deformable.synthesis(
             w_plus, alpha=alpha, noise=self.deformable.generator.fixed_noise(), residual=face.residual,
-            look=values.get("look_strength", 0.0), places=found, detail=detail, passed=passed).image
+            look=values.get("look_strength", 0.0), places=found, detail=detail, passed=passed, half=half).image
+        yield None
         manner, tone, patches = look_shares(values, whole=self._whole_look)
         made = image
         if manner and self.manner is not None:
@@ -165,7 +173,26 @@ class DeformableStyle(Style):
         if patches and self.pair is not None:
             places = moved_places(found, composed(passed, image.shape[3])) if passed else found
             made = self.pair(image, made, places, patches, face.last)
-        return made
+        yield made
+
+    def _half(self, face: Face) -> Halfway | None:
+        """Return the first layers' features and image of faces, as drawn undeformed and in the style alike; else None."""
+        side = min(self.deformable.start, face.resolution or self.deformable.start)
+        if self._swap_layer <= layer_at(side):  # rows that take the drawing's colours are among those layers'
+            return None
+        if face.half is not None and face.half.features.shape[3] == side:
+            return face.half
+        generator = self.deformable.generator
+        return generator.halfway(face.w_plus, noise=generator.fixed_noise(), resolution=side)
+
+    def begins_as(self, generator: Generator, resolution: int) -> bool:
+        ours, theirs = (one.layers_at(resolution)[0].state_dict() for one in (self.deformable.generator, generator))
+        return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    @property
+    def _swap_layer(self) -> int:
+        """First of the fine rows, which take the colours of the drawing."""
+        return self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
 
     def _toned(self, image: Tensor, tone: float) -> Tensor:
         """Return images [N, 3, S, S] in the tones of the drawing, skin from skin where its landmarks are known."""
@@ -219,7 +246,7 @@ class DeformableStyle(Style):
         if self.target_latent is None:
             raise CheckpointError(f"--color-strength: the style {self.name} does not hold its drawing's latent (released "
                                   "styles and those of older versions lack it); train it again, or leave the option out")
-        layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
+        layer = self._swap_layer
         rows = w_plus[:, layer:]
         fine = torch.lerp(rows, self.target_latent[layer:].to(rows).expand_as(rows), strength)
         return torch.cat([w_plus[:, :layer], fine], dim=1)
@@ -248,8 +275,7 @@ class DeformableStyle(Style):
 
         rows, defaults = None, {control.name: control.default for control in self.controls}
         if self.deformable.look is not None:
-            layer = self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
-            rows = self.target_latent[layer:]
+            rows = self.target_latent[self._swap_layer:]
         strength, tone, patches = look_shares(defaults, whole=self._whole_look)
         return DeformableGraph(
             self.deformable, inputs=(ALPHA,), rows=rows, look=defaults.get("look_strength", 0.0),

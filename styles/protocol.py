@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from checkpoints.builders import Base, load_base
 from checkpoints.io import CheckpointError
 from models.face import Face
+from models.stylegan2 import Generator
 from styles.controls import Control, FileValue, Look
 
 
@@ -113,6 +114,17 @@ class Style(ABC):
         Raises:
             CheckpointError: for values that this style cannot draw, in one line.
         """
+
+    def draw_parts(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Iterator[Tensor | None]:
+        """Draw as ``draw`` does in parts that take about as long, one for each ``next``: the last yields the faces.
+
+        Clips draw parts of different frames beside each other.
+        """
+        yield self.draw(face, look, landmarks=landmarks)
+
+    def begins_as(self, generator: Generator, resolution: int) -> bool:
+        """Whether faces are drawn by layers equal to another generator's up to ``layer_at(resolution)``."""
+        return False
 
     def prepare(self, look: Look) -> None:
         """Do once what ``draw`` needs for a look beside a face, so that a look that cannot be drawn is told of at once.

@@ -275,7 +275,8 @@ def test_starter_networks_are_whole():
     base, encoder = load_base("starter", with_discriminator=True), load_encoder("starter")
     for module in (base.generator, base.discriminator, encoder.module):
         tensors = [*module.parameters(), *module.buffers()]
-        assert all(t.device.type == "cpu" and t.is_contiguous() for t in tensors)
+        assert all(t.device.type == "cpu" and (t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last))
+                   for t in tensors)
         assert all(t.dtype == torch.float32 for t in tensors if t.is_floating_point())
     assert base.fingerprint == load_base("starter").fingerprint
     assert encoder.latent_avg.shape == (base.generator.config.n_latent, base.generator.config.style_dim)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import look
 from models.deformable import DeformableGenerator
 from models.look import landmark_grid, look_maps, matched, tone_maps, toned, window_deviation, window_mean
 from models.sampling_grids import pixel_lattice
@@ -27,6 +28,18 @@ def test_windows_know_mean_and_deviation():
     assert torch.allclose(window_deviation(flat, 1.5, floor), torch.full_like(flat, 0.2), atol=1e-3)
     noise = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0)) * 2.0
     assert 1.6 < float(window_deviation(noise, 3.0, floor).mean()) < 2.2
+
+
+@pytest.mark.parametrize("sigma", [0.7, 4.0, 30.0])
+def test_windows_by_matrix_are_those_of_a_convolution(monkeypatch, sigma) -> None:  # noqa: ANN001
+    maps = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(4))
+    by_matrix = [window_mean(one, sigma) for one in (maps, maps.contiguous(memory_format=torch.channels_last))]
+    monkeypatch.setattr(look, "MOST_BY_MATRIX", 0)
+    expected = window_mean(maps, sigma)
+    assert all(torch.allclose(one, expected, atol=2e-6) for one in by_matrix)
+    exact = window_mean(maps.double(), sigma)
+    monkeypatch.undo()
+    assert torch.allclose(window_mean(maps.double(), sigma), exact, rtol=0, atol=1e-13)
 
 
 def test_own_face_becomes_the_drawing_and_strength_0_nothing():
@@ -92,6 +105,22 @@ def test_synthesis_draws_in_the_look(deformable):
     features = deformable.features(w_plus, noise=given["noise"], side=16)
     plain = deformable.features(w_plus, noise=given["noise"], look=0.0, side=16)
     assert torch.allclose(features, matched(plain, deformable.maps(None)), atol=1e-5)
+
+
+def test_first_layers_can_be_given_and_maps_are_kept_while_nothing_changes(deformable):
+    generator, noise = deformable.generator, deformable.generator.fixed_noise()
+    w_plus = torch.randn(2, generator.config.n_latent, 32, generator=torch.Generator().manual_seed(4))
+    first = deformable.synthesis(w_plus, noise=noise).image
+    assert deformable.start == 16
+    half = generator.halfway(w_plus, noise=noise, resolution=16)
+    assert torch.equal(deformable.synthesis(w_plus, noise=noise, half=half).image, first)
+    kept = deformable.maps(None)
+    assert deformable.maps(None) is kept
+    deformable.look.mul_(2.0)
+    assert torch.allclose(deformable.maps(None), look_maps(deformable.look, deformable.look_source))
+    assert not torch.allclose(deformable.synthesis(w_plus, noise=noise).image, first, atol=1e-2)
+    deformable.look.requires_grad_(True)
+    assert deformable.maps(None).requires_grad
 
 
 def test_own_features_give_the_drawing(deformable):

@@ -20,6 +20,7 @@ from models.stylegan2 import Generator, GeneratorConfig, Halfway
 from pipeline.latents import LatentCache
 from pipeline.sampling import undeformed
 from pipeline.stylize import InversionSettings, Stylizer, residual_encoder
+from styles.registry import load_style
 from training.pretrain.common import MissingStageError, RandomFaces
 from training.pretrain.faces import FacePack
 from training.pretrain.residual import (
@@ -57,6 +58,18 @@ def test_two_halves_make_one_synthesis(generator: Generator, resolution: int) ->
     assert list(half.features.shape) == [2, 8, resolution, resolution]
     assert torch.equal(generator.finish(half, w_plus, noise=noise, resolution=resolution),
                        generator.synthesis(w_plus, noise=noise))
+
+
+def test_second_half_takes_transforms(generator: Generator) -> None:
+    w_plus, noise = torch.randn(2, 10, 16), generator.fixed_noise()
+    features = {4: lambda x: 2.0 * x, 6: lambda x: x.flip(3)}
+    images = {4: lambda x: x + 1.0, 6: lambda x: -x}
+    half = generator.halfway(w_plus, noise=noise, resolution=16)
+    given = {"feature_transforms": features, "image_transforms": images}
+    assert torch.equal(generator.finish(half, w_plus, noise=noise, resolution=16, **given),
+                       generator.synthesis(w_plus, noise=noise, **given))
+    with pytest.raises(ValueError, match="outside 4"):
+        generator.finish(half, w_plus, noise=noise, resolution=16, feature_transforms={3: lambda x: x})
 
 
 def test_generator_without_such_features_says_so(generator: Generator) -> None:
@@ -131,10 +144,10 @@ def test_damaged_file_is_named(tmp_path) -> None:
 @pytest.fixture(scope="module")
 def stylizers():
     """Stylizers of e4e with and without the residual encoder, which share nothing but networks."""
-    base, encoder, finder = load_base(), load_encoder(), load_residual_encoder()
+    base, encoder, finder, style = load_base(), load_encoder(), load_residual_encoder(), load_style("flat")
 
     def make(folder=None, *, residual: int = 32, mode: str = "e4e", steps: int = 1) -> Stylizer:
-        return Stylizer(None, base, encoder=encoder, objective=lambda: Far(), finder=None, cache=LatentCache(folder),
+        return Stylizer(style, base, encoder=encoder, objective=lambda: Far(), finder=None, cache=LatentCache(folder),
                         settings=InversionSettings(mode, steps, residual=residual), residual=finder if residual else None)
     return make
 
@@ -159,6 +172,22 @@ def test_inversion_and_its_cache(stylizers, tmp_path) -> None:
     # Latents of before the residual encoder was there: the same key, without its digest.
     old = LatentCache(tmp_path).key(image, mode="e4e", generator=full.base.fingerprint, encoder=full.encoder.fingerprint)
     assert torch.equal(LatentCache(tmp_path).get(old).w_plus, rows.w_plus)
+
+
+def test_first_layers_are_shared_with_a_style_that_has_the_same(stylizers) -> None:
+    stylizer = stylizers()
+    face, style = stylizer.invert(read_image(SAMPLE)), stylizer.style
+    assert face.half is not None and list(face.half.features.shape[2:]) == [32, 32]
+    look = style.default_look()
+    torch.testing.assert_close(style.draw(face, look), style.draw(replace(face, half=None), look), rtol=0, atol=1e-4)
+    assert face.with_rows(face.w_plus).half is None
+    other = load_style("flat")
+    with torch.no_grad():
+        other.deformable.generator.convs[5].conv.weight.mul_(1.1)
+    stylizer.style = other
+    assert stylizer.invert(read_image(SAMPLE)).half is None
+    stylizer.style = load_style("oil")
+    assert stylizer.invert(read_image(SAMPLE)).half is not None
 
 
 def test_optimisation_starts_from_it(stylizers) -> None:

@@ -85,6 +85,20 @@ def test_shared_weight_form_equals_weights_per_sample(upsample, demodulate):
     assert torch.allclose(fast, layer(x, w), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("upsample", [False, True])
+def test_what_is_kept_of_a_weight_follows_it(upsample):
+    layer = ModulatedConv2d(5, 7, 3, 4, upsample=upsample).requires_grad_(False)
+    x, w = torch.randn(1, 5, 4, 4), torch.randn(1, 4)
+    for change in (lambda: None, lambda: layer.weight.mul_(0.5).add_(0.3), lambda: layer.load_state_dict(other.state_dict())):
+        other = ModulatedConv2d(5, 7, 3, 4, upsample=upsample)
+        change()
+        assert layer.keeps and torch.allclose(layer(x, w), layer.grouped(x, layer.modulation(w)), atol=1e-5)
+        kept = layer.shared()
+        assert all(one is again for one, again in zip(kept, layer.shared(), strict=True))
+    layer.requires_grad_(True)
+    assert not layer.keeps and layer.shared()[0].requires_grad
+
+
 def test_discriminator_and_its_taps():
     network = Discriminator(DiscriminatorConfig(64, CHANNELS))
     image = torch.randn(3, 3, 64, 64)

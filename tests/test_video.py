@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -28,9 +30,10 @@ from models.face import Face as InvertedFace
 from pipeline.cli import UserError
 from pipeline.faces import Face
 from pipeline.smoothing import Jitter, OneEuro
+from pipeline.clip_drawer import AHEAD, ClipDrawer, VideoSettings
 from pipeline.tracking import FaceTracker, overlap
-from pipeline.video import VideoSettings, stylize_video
-from pipeline.video_io import clip_info, is_clip, read_frames
+from pipeline.video import stylize_video
+from pipeline.video_io import ClipFrame, clip_info, is_clip, read_frames
 from styles.controls import Look
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,9 +109,13 @@ class FakeStylizer:
     def outlines(self, crop, result):
         return crop.places(), crop.places() * 1.01
 
-    def restyle(self, face, *, look, landmarks=None):
+    def ground(self, result, outline):
+        return np.zeros((8, 8), np.float32)
+
+    def restyle_parts(self, face, *, look, landmarks=None):
         assert landmarks.shape == (68, 2)
-        return torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(face.w_plus.mean() / 255))], 1)
+        yield None
+        yield torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(face.w_plus.mean() / 255))], 1)
 
 
 def restyle(path, output, *, stylizer=None, look=None, progress=None, **settings):
@@ -210,6 +217,46 @@ def test_jitter_measures_shaking_alone():
         shaking.add(MEAN_FACE * 100 + (-1.0) ** index * np.array([0.75, 0.0]), 30.0)
     assert even.mean < 1e-12 and abs(shaking.mean - 4 * 0.75 / 30.0) < 1e-9
     assert overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3) and overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+
+
+@pytest.fixture()
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_frames_drawn_beside_each_other_are_those_drawn_in_turn(threads):
+    """With threads the drawer is frames ahead, calls on other threads, and gives the same pictures and state."""
+    canvas = np.full((9, 80, 96, 3), 90, np.uint8)
+    for index, pixels in enumerate(canvas):
+        pixels[20:50, 10 + 2 * index:40 + 2 * index] = (200, 60, 40)
+    frames = [(ClipFrame(i, i, Image.fromarray(pixels)), i / 25) for i, pixels in enumerate(canvas)]
+    results, states, asked = [], [], []
+    for count in (1, 2, 8):
+        seen, stylizer = [], FakeStylizer(pause=0.002)
+        begun = stylizer.restyle_parts
+
+        def restyle_parts(face, begun=begun, seen=seen, **given):
+            for part in begun(face, **given):
+                seen.append(threading.get_ident())
+                yield part
+
+        stylizer.restyle_parts = restyle_parts
+        drawer = ClipDrawer(stylizer, Look(alpha=1.0), VideoSettings())
+        threads(count)
+        taken = []
+        given = (taken.append(i) or frame for i, frame in enumerate(frames))
+        pictures = drawer.pictures(given)
+        first = next(pictures)
+        asked.append(len(taken))
+        results.append([np.asarray(one.image) for one in (first, *pictures)])
+        assert torch.get_num_threads() == count
+        states.append(json.dumps(drawer.state(), default=lambda value: np.asarray(value).tolist()))
+        assert len(set(seen)) == (1 if count == 1 else 2)
+    assert len(set(states)) == 1 and asked == [1 + AHEAD] * 3
+    for result in results[1:]:
+        assert len(result) == 9 and all((one == other).all() for one, other in zip(result, results[0], strict=True))
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):

@@ -19,7 +19,7 @@ from pipeline import sampling
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
 from pipeline.stylize import (
-    Crop, InversionSettings, Stylized, Stylizer, build_stylizer, side_by_side, whole_photo,
+    Crop, InversionSettings, Stylizer, build_stylizer, side_by_side, whole_photo,
 )
 from styles.controls import Control, Look
 from styles.registry import controls_of
@@ -132,7 +132,7 @@ class Studio:
         for crop, face in zip(prepared.crops, prepared.faces, strict=True):
             face = truncated(face, stylizer.base.w_avg, wish.truncation)
             drawn = stylizer.restyle(face, look=wish.look, landmarks=crop.places())
-            items.append(Stylized(crop.image, stylizer.render(face), drawn, face, stylizer.outlines(crop, drawn)))
+            items.append(stylizer.stylized(crop, face, drawn))
         if wish.view == "whole photo":
             return whole_photo(prepared.photo, prepared.crops, items)
         rows = [side_by_side(item) if wish.view == "side by side" else item.result for item in items]

@@ -1,0 +1,251 @@
+"""Restyling the frames of a clip in order: while one is drawn, the faces of the next are found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.images import to_pil
+from data.landmarks68 import eye_distance
+from models.matches import Matches
+from pipeline.align import align_face, photo_corners
+from pipeline.paste import paste_back
+from pipeline.smoothing import Jitter, OneEuro
+from pipeline.stylize import Crop, Stylizer
+from pipeline.tracking import FaceTracker, Track
+from pipeline.video_io import ClipFrame
+from styles.controls import Look
+
+# Frames that are begun before the result of one is waited for.
+AHEAD = 3
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How a clip is restyled.
+
+    Attributes:
+        smooth: strength of the smoothing of landmarks and latents over time, 0..1.
+        aligned: write the restyled square face alone instead of the whole frame.
+        colour: of pasted faces, see ``pipeline.paste.harmonised``.
+        every: frames between detections.
+        segment: frames per segment, the unit of resuming and of memory.
+        quality: constant rate factor of H.264, lower is better.
+    """
+
+    smooth: float = 0.5
+    aligned: bool = False
+    colour: str = "style"
+    every: int = 5
+    segment: int = 120
+    quality: int = 15
+
+
+class Drawer(Protocol):
+    """What draws the frames of one clip in order."""
+
+    settings: VideoSettings
+    totals: dict[str, Any]
+
+    def pictures(self, frames: Iterable[tuple[ClipFrame, float]]) -> Iterator[ClipFrame]:
+        """Yield what becomes of frames, each of which comes with the second at which it was filmed.
+
+        When all are drawn, ``state`` is that after the last one; before, it may be anything.
+        """
+
+    def state(self) -> dict[str, Any]: ...
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """A face of one frame: what draws it, part by part (see ``Style.draw_parts``), and how far the last frame is away.
+
+    Its track goes on to the next frame while this one is drawn, so what is measured in the result is kept beside it: the
+    landmarks as they were found, the detector's box, and the eye distance of the smoothed landmarks in px.
+    """
+
+    track: Track
+    crop: Crop
+    parts: Iterator[Tensor | None]
+    seconds: float
+    raw: np.ndarray
+    box: tuple[float, float, float, float]
+    unit: float
+
+
+class Drawn(NamedTuple):
+    """A restyled aligned face [1, 3, S, S], and how far its pixels are ground, [S', S'] from 0 to 1, where drawing told it."""
+
+    face: Tensor
+    ground: np.ndarray | None
+
+
+class ClipDrawer:
+    """Restyles the frames of one clip in order; its state can be saved between segments.
+
+    Args:
+        stylizer: inverts and restyles aligned faces; its latent cache should be off.
+        look: how to draw them.
+        settings: how to follow and paste them.
+    """
+
+    def __init__(self, stylizer: Stylizer, look: Look, settings: VideoSettings) -> None:
+        if stylizer.finder is None:
+            raise ValueError("a clip needs a face finder")
+        self.stylizer, self.look, self.settings = stylizer, look, settings
+        self.tracker = FaceTracker(stylizer.finder, smooth=settings.smooth, faces=stylizer.faces, every=settings.every)
+        self.totals = {"frames": 0, "faceless": 0, "in": [0.0, 0], "out": [0.0, 0]}
+        self.last: float | None = None
+
+    def pictures(self, frames: Iterable[tuple[ClipFrame, float]]) -> Iterator[ClipFrame]:
+        """Yield the restyled frames, see ``Drawer``; ``AHEAD`` more may have been taken than were yielded."""
+        with _in_threads(self._begun, self._drawn) as start:
+            waiting: deque[tuple[ClipFrame, list[Found], Callable[[], list[Drawn]]]] = deque()
+            for frame, at in frames:
+                found = self._find(frame.image, at=at)
+                waiting.append((frame, found, start(found)))
+                if len(waiting) > AHEAD:
+                    yield self._picture(*waiting.popleft())
+            while waiting:
+                yield self._picture(*waiting.popleft())
+
+    def _find(self, image: Image.Image, *, at: float) -> list[Found]:
+        """Return the faces of the next frame, inverted, those in front last."""
+        seconds = 0.0 if self.last is None else at - self.last
+        self.last = at
+        tracks = self.tracker.update(image, seconds=seconds)
+        self.totals["frames"] += 1
+        self.totals["faceless"] += not tracks
+        if self.settings.aligned:
+            tracks = tracks[:1]
+        return [self._found(image, track, seconds)
+                for track in sorted(tracks, key=lambda track: float(eye_distance(track.landmarks)))]
+
+    def _found(self, image: Image.Image, track: Track, seconds: float) -> Found:
+        side = self.stylizer.size
+        crop = Crop(align_face(image, track.landmarks, output_size=side),
+                    photo_corners(track.landmarks, image.size, output_size=side), track.landmarks)
+
+        def steady(rows: Tensor) -> Tensor:
+            return torch.from_numpy(track.latent(rows.cpu().numpy(), seconds=seconds)).to(rows)
+
+        face = replace(self.stylizer.invert_frame(crop.image, steady), last=track.last)
+        parts = self.stylizer.restyle_parts(face, look=self.look, landmarks=crop.places())
+        return Found(track, crop, parts, seconds, track.raw, track.box(), float(eye_distance(track.landmarks)))
+
+    @staticmethod
+    def _begun(found: list[Found]) -> list[tuple[Found, Tensor | None]]:
+        """Draw the first part of the faces of a frame; return them with what it gave."""
+        return [(one, next(one.parts)) for one in found]
+
+    @staticmethod
+    def _drawn(begun: list[tuple[Found, Tensor | None]]) -> list[Drawn]:
+        """Draw the other parts and return the restyled aligned faces of a frame."""
+        drawn = []
+        for one, first in begun:
+            *_, face = [first, *one.parts]
+            # Of the next frame it will be another.
+            known = [match.ground for match in one.track.last if match.ground is not None]
+            drawn.append(Drawn(face, known[0][0, 0].cpu().numpy() if known else None))
+        return drawn
+
+    def _picture(self, frame: ClipFrame, found: list[Found], drawn: Callable[[], list[Drawn]]) -> ClipFrame:
+        """Return a frame with its restyled faces, or the face alone."""
+        return replace(frame, image=self._pasted(frame.image, found, drawn()))
+
+    def _pasted(self, image: Image.Image, found: list[Found], drawn: list[Drawn]) -> Image.Image:
+        if self.settings.aligned:
+            side = self.stylizer.size
+            return to_pil(drawn[0].face) if drawn else image.resize((side, side), Image.Resampling.LANCZOS)
+        result = image
+        for one, (face, ground) in zip(found, drawn, strict=True):
+            picture = to_pil(face)
+            filmed, made = self.stylizer.outlines(one.crop, picture)
+            made = one.track.outline(made, seconds=one.seconds)
+            ground = self.stylizer.ground(face, made) if ground is None else ground
+            result = paste_back(result, picture, one.crop.corners, original=one.crop.image, colour=self.settings.colour,
+                                outlines=(filmed, made), ground=ground)
+        for one in found:
+            self._measure(result, one)
+        return result
+
+    def _measure(self, result: Image.Image, one: Found) -> None:
+        drawn = self.stylizer.finder.follow(result, [one.box])[0]
+        for name, meter, points in (("in", one.track.jitter, one.raw), ("out", one.track.drawn_jitter, drawn)):
+            before = (meter.total, meter.count)
+            meter.add(points, one.unit)
+            self.totals[name][0] += meter.total - before[0]
+            self.totals[name][1] += meter.count - before[1]
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values from which ``load`` goes on exactly."""
+        return {"totals": self.totals, "last": self.last, **tracker_state(self.tracker)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.totals, self.last = state["totals"], state["last"]
+        load_tracker(self.tracker, state)
+
+
+@contextlib.contextmanager
+def _in_threads(*calls: Callable[[Any], Any]) -> Iterator[Callable[[Any], Callable[[], Any]]]:
+    """Yield what starts calls, the next with the result of the one before, and returns what waits for the last one's.
+
+    Each of ``calls`` is done in a thread of its own, in the order in which they were started, beside the caller: kernels of one
+    face are too small to be shared by threads. Where torch may use only one thread all are done when the result is asked for.
+    """
+    threads = torch.get_num_threads()
+    if threads < 2:
+        yield lambda value: partial(reduce, lambda given, call: call(given), calls, value)
+        return
+    each = max(1, threads // (1 + len(calls)))
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads)
+        torch.set_num_threads(each)
+        pools = [stack.enter_context(ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,)))
+                 for _ in calls]
+
+        def start(value: Any) -> Callable[[], Any]:
+            result: Callable[[], Any] = lambda: value  # noqa: E731
+            for pool, call in zip(pools, calls, strict=True):
+                result = pool.submit(lambda call, given: call(given()), call, result).result
+            return result
+
+        yield start
+
+
+def tracker_state(tracker: FaceTracker) -> dict[str, Any]:
+    """Return plain values and arrays from which ``load_tracker`` goes on exactly."""
+    tracks = [{"landmarks": track.landmarks, "raw": track.raw, "frame": track.frame, "missed": track.missed,
+               "points": track.points.state(), "scale": track.points.scale, "latent": track.latent.state(),
+               "outline": track.outline.state(), "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent,
+               "last": [one.state() for one in track.last]}
+              for track in tracker.tracks]
+    return {"since": tracker.since, "cuts": tracker.cuts, "small": tracker.small, "tracks": tracks}
+
+
+def load_tracker(tracker: FaceTracker, state: Mapping[str, Any]) -> None:
+    """Go on from a state of ``tracker_state``, which may have been JSON."""
+    tracker.since, tracker.cuts = state["since"], state["cuts"]
+    tracker.small = None if state["small"] is None else np.asarray(state["small"], np.float32)
+    tracker.tracks = []
+    for row in state["tracks"]:
+        filters = [OneEuro(tracker.smooth) for _ in range(3)]
+        for one, name in zip(filters, ("points", "latent", "outline")):
+            one.load({key: np.asarray(value) for key, value in row[name].items()})
+        filters[0].scale = row["scale"]
+        tracker.tracks.append(Track(
+            np.asarray(row["landmarks"]), np.asarray(row["raw"]), np.asarray(row["frame"]), *filters, row["missed"],
+            *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn")),
+            [Matches.load(one) for one in row["last"]]))
