@@ -26,7 +26,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def align_file(path: Path, finder, args: Namespace, stem: str) -> tuple[list[str], str]:  # noqa: ANN001
     """Align the faces of one photo and return (names written, reason why none was)."""
     from data.images import ImageError, read_image, save_image
-    from pipeline.align import align_face
+    from faces.align import align_face
 
     try:
         photo = read_image(path)

@@ -18,7 +18,7 @@ from torch import Tensor
 from data.images import to_pil
 from data.landmarks68 import eye_distance
 from models.matches import Matches
-from pipeline.align import align_face, photo_corners
+from faces.align import align_face, photo_corners
 from pipeline.paste import paste_back
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.stylize import Crop, Stylizer

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from checkpoints.builders import landmarks_path
-from pipeline.align import align_face
+from faces.align import align_face
 from pipeline.cli import UserError
 
 DETECTION_SIDE = 1000

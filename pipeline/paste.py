@@ -135,7 +135,7 @@ def crop_map(corners: np.ndarray) -> np.ndarray:
     """Return the [2, 3] affine map from a photo's continuous coordinates to fractions of the crop.
 
     Args:
-        corners: [4, 2] as of ``pipeline.align.photo_corners``: top left, bottom left, bottom right, top right.
+        corners: [4, 2] as of ``faces.align.photo_corners``: top left, bottom left, bottom right, top right.
     """
     origin, across, down = corners[0], corners[3] - corners[0], corners[1] - corners[0]
     inverse = np.linalg.inv(np.stack([across, down], axis=1))
@@ -155,7 +155,7 @@ def paste_back(
     Args:
         photo: RGB photo of any size.
         face: restyled crop, square.
-        corners: the crop's corners in the photo, see ``pipeline.align.photo_corners``.
+        corners: the crop's corners in the photo, see ``faces.align.photo_corners``.
         original: the crop before restyling, to which the border's tones are matched; None leaves the face's tones.
         colour: "style" or "photo", see ``harmonised``; "photo" needs ``original``.
         outlines: landmarks [68, 2] as fractions of the crop's side, of the photo's face and of the drawn one; only what

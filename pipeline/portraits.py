@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data.images import ImageError, list_images, read_image, to_tensor
-from pipeline.align import align_face
+from faces.align import align_face
 from pipeline.cli import UserError, report
 from pipeline.faces import FaceFinder
 from pipeline.stylize import output_stems

@@ -19,7 +19,7 @@ from data.images import to_pil, to_tensor
 from losses.perceptual import InversionLoss
 from models.face import Face
 from models.parts import PartsNetwork, ground_of
-from pipeline.align import align_face, photo_corners
+from faces.align import align_face, photo_corners
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
 from pipeline.latents import LatentCache

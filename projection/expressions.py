@@ -15,7 +15,7 @@ from torch import Tensor
 
 from checkpoints.builders import load_base
 from data.images import to_pil
-from pipeline.align import ffhq_quad
+from faces.align import ffhq_quad
 from pipeline.cli import UserError
 from pipeline.paste import crop_map
 from pipeline.sampling import base_images

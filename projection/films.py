@@ -18,7 +18,7 @@ from data.images import read_image, save_image, to_pil
 from data.landmarks68 import eye_distance
 from models.face import Face
 from pipeline import video_io
-from pipeline.align import align_face
+from faces.align import align_face
 from pipeline.batch import file_state, settings_digest
 from pipeline.cli import UserError, report
 from pipeline.clip_drawer import load_tracker, tracker_state

@@ -19,7 +19,7 @@ from data.animation import save_animation
 from data.images import WriteError, read_image, save_image, to_pil, to_tensor
 from losses.identity import IdentityLoss, identity_distance
 from models.face import Face
-from pipeline.align import align_face, photo_corners
+from faces.align import align_face, photo_corners
 from pipeline.cli import UserError, report
 from projection.expressions import (
     FILES, bundled_expression, check_pose, expression_names, file_expression, named, photo_expression, with_landmarks,

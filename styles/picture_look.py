@@ -29,7 +29,7 @@ from models.residual_encoder import residual_of
 from models.spatial_transformer import sample
 from models.stylegan2 import Generator
 from models.tones import CELL, Tones, in_tones, opponent, read_tones
-from pipeline.align import align_face, ffhq_quad
+from faces.align import align_face, ffhq_quad
 from pipeline.faces import FaceFinder
 from styles.patches import PairPatches
 

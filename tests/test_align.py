@@ -11,7 +11,7 @@ from skimage.data import astronaut
 
 import face_align
 from data.landmarks68 import MIRROR, eye_distance
-from pipeline.align import align_face, ffhq_quad
+from faces.align import align_face, ffhq_quad
 from pipeline.cli import UserError
 from pipeline.faces import FaceFinder
 

@@ -32,7 +32,7 @@ from models.discriminator import Discriminator, DiscriminatorConfig, PatchDiscri
 from models.e4e import E4EConfig, E4EEncoder
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 from op import fused_leaky_relu, upfirdn2d
-from pipeline.align import align_face
+from faces.align import align_face
 
 TENSOR_TOLERANCE = 1e-4  # of the largest stored value
 FLOAT64_TOLERANCE = 1e-5  # where the reference was computed in float64, and ours is
