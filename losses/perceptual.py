@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ from torch.nn import functional as F
 from models.dino import DinoFeatures, SharedTokens
 from models.remembered import Remembered
 
-ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
-LPIPS_FILE = "alex.pth"
+# Networks of LPIPS -> torchvision's file of their weights.
+NETWORKS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 # Channel means of the heads that LPIPS v0.1 learned for SqueezeNet 1.1 (Zhang et al. 2018).
 SQUEEZENET_LAYERS = (0.0889, 0.0093, 0.0638, 0.1849, 0.0973, 0.0474, 0.0344)
 
@@ -130,43 +131,31 @@ class SqueezeNetLPIPS(nn.Module):
         return lpips(mine, [b.expand_as(a) for a, b in zip(mine, theirs, strict=True)], heads)
 
 
-def published_heads(network: str = "squeeze") -> list[Tensor]:
-    """Return the heads that come with the ``lpips`` package, version 0.1, one [C] a layer.
-
-    Args:
-        network: "squeeze", "alex" or "vgg".
-
-    Raises:
-        FileNotFoundError: if the package has no such file.
-    """
-    import importlib.util
-
-    path = Path(importlib.util.find_spec("lpips").origin).parent / "weights" / "v0.1" / f"{network}.pth"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; install the lpips package again")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return [state[key].flatten() for key in sorted(state)]
+def heads_file(network: str) -> Path:
+    """Return the file of the heads that come with the ``lpips`` package, version 0.1, for "squeeze", "alex" or "vgg"."""
+    return Path(importlib.util.find_spec("lpips").origin).parent / "weights" / "v0.1" / f"{network}.pth"
 
 
 class LPIPSDistance(nn.Module):
-    """LPIPS v0.1 with AlexNet (Zhang et al. 2018) from given weights; nothing is ever downloaded.
+    """LPIPS v0.1 with AlexNet or VGG16 (Zhang et al. 2018) from given weights; nothing is ever downloaded.
 
     Args:
-        backbone: torchvision's AlexNet state dict (`features.*` are used).
+        backbone: torchvision's state dict of the network (`features.*` are used).
         heads: the published linear heads, `lin0.model.1.weight` to `lin4.model.1.weight`.
+        network: one of ``NETWORKS``.
 
     Raises:
         ValueError: if keys are missing or misshapen.
     """
 
-    def __init__(self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
+    def __init__(self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor], *, network: str = "alex") -> None:
         super().__init__()
         import lpips
 
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             # lpips still passes torchvision's retired `pretrained` argument.
             warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
-            self.metric = lpips.LPIPS(pretrained=False, net="alex", pnet_rand=True, verbose=False)
+            self.metric = lpips.LPIPS(pretrained=False, net=network, pnet_rand=True, verbose=False)
         state = self.metric.state_dict()
         found = {}
         for key in state:
@@ -185,19 +174,17 @@ class LPIPSDistance(nn.Module):
         self.metric.eval().requires_grad_(False)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> LPIPSDistance:
-        """Read `alexnet-owt-7be5be79.pth` and `alex.pth` from a folder.
+    def from_folder(cls, folder: str | Path, *, network: str = "alex") -> LPIPSDistance:
+        """Read torchvision's file of a network from a folder; the heads too where theirs lies there, else the package's.
 
         Raises:
             FileNotFoundError: naming the missing file.
         """
-        states = []
-        for name in (ALEXNET_FILE, LPIPS_FILE):
-            path = Path(folder) / name
-            if not path.is_file():
-                raise FileNotFoundError(f"LPIPS needs {path}, which is missing")
-            states.append(torch.load(path, map_location="cpu", weights_only=True))
-        return cls(*states)
+        backbone, heads = Path(folder) / NETWORKS[network], Path(folder) / f"{network}.pth"
+        if not backbone.is_file():
+            raise FileNotFoundError(f"LPIPS needs {backbone}, which is missing")
+        paths = (backbone, heads if heads.is_file() else heads_file(network))
+        return cls(*(torch.load(path, map_location="cpu", weights_only=True) for path in paths), network=network)
 
     def train(self, mode: bool = True) -> LPIPSDistance:
         """Stay in eval mode: the heads' dropout is for their own training only."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from checkpoints.features import load_squeezenet
 from checkpoints.io import CheckpointError, save_model
 from checkpoints.manifest import entries
-from losses.perceptual import SQUEEZENET_LAYERS, SqueezeNetLPIPS, lpips, published_heads
+from losses.perceptual import SQUEEZENET_LAYERS, LPIPSDistance, SqueezeNetLPIPS, heads_file, lpips
 from models.squeezenet import CHANNELS, MEAN_BGR, TAPS, SqueezeNetFeatures
 
 
@@ -23,6 +23,11 @@ def features() -> SqueezeNetFeatures:
 
 def images(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+def published_heads() -> list[Tensor]:
+    state = torch.load(heads_file("squeeze"), map_location="cpu", weights_only=True)
+    return [state[f"lin{layer}.model.1.weight"].flatten() for layer in range(7)]
 
 
 def package_metric(features: SqueezeNetFeatures) -> package.LPIPS:
@@ -99,3 +104,18 @@ def test_file(features, tmp_path):
     save_model(tmp_path / "short.safetensors", state, {"kind": "squeezenet"})
     with pytest.raises(CheckpointError, match="features.12.squeeze.weight"):
         load_squeezenet(tmp_path / "short.safetensors")
+
+
+def test_vgg_is_read_from_torchvisions_file(tmp_path):
+    rng, state, before = torch.Generator().manual_seed(0), {}, 3
+    widths = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 17: 512, 19: 512, 21: 512, 24: 512, 26: 512, 28: 512}
+    for layer, width in widths.items():
+        state[f"features.{layer}.weight"] = torch.randn(width, before, 3, 3, generator=rng) / (before * 4.5) ** 0.5
+        state[f"features.{layer}.bias"], before = torch.zeros(width), width
+    with pytest.raises(FileNotFoundError, match="vgg16-397923af.pth"):
+        LPIPSDistance.from_folder(tmp_path, network="vgg")
+    torch.save(state, tmp_path / "vgg16-397923af.pth")
+    metric, image, target = LPIPSDistance.from_folder(tmp_path, network="vgg"), images(1, 3, 32, 32), images(1, 3, 32, 32).flip(2)
+    assert metric(target, target).item() == 0 and metric(image, target).item() > 0
+    heads = torch.load(heads_file("vgg"), map_location="cpu", weights_only=True)
+    assert torch.equal(metric.metric.lin0.model[1].weight, heads["lin0.model.1.weight"])
