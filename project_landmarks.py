@@ -32,6 +32,8 @@ def add_animation(parser: cli.ArgumentParser) -> None:
     group.add_argument("--smooth", type=cli.finite_float, default=0.5, help="smoothing of landmarks over time, 0 to 1")
     group.add_argument("--halfway", type=cli.str2bool, default=None,
                        help="a frame halfway between each two; default true for folders, false for clips")
+    group.add_argument("--latents", type=cli.str2bool, nargs="?", const=True, default=None,
+                       help="the latents of every frame as NPZ by the frame's name; default true for folders, false for clips")
     group.add_argument("--fps", type=cli.positive_int, default=10, help="photos of a folder per second")
     for name, value, what in (("d", 0.0, "discriminator"), ("fidelity", 0.05, "distance from the mean latent"),
                               ("smoothness", 0.05, "distance from the last frame's latents")):
@@ -67,9 +69,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="generator: starter, official or a file, also a pickle of stylegan2-ada-pytorch")
     parser.add_argument("--fan", type=Path, default=None,
                         help="published profile: face-alignment's 2DFAN4 file; the starter's network without one")
-    parser.add_argument("--inversion", choices=("e4e", "e4e+optimize"), default="e4e+optimize",
-                        help="how the look becomes a face; the projection refines it")
-    parser.add_argument("--inversion_steps", type=cli.positive_int, default=50, help="its optimisation steps")
+    parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default=None,
+                        help="how the look becomes a face, which the projection refines; default is optimize for a --network "
+                             "that has no encoder, else e4e+optimize")
+    parser.add_argument("--inversion_steps", type=cli.positive_int, default=None,
+                        help="its optimisation steps; default 50, without an encoder 200")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the generator")
     parser.add_argument("--save_video", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="proj.mp4 of the optimisation")
@@ -113,6 +117,9 @@ def run_starter(args: Namespace) -> int:
     from pipeline.stylize import InversionSettings
     from training.projection import STARTER_WEIGHTS, ProjectionSettings
 
+    # Only the two that have a name come with an encoder of their own.
+    alone = args.network not in (None, "starter", "official") and args.encoder is None
+    mode = args.inversion or ("optimize" if alone else "e4e+optimize")
     settings = ProjectionSettings(
         steps=args.num_steps or ProjectionSettings.steps, weights=nine(args, STARTER_WEIGHTS),
         image_weight=args.lpips_weight,
@@ -120,7 +127,7 @@ def run_starter(args: Namespace) -> int:
         identity_weight=args.identity_weight)
     studio = build_studio(
         settings, style=args.style, base=args.network, encoder=args.encoder, device=cli.resolve_device(args.device),
-        inversion=InversionSettings(args.inversion, args.inversion_steps),
+        inversion=InversionSettings(mode, args.inversion_steps or (200 if mode == "optimize" else 50)),
         look=cli.look_of(args) if args.style else None, cache=args.outdir / "latents")
     if is_animation(args.target_landmarks):
         return animate(studio, args)

@@ -28,6 +28,7 @@ from models.parts import PartsConfig, PartsNetwork
 from models.person import PersonGuess
 from models.psp import PSPEncoder
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
+from models.squeezenet import SqueezeNetFeatures
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 
 OFFICIAL_ENCODER = "e4e_ffhq_encode.pt"
@@ -311,6 +312,19 @@ def load_person(name_or_path: str | Path = "starter", *, device: torch.device | 
                           what=str(path))
     module.requires_grad_(False).eval().to(device)
     return PersonFile(module, fingerprint(module.state_dict()))
+
+
+def load_squeezenet(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> SqueezeNetFeatures:
+    """Load the feature network of perceptual distances: "starter" or a file.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or of another kind.
+    """
+    text = str(name_or_path)
+    path = starter_dir() / "squeezenet.safetensors" if text == "starter" else Path(text)
+    tensors, _ = load_model(path, kind="squeezenet")
+    module = build_strict(SqueezeNetFeatures, tensors, what=str(path))
+    return module.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
 def load_parts(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> PartsNetwork:

@@ -24,12 +24,17 @@ PURPOSES = {
     "landmarks.dat": "dlib shape predictor, 68 points",
     "landmarks_net.safetensors": "heat-map landmark network, 68 points, 128 px, differentiable",
     "face_id.safetensors": "identity network, 150 px, 128 numbers per face: measures whether a face is still the person",
+    "squeezenet.safetensors": "SqueezeNet 1.1, ImageNet features: perceptual distances",
 }
 # What was not trained here has a licence and an origin of its own.
 ORIGINS = {
     "face_id.safetensors": {
         "licence": "MIT (face-api.js, text in face_id_LICENSE.txt); the original public domain",
         "origin": "dlib_face_recognition_resnet_model_v1 (Davis E. King) as face-api.js ships it (Vincent Mühler)",
+    },
+    "squeezenet.safetensors": {
+        "licence": "BSD 2-clause (text in squeezenet_LICENSE.txt)",
+        "origin": "SqueezeNet v1.1, the released Caffe weights (Iandola et al. 2016), under torchvision's names, float16",
     },
 }
 

@@ -24,7 +24,7 @@ from pipeline.cli import UserError, report
 from pipeline.clip_drawer import load_tracker, tracker_state
 from projection.expressions import check_pose
 from pipeline.naming import Photo
-from projection.stills import Studio
+from projection.stills import Studio, save_latents
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.tracking import FaceTracker
 from pipeline.video import draw_clip
@@ -120,11 +120,11 @@ class ProjectionDrawer:
         person: who.
         source: finds the aligned face of a frame.
         settings: how.
-        keep: called with the frame's number, whether it is halfway, and the picture.
+        keep: called with the frame's number, whether it is halfway, its face and the picture.
     """
 
     def __init__(self, studio: Studio, person: Person, source: Tracked | Separate, settings: AnimationSettings, *,
-                 keep: Callable[[int, bool, Image.Image], None] | None = None) -> None:
+                 keep: Callable[[int, bool, Face, Image.Image], None] | None = None) -> None:
         self.studio, self.person, self.source, self.settings, self.keep = studio, person, source, settings, keep
         self.points = OneEuro(settings.smooth, scale=float(eye_distance(person.points.cpu().numpy())))
         self.filmed, self.made = Jitter(), Jitter()
@@ -147,17 +147,17 @@ class ProjectionDrawer:
         if self.settings.halfway and before is not None:
             face = Face((before.face.w_plus + now.face.w_plus) / 2, (before.face.residual + now.face.residual) / 2)
             picture = self._picture(face, (before.goal + now.goal) / 2)
-            self._keep(frame.number, True, picture)
+            self._keep(frame.number, True, face, picture)
             # The time base is halved, so the middle of two stamps is their sum.
             yield replace(frame, pts=frame.pts + last_pts, image=picture)
         picture = self._picture(now.face, now.goal)
-        self._keep(frame.number, False, picture)
+        self._keep(frame.number, False, now.face, picture)
         self.totals["frames"] += 1
         yield replace(frame, pts=frame.pts * factor, image=picture)
 
-    def _keep(self, number: int, halfway: bool, picture: Image.Image) -> None:
+    def _keep(self, number: int, halfway: bool, face: Face, picture: Image.Image) -> None:
         if self.keep is not None:
-            self.keep(number, halfway, picture)
+            self.keep(number, halfway, face, picture)
 
     def _picture(self, face: Face, goal: Tensor) -> Image.Image:
         return to_pil(self.studio.drawn(face, goal))
@@ -244,14 +244,20 @@ def _facts(studio: Studio, look: Path, settings: AnimationSettings) -> dict[str,
 
 
 def animate_clip(studio: Studio, look: Path, clip: Path, output: Path, settings: AnimationSettings, *,
-                 progress: Callable[[int], None] | None = None) -> AnimationReport:
+                 latents: Path | None = None, progress: Callable[[int], None] | None = None) -> AnimationReport:
     """Give a person the expressions of a clip and write an MP4 of the aligned face, with the clip's rate and sound.
+
+    ``latents`` is a folder for the faces of the frames, ``000000.npz`` and so on, or None.
 
     Raises:
         UserError, ImageError: in one line; WriteError if the output cannot be written.
     """
     info, person, side = video_io.clip_info(clip), studio.person(look), studio.stylizer.size
-    drawer = ProjectionDrawer(studio, person, Tracked(studio, settings), settings)
+
+    def keep(number: int, halfway: bool, face: Face, picture: Image.Image) -> None:
+        save_latents(latents / f"{number:06d}{'_halfway' * halfway}.npz", face.w_plus, face.residual)
+
+    drawer = ProjectionDrawer(studio, person, Tracked(studio, settings), settings, keep=None if latents is None else keep)
     factor = 2 if settings.halfway else 1
     shape = replace(info, width=side, height=side, rate=info.rate * factor, time_base=info.time_base / factor)
     draw_clip(lambda first: video_io.read_frames(clip, start=first), drawer, output=output, info=info, shape=shape,
@@ -261,17 +267,21 @@ def animate_clip(studio: Studio, look: Path, clip: Path, output: Path, settings:
 
 
 def animate_photos(studio: Studio, look: Path, photos: list[Photo], outdir: Path, settings: AnimationSettings, *, fps: int,
-                   progress: Callable[[int], None] | None = None) -> AnimationReport:
+                   latents: bool = True, progress: Callable[[int], None] | None = None) -> AnimationReport:
     """Give a person the expressions of photos, in their order: a PNG each, in ``frames``, and ``proj.mp4``.
+
+    With ``latents`` the face of every picture lies beside it as NPZ.
 
     Raises:
         UserError, ImageError: in one line; WriteError if the output cannot be written.
     """
     person, side, rate = studio.person(look), studio.stylizer.size, Fraction(fps)
 
-    def keep(number: int, halfway: bool, picture: Image.Image) -> None:
+    def keep(number: int, halfway: bool, face: Face, picture: Image.Image) -> None:
         name = Path(photos[number].stem).name + ("_halfway" if halfway else "")
         save_image(outdir / "frames" / f"{name}.png", picture)
+        if latents:
+            save_latents(outdir / "frames" / f"{name}.npz", face.w_plus, face.residual)
 
     def frames(first: int) -> Iterator[video_io.ClipFrame]:
         for number, photo in enumerate(photos[first:], start=first):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,8 @@ from data.images import read_image, save_image, to_tensor
 from models.fan import fan_input
 from pipeline import cli, video_io
 from projection.expressions import with_landmarks
-from pipeline.naming import folder_photos
-from pipeline.perceptual import inversion_objective
+from pipeline.naming import Photo, folder_photos
+from pipeline.perceptual import published_distance
 from projection.stills import Film, Studio, row, save_latents, write_film
 from projection.films import AnimationSettings, animate_clip, animate_photos
 from training.projection import ProjectionSettings
@@ -34,6 +35,16 @@ def is_animation(target: str) -> bool:
     return Path(target).is_dir() or video_io.is_clip(Path(target))
 
 
+def natural(photo: Photo) -> list[tuple[int, str]]:
+    """Return the key of an order in which 2.png comes before 10.png: runs of digits are numbers, the rest is lower case."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", photo.path.lower()) if part]
+
+
+def frame_photos(folder: Path, *, output: Path) -> list[Photo]:
+    """Return the photos of a folder of frames in natural order; raises ImageError where there is none."""
+    return sorted(folder_photos(folder, output=output), key=natural)
+
+
 def animate(studio: Studio, args: Namespace) -> int:
     """Make an animation of a folder or clip; stopped runs go on."""
     from tqdm import tqdm
@@ -43,14 +54,16 @@ def animate(studio: Studio, args: Namespace) -> int:
         args.num_steps_first or ProjectionSettings.steps, args.num_steps or AnimationSettings.steps, args.smooth,
         folder if args.halfway is None else args.halfway)
     if folder:
-        photos = folder_photos(target, output=args.outdir)
+        photos = frame_photos(target, output=args.outdir)
         with tqdm(total=len(photos), desc="frames") as bar:
-            report = animate_photos(studio, args.target_look, photos, args.outdir, settings, fps=args.fps, progress=bar.update)
+            report = animate_photos(studio, args.target_look, photos, args.outdir, settings, fps=args.fps,
+                                    latents=args.latents is not False, progress=bar.update)
         output = args.outdir / "proj.mp4"
     else:
         output = args.outdir / f"{args.target_look.stem}_{target.stem}.mp4"
         with tqdm(total=video_io.clip_info(target).frames or None, desc="frames") as bar:
-            report = animate_clip(studio, args.target_look, target, output, settings, progress=bar.update)
+            report = animate_clip(studio, args.target_look, target, output, settings, progress=bar.update,
+                                  latents=args.outdir / f"{output.stem}_latents" if args.latents else None)
     print(output)
     jitter = "" if math.isnan(report.jitter_ratio) else f", jitter {report.jitter_ratio:.2f} of the clip's"
     cli.report(f"{report.frames} frames, {report.faceless} without a usable face{jitter}")
@@ -93,7 +106,7 @@ def run_published(args: Namespace, weights: tuple[float, ...]) -> int:
                                  PublishedSettings.landmark_weight if args.landmark_weight is None else args.landmark_weight,
                                  weights, args.d_weight, args.fidelity_weight, args.smoothness_weight)
     heat_maps = heat_maps_of(args, device)
-    perceptual = inversion_objective(device).perceptual
+    perceptual = published_distance(device)
     projector = PublishedProjector(base.generator, heat_maps=heat_maps, perceptual=perceptual, settings=settings,
                                    critic=base.discriminator)
     work = _Published(args, base, projector, heat_maps, torch.Generator().manual_seed(args.seed))
@@ -136,20 +149,21 @@ class _Published:
         """Project the photos of a folder one after the other, each from the last, with a picture halfway between."""
         last: PublishedProjection | None = None
         frames: list[Image.Image] = []
-        for photo in folder_photos(folder, output=self.args.outdir):
+        for photo in frame_photos(folder, output=self.args.outdir):
             landmarks, _ = self.marked(Path(photo.path))
             first = self.args.num_steps_first if last is None else None
             done = self.projector.project(self.look, landmarks, rng=self.rng, after=last, steps=first)
             if last is not None:
                 with torch.no_grad():
                     middle = self.base.generator.synthesis((last.w_plus + done.w_plus) / 2, noise=done.noise)
-                frames.append(self._write(middle, f"{photo.stem}_halfway"))
-            frames.append(self._write(done.image, photo.stem))
+                frames.append(self._write(middle, (last.w_plus + done.w_plus) / 2, f"{photo.stem}_halfway"))
+            frames.append(self._write(done.image, done.w_plus, photo.stem))
             last = done
         print(write_film(self.args.outdir / "proj.mp4", frames))
         return 0
 
-    def _write(self, image: Tensor, stem: str) -> Image.Image:
+    def _write(self, image: Tensor, w_plus: Tensor, stem: str) -> Image.Image:
         path = self.args.outdir / "frames" / f"{stem}.png"
         save_image(path, image)
+        save_latents(path.with_suffix(".npz"), w_plus)
         return read_image(path)

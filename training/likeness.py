@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from losses import InversionLoss, LPIPSDistance, ViTTokenDistance
-from losses.perceptual import ALEXNET_FILE, LPIPS_FILE
+from losses.perceptual import NETWORKS
 from models.dino import DinoFeatures, SharedTokens
 
 
@@ -21,6 +21,6 @@ def inversion_loss(dino: DinoFeatures | SharedTokens, folder: Path, *, needs_lpi
         FileNotFoundError: naming the missing file, if ``needs_lpips``.
         ValueError: if a file does not fit.
     """
-    if needs_lpips or all((folder / name).is_file() for name in (ALEXNET_FILE, LPIPS_FILE)):
+    if needs_lpips or (folder / NETWORKS["alex"]).is_file():
         return InversionLoss(LPIPSDistance.from_folder(folder))
     return InversionLoss(ViTTokenDistance(dino, layers=token_layers(dino.depth)))
