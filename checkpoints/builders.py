@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from checkpoints.features import Encoder, landmarks_path, load_encoder, load_vit
 from checkpoints.io import (
@@ -23,25 +27,86 @@ from checkpoints.io import (
 from checkpoints.nvidia import read_nvidia
 from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir, find_style, official_path, starter_dir, style_names
+from checkpoints.samplers import DECODER, PRIOR, RESIDUAL, load_decoder, load_prior, load_residual
+from models.decoder import Decoder, enlarged, no_sketch
 from models.discriminator import Discriminator, DiscriminatorConfig
+from models.face import Face
+from models.face_prior import FacePrior
+from models.residual_encoder import ResidualEncoder
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 
 __all__ = ["Base", "Encoder", "checkpoints_dir", "compute_w_avg", "find_style", "landmarks_path", "load_base", "load_encoder",
            "load_starter_discriminator", "load_vit", "starter_dir", "style_names"]
 
+Part = TypeVar("Part")
 OFFICIAL_BASE = "stylegan2-ffhq-config-f.pt"
 W_AVG_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
 class Base:
-    """A generator of undeformed faces, its discriminator if asked for, w_avg [D], name and content digest."""
+    """A generator of undeformed faces, its discriminator if asked for, w_avg [D], name and content digest.
+
+    What else was trained for it lies beside its file and is loaded when first asked for: each is None where there is no file,
+    or one of another generator.
+    """
 
     generator: Generator
     discriminator: Discriminator | None
     w_avg: Tensor
     name: str
     fingerprint: str
+
+    @cached_property
+    def prior(self) -> FacePrior | None:
+        """Draws rows and sketches of random faces in place of the mapping network."""
+        return self._beside(PRIOR, load_prior)
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """Draws photos of twice the side."""
+        return self._beside(DECODER, load_decoder)
+
+    @cached_property
+    def residual(self) -> ResidualEncoder | None:
+        """Finds what photos show beyond their rows."""
+        return self._beside(RESIDUAL, load_residual)
+
+    def _beside(self, name: str, load: Callable[..., Part | None]) -> Part | None:
+        folder = starter_dir() if self.name == "starter" else Path(self.name).parent
+        path = folder / name
+        return load(path, generator=self.fingerprint, device=self.w_avg.device) if path.is_file() else None
+
+    @torch.no_grad()
+    def random(self, z: Tensor, *, truncation_psi: float) -> Face:
+        """Return random faces of z [N, style_dim], brought towards the mean face by psi.
+
+        With a prior a face has a photo, which the decoder draws from rows and sketch, and the residual of that photo, so that
+        it is drawn as an inverted photo is. Without one it has rows alone, by the mapping network.
+
+        Raises:
+            ValueError: for a wrong shape.
+        """
+        z, generator = z.to(self.w_avg.device), self.generator
+        if self.prior is None:
+            return Face(generator.broadcast(generator.mapping(z, truncation_psi=truncation_psi, w_avg=self.w_avg)))
+        w_plus, sketch = self.prior(z, truncation_psi=truncation_psi)
+        if self.decoder is None:
+            return Face(w_plus)
+        noise, side = generator.fixed_noise(), self.residual.config.resolution if self.residual else 4
+        half = generator.halfway(w_plus, noise=noise, resolution=side)
+        photo = self.decoder(generator.finish(half, w_plus, noise=noise, resolution=side), sketch).clamp(-1.0, 1.0)
+        if self.residual is None:
+            return Face(w_plus, photo=photo)
+        seen = F.interpolate(photo, size=(self.residual.config.input_size,) * 2, mode="area")
+        return Face(w_plus, self.residual(seen, half.features, w_plus).float(), photo=photo)
+
+    @torch.no_grad()
+    def enlarge(self, image: Tensor) -> Tensor:
+        """Return images [N, 3, S, S] in [-1, 1] of this generator at twice the side: by the decoder, or bicubic without one."""
+        if self.decoder is None:
+            return enlarged(image).clamp(-1.0, 1.0)
+        return self.decoder(image, no_sketch(len(image), image)).clamp(-1.0, 1.0)
 
 
 def compute_w_avg(generator: Generator) -> Tensor:

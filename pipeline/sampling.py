@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from checkpoints.builders import Base, load_base
 from data.images import to_pil
@@ -34,13 +35,38 @@ def random_faces(style: Style, seed: int, indices: list[int], *, truncation_psi:
     return style.random(z, truncation_psi=truncation_psi)
 
 
-@torch.no_grad()
+def random_face(base: Base, seed: int | Tensor, *, index: int = 0, truncation_psi: float = 1.0) -> Face:
+    """Return random faces of a base: rows, and with a prior the photo and its residual beside them.
+
+    Args:
+        base: the generator, with its prior if it has one.
+        seed: of one face, or z [N, style_dim].
+        index: number of the face in ``seed``.
+        truncation_psi: 1 for faces as they come, 0 for the mean face.
+
+    Raises:
+        ValueError: for z of a wrong shape.
+    """
+    z = seed if isinstance(seed, Tensor) else seeded_z(seed, index, base.generator.config.style_dim)
+    return base.random(z, truncation_psi=truncation_psi)
+
+
+def base_faces(base: Base, seed: int, indices: list[int], *, truncation_psi: float) -> Face:
+    """Return the random faces ``indices`` of ``seed``."""
+    z = torch.cat([seeded_z(seed, i, base.generator.config.style_dim) for i in indices])
+    return random_face(base, z, truncation_psi=truncation_psi)
+
+
 def base_images(base: Base, seed: int, indices: list[int], *, truncation_psi: float) -> Tensor:
-    """Return the undeformed originals [N, 3, S, S] of the images ``indices`` of ``seed``."""
-    generator = base.generator
-    z = torch.cat([seeded_z(seed, i, generator.config.style_dim) for i in indices]).to(base.w_avg.device)
-    w = generator.mapping(z, truncation_psi=truncation_psi, w_avg=base.w_avg)
-    return generator.synthesis(generator.broadcast(w), noise=generator.fixed_noise())
+    """Return the random faces ``indices`` of ``seed`` as images [N, 3, S, S] of the generator's side."""
+    image = shown(base, base_faces(base, seed, indices, truncation_psi=truncation_psi))
+    side = base.generator.config.size
+    return F.interpolate(image, size=(side, side), mode="area") if image.shape[3] > side else image
+
+
+def shown(base: Base, face: Face) -> Tensor:
+    """Return faces undeformed, as they are shown: their photos if they have any, else the base's images [N, 3, S, S]."""
+    return undeformed(base, face) if face.photo is None else face.photo
 
 
 @torch.no_grad()

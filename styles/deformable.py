@@ -136,7 +136,9 @@ class DeformableStyle(Style):
         return config.n_latent, config.style_dim
 
     def random(self, z: Tensor, *, truncation_psi: float) -> Face:
-        """Return random faces by the style's own mapping, which training may have moved."""
+        """Return random faces of the base's prior; without one by the style's own mapping, which training may have moved."""
+        if self.base.prior is not None:
+            return super().random(z, truncation_psi=truncation_psi)
         generator = self.deformable.generator
         with torch.no_grad():
             w = generator.mapping(z.to(self.device), truncation_psi=truncation_psi, w_avg=self.w_avg)

@@ -157,11 +157,8 @@ class Style(ABC):
         return config.n_latent, config.style_dim
 
     def random(self, z: Tensor, *, truncation_psi: float) -> Face:
-        """Return random faces of z [N, style_dim], truncated towards the mean latent."""
-        generator = self.base.generator
-        with torch.no_grad():
-            w = generator.mapping(z.to(self.device), truncation_psi=truncation_psi, w_avg=self.base.w_avg)
-            return Face(generator.broadcast(w))
+        """Return random faces of z [N, style_dim], truncated towards the mean face, see ``Base.random``."""
+        return self.base.random(z.to(self.device), truncation_psi=truncation_psi)
 
     def graph(self) -> nn.Module:
         """Return a network (w_plus [N, L, D], residual [N, C, R, R] or None, photo [N, 3, S, S] or None, one [N] per number)
