@@ -1,0 +1,175 @@
+"""Tone: colours, contrast and sharpness of a photo's parts as the drawing has its own.
+
+After Shih et al. 2014, "Style transfer for headshot portraits", with parts in place of places: every part (skin, hair,
+background, the rest) is toned as if it filled the frame, so nothing of one part shines into another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from drawing.pyramids import collapsed, enlarged, filled, from_opponent, laplacian, opponent, resized
+from drawing.warp import sampled
+
+# Octaves of detail on a frame of FRAME px; below is the low pass that colours and light are told by.
+OCTAVES, FRAME = 5, 512
+# How far contrast of a band may be lowered, by part (skin, hair, background, rest), and raised, lightness and colours.
+LEAST_GAIN = (0.25, 0.25, 0.05, 0.25)
+MOST_GAIN, MOST_COLOR_GAIN = 3.0, 1.5
+# Variance that counts as none: of a band, and of the low pass when slopes are told.
+FLAT, FLAT_LOW = 1e-6, 1e-2
+# Slopes of tone when nothing tells them, and how far they may be from it.
+SLOPE, SLOPES = 0.5, (0.2, 1.3)
+# How much of what sets a person apart from the pair's photo survives, by part (skin, hair, background, rest), for lightness and
+# the two colours: the rest is as the drawing has it.
+OWN = ((1.0, 0.6, 0.6), (0.6, 0.3, 0.3), (0.15, 0.1, 0.1), (0.4, 0.3, 0.3))
+# Of tones that the drawing has in some places only, such as red cheeks, how much goes over.
+PLACED = 0.7
+
+
+@dataclass(frozen=True)
+class Tone:
+    """What a drawing does to tones, in opponent colours.
+
+    Attributes:
+        mean: of the drawing's parts, [K, 3].
+        photo_mean: of the parts of the photo that it was drawn from, [K, 3].
+        slope: how much of a difference of tone within a part the drawing keeps, [K, 3].
+        energy: mean squares of the drawing's bands by part, finest first, [L, K, 3].
+        placed: what the low pass of the drawing has in its places beside all that, [1, 3, h, w], in the drawing's frame.
+    """
+
+    mean: Tensor
+    photo_mean: Tensor
+    slope: Tensor
+    energy: Tensor
+    placed: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a file holds of it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Tone:
+        """Rebuild it from ``tensors()``."""
+        return cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
+
+    def to(self, device: torch.device | str) -> Tone:
+        """Return it on a device."""
+        return Tone(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    @classmethod
+    def mix(cls, tones: Sequence[Tone], weights: Sequence[float]) -> Tone:
+        """Return weighted means; weights sum to 1."""
+        return cls(**{field.name: sum(weight * getattr(tone, field.name) for tone, weight in zip(tones, weights, strict=True))
+                      for field in fields(cls)})
+
+
+def octaves(frame: float) -> int:
+    """Return the number of bands in which a face's frame of this side in px has its detail, as 512 px have ``OCTAVES``."""
+    return max(1, OCTAVES + round(torch.tensor(frame / FRAME).log2().item()))
+
+
+def sharpened(parts: Tensor) -> Tensor:
+    """Return weights [N, K, H, W] in which pixels at the borders of parts, which belong to two, count little."""
+    return parts.square()
+
+
+def part_means(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the means [K, C] of values [1, C, H, W] by part, weights [1, K, H, W]."""
+    sums = torch.einsum("nchw,nkhw->kc", values, weights)
+    return sums / weights.sum(dim=(0, 2, 3))[:, None].clamp_min(1e-3)
+
+
+def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts: Tensor | None) -> Tone:
+    """Return what a drawing does to tones.
+
+    With x the low pass of the photo and y that of the drawing, the slope of part k is cov_k(x, y) / var_k(x), drawn towards
+    ``SLOPE``; placed is y less what means and slopes say. Without a photo slopes are ``SLOPE`` and photo means the drawing's.
+
+    Args:
+        drawing: [1, 3, H, W] in [-1, 1].
+        parts: of it, [1, K, H, W].
+        photo: in the drawing's shape, [1, 3, H, W], or None.
+        photo_parts: of that.
+    """
+    bands, low = laplacian(opponent(drawing), octaves(drawing.shape[3]))
+    weights = sharpened(resized(parts, tuple(low.shape[2:])))
+    mean = part_means(low, weights)
+    energy = torch.stack([part_means(band.square(), sharpened(resized(parts, tuple(band.shape[2:])))) for band in bands])
+    slope, photo_mean = torch.full_like(mean, SLOPE), mean
+    if photo is None:
+        placed = (low - _by_part(mean, weights)) * SLOPE
+        return Tone(mean, photo_mean, slope, energy, placed)
+    _, before = laplacian(opponent(photo), octaves(photo.shape[3]))
+    before_weights = sharpened(resized(photo_parts, tuple(before.shape[2:])))
+    photo_mean, both = part_means(before, before_weights), weights * before_weights
+    x, y = (values - part_means(values, both)[..., None, None] for values in (before, low))  # [K, 3, h, w]
+    mass = both[0][:, None]
+    trust = FLAT_LOW * mass.sum(dim=(2, 3)) + 1e-3
+    slope = (((mass * x * y).sum(dim=(2, 3)) + SLOPE * trust) / ((mass * x * x).sum(dim=(2, 3)) + trust)).clamp(*SLOPES)
+    said = mean[..., None, None] + slope[..., None, None] * (before - photo_mean[..., None, None])
+    share = before_weights / before_weights.sum(dim=1, keepdim=True)
+    said = (share[0][:, None] * said).sum(dim=0, keepdim=True)
+    return Tone(mean, photo_mean, slope, energy, (low - said) * both.sum(dim=1, keepdim=True))
+
+
+def _by_part(mean: Tensor, weights: Tensor) -> Tensor:
+    """Return the picture [1, 3, h, w] in which every part has its mean."""
+    return torch.einsum("kc,nkhw->nchw", mean, weights / weights.sum(dim=1, keepdim=True))
+
+
+def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, carried: Tensor | None = None,
+          strength: float = 1.0) -> Tensor:
+    """Return a photo in the tones of a drawing.
+
+    With B_l the bands and G the low pass of part k, filled beyond its borders, E its mean squares and m its mean,
+
+        B_l' = clamp(sqrt(E_l(drawing) / E_l(photo))) B_l,
+        G' = m(drawing) + slope (G - m(photo) + own (m(photo) - m(pair's photo))) + placed.
+
+    Args:
+        image: [1, 3, H, W] in [-1, 1], deformed already.
+        parts: of it, [1, K, H, W].
+        tone: of the drawing.
+        frame: side in px of the face's frame, which says how large its detail is.
+        carried: sampling grid [1, h, w, 2] that reads the drawing's frame at the places of the image; None leaves ``placed`` out.
+        strength: 0 leaves the photo, 1 is the drawing's tone.
+    """
+    count = octaves(frame)
+    energy = _matching(tone.energy, count)
+    there = None if carried is None else enlarged(sampled(tone.placed, carried), image.shape[2:])
+    colours, made = opponent(image), 0.0
+    for k in range(parts.shape[1]):
+        weight = sharpened(parts[:, k:k + 1])
+        if float(weight.mean()) < 1e-4:
+            made = made + parts[:, k:k + 1] * colours
+            continue
+        bands, low = laplacian(filled(colours, weight), count)
+        mean = part_means(low, resized(weight, tuple(low.shape[2:])))[0]
+        drawn = []
+        for band, wanted in zip(bands, energy[:, k], strict=True):
+            own = part_means(band.square(), resized(weight, tuple(band.shape[2:])))[0]
+            gain = ((wanted + FLAT) / (own + FLAT)).sqrt().clamp(LEAST_GAIN[k], MOST_GAIN)
+            gain = torch.cat([gain[:1], gain[1:].clamp(max=MOST_COLOR_GAIN)])
+            drawn.append(band * gain[None, :, None, None])
+        apart = mean.new_tensor(OWN[k]) * (mean - tone.photo_mean[k])
+        moved = (tone.mean[k] + tone.slope[k] * (apart - mean))[None, :, None, None]
+        drawn_part = collapsed(drawn, tone.slope[k][None, :, None, None] * low + moved)
+        made = made + parts[:, k:k + 1] * drawn_part
+    if there is not None:
+        made = made + PLACED * there
+    return torch.lerp(image, from_opponent(made), strength)
+
+
+def _matching(energy: Tensor, count: int) -> Tensor:
+    """Return energies of ``count`` octaves, aligned at the coarsest: finer ones than the drawing has go on as its finest falls."""
+    have = len(energy)
+    if count <= have:
+        return energy[have - count:]
+    finest = energy[:1]
+    return torch.cat([finest * 0.5 ** (count - have - i) for i in range(count - have)] + [energy])
