@@ -46,7 +46,7 @@ def align_file(path: Path, finder, args: Namespace, stem: str) -> tuple[list[str
 def run(args: Namespace) -> int:
     from checkpoints import atomic_write
     from data.images import list_images
-    from pipeline.faces import FaceFinder
+    from faces.find import FaceFinder
     from pipeline.stylize import output_stems
     from tqdm import tqdm
 

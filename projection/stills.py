@@ -24,7 +24,7 @@ from pipeline.cli import UserError, report
 from projection.expressions import (
     FILES, bundled_expression, check_pose, expression_names, file_expression, named, photo_expression, with_landmarks,
 )
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.latents import LatentCache
 from pipeline.perceptual import inversion_objective
 from pipeline.sampling import base_of, undeformed
@@ -91,9 +91,7 @@ class Studio:
         Raises:
             UserError: naming the photo, where there is no face.
         """
-        found = self.stylizer.finder.find(photo)
-        if not found:
-            raise UserError(f"{name}: no face found; use a photo with a face of at least 80 px that looks at the camera")
+        found = self.stylizer.finder.told(photo, name=name)
         if len(found) > 1:
             report(f"{name}: has {len(found)} faces; the largest is taken")
         points, size = found[0].landmarks, self.stylizer.size

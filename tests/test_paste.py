@@ -9,7 +9,7 @@ from skimage.data import astronaut
 
 from data.landmarks68 import MEAN_FACE, REGIONS
 from faces.align import align_face, ffhq_quad, photo_corners, shrink_factor
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.paste import crop_map, feather, harmonised, matched_colours, outline_weight, paste_back
 
 

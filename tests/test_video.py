@@ -28,10 +28,10 @@ from data.images import WriteError
 from data.landmarks68 import MEAN_FACE
 from models.face import Face as InvertedFace
 from pipeline.cli import UserError
-from pipeline.faces import Face
+from faces.find import Face
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.clip_drawer import AHEAD, ClipDrawer, VideoSettings
-from pipeline.tracking import FaceTracker, overlap
+from faces.tracking import FaceTracker, overlap
 from pipeline.video import stylize_video
 from pipeline.video_io import ClipFrame, clip_info, is_clip, read_frames
 from styles.controls import Look
