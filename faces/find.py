@@ -19,7 +19,7 @@ from pipeline.cli import UserError, report
 
 __all__ = ["KINDS", "MIN_FACE", "Face", "FaceFinder", "FinderSettings", "face_aligner"]
 KINDS = ("mesh", "dlib")
-MIN_FACE = 48.0
+MIN_FACE = 40.0
 MIN_SIDE = 32
 # Scores from which on a face is sure, and below which nobody would call it one.
 SURE_SCORE, NOTHING = 0.5, 0.1

@@ -9,7 +9,6 @@ the picture's size (He and Sun 2015).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 

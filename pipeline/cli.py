@@ -223,7 +223,7 @@ def add_finder(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which faces are found."""
     parser.add_argument("--finder", choices=("mesh", "dlib"), default="mesh",
                         help="how faces are found: mesh at every angle and in drawings too, dlib as published")
-    parser.add_argument("--min_face", type=positive_int, default=48, help="width in px of the smallest faces that are wanted")
+    parser.add_argument("--min_face", type=positive_int, default=40, help="width in px of the smallest faces that are wanted")
     parser.add_argument("--max_faces", type=positive_int, default=None, help="at most so many faces of a picture, the largest")
 
 

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from checkpoints.builders import Base, Encoder, load_encoder
 from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
 from data.images import to_pil, to_tensor
-from faces.align import align_face, photo_corners
+from faces.align import align_face, crop_map, photo_corners
 from faces.find import FaceFinder, FinderSettings
 from losses.perceptual import InversionLoss
 from models.face import Face
 from models.parts import PartsNetwork, ground_of
 from pipeline.cli import UserError
 from pipeline.latents import LatentCache
-from pipeline.paste import crop_map, paste_back
+from pipeline.paste import paste_back
 from pipeline.perceptual import inversion_objective
 from pipeline.sampling import base_of, undeformed
 from styles.controls import Look

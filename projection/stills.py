@@ -22,8 +22,9 @@ from models.face import Face
 from faces.align import align_face, photo_corners
 from pipeline.cli import UserError, report
 from projection.expressions import (
-    FILES, bundled_expression, check_pose, expression_names, file_expression, named, photo_expression, with_landmarks,
+    bundled_expression, check_pose, expression_names, file_expression, named, photo_expression, with_landmarks,
 )
+from faces.landmark_files import SUFFIXES
 from faces.find import FaceFinder
 from pipeline.latents import LatentCache
 from pipeline.perceptual import inversion_objective
@@ -122,10 +123,10 @@ class Studio:
         name, path = named(target), Path(target)
         if name is not None and not path.exists():
             return bundled_expression(name, self.projector, person.points)
-        if path.suffix.lower() in FILES:
+        if path.suffix.lower() in SUFFIXES:
             return file_expression(path, self.projector)
         if not path.exists():
-            raise UserError(f"{target}: not found; give a photo, a folder, a clip, a landmark file ({', '.join(FILES)}) or "
+            raise UserError(f"{target}: not found; give a photo, a folder, a clip, a landmark file ({', '.join(SUFFIXES)}) or "
                             f"one of {', '.join(expression_names())}")
         return photo_expression(self.tensor(self.crop(read_image(path), name=target).image), self.projector, name=target)
 
