@@ -74,7 +74,7 @@ def run(args: Namespace) -> int:
     from data.grids import grid
     from data.images import save_image
     from pipeline import sampling
-    from pipeline.faces import FaceFinder
+    from faces.find import FaceFinder
     from styles.registry import load_style
 
     cli.ensure_dir(args.output)

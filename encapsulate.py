@@ -94,7 +94,7 @@ def run(args: Namespace) -> int:
 
     keep_freed_memory()
     from checkpoints.builders import checkpoints_dir, load_base, load_encoder
-    from pipeline.faces import face_aligner
+    from faces.find import face_aligner
     from styles.modify_files import save_style
     from training.folder import FolderImages
     from training.mixed import training_dtype

@@ -52,7 +52,7 @@ def drawer(args: Namespace, style):  # noqa: ANN001, ANN201 - the types live beh
 def draw(args: Namespace, style, base, indices: list[int], faces_of):  # noqa: ANN001, ANN201
     """Return the originals (None without a base) and the stylized faces [N, 3, S, S] of some images of the seed."""
     from pipeline import sampling
-    from pipeline.faces import FaceFinder
+    from faces.find import FaceFinder
 
     with cli.autocast(style.device, cli.resolve_dtype(args.dtype, style.device)):
         drawn = sampling.random_faces(style, args.seed, indices, truncation_psi=args.truncation)

@@ -22,6 +22,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                        help="which faces of a photo; default is all with --paste-back, else the largest")
     which.add_argument("--largest", action="store_const", const="largest", dest="faces", help="the same as --faces largest")
     which.add_argument("--face", type=cli.non_negative_int, default=None, help="one face by its number, 0 the largest")
+    cli.add_finder(parser)
     parser.add_argument("--paste_back", action="store_true", help="also write the whole photo with its restyled faces")
     parser.add_argument("--paste_color", choices=("style", "photo"), default="style",
                         help="colours of pasted faces: the style's, or matched to the photo's")
@@ -56,7 +57,7 @@ def networks(args: Namespace) -> dict:
     from pipeline.stylize import InversionSettings
 
     return {"style": args.style, "base": args.base, "encoder": args.encoder, "align": args.align, "faces": args.faces,
-            "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual),
+            "finder": cli.finder_of(args), "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual),
             "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents"}
 
 
@@ -80,7 +81,7 @@ def run_clip(args: Namespace) -> int:
     if stylizer.rows_alone:
         cli.report(cli.ROWS_ALONE)
     facts = {"style": stylizer.style.fingerprint, "networks": stylizer.digests(), "faces": args.faces,
-             "inversion": args.inversion, "dtype": args.dtype}
+             "finder": repr(cli.finder_of(args)), "inversion": args.inversion, "dtype": args.dtype}
     with tqdm(total=frames or None, desc="frames") as bar, \
             cli.autocast(stylizer.device, cli.resolve_dtype(args.dtype, stylizer.device)):
         report = stylize_video(args.input_image, stylizer, output=output, look=cli.look_of(args),

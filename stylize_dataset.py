@@ -28,6 +28,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
     parser.add_argument("--faces", choices=("largest", "all"), default="largest", help="which faces of a photo")
+    cli.add_finder(parser)
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
     parser.add_argument("--address", default=None, help="Ray cluster, such as auto or HOST:6379; default this machine")
@@ -60,7 +61,7 @@ def run(args: Namespace) -> int:
     settings = dataset.DatasetSettings(
         str(find_style(args.style).resolve()), str(args.output.resolve()), cli.look_of(args), args.inversion,
         args.steps, args.align, args.faces, absolute(args.base), absolute(args.encoder), args.device,
-        args.residual)
+        args.residual, cli.finder_of(args))
     photos = dataset.read_paths(args.input, column=args.column)
     cli.ensure_dir(args.output)
     # Built here too, so that wrong weights are told of before any worker starts; the driver may have no GPU.

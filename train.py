@@ -23,6 +23,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--style_ref", default=None, help="real image of the adversarial term; the target where not given")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="find and align the faces of the pair first")
+    cli.add_finder(parser)
     parser.add_argument("--base", "--ckpt", default="starter", help="base generator: starter, official or a file")
     parser.add_argument("--vit", default=None, help="ViT: starter, official or a file; the one that suits the base "
                                                     "where not given")
@@ -51,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) -> Any:
     """Return a new tuner at step 0, its pair inverted."""
     from checkpoints import builders
-    from pipeline.faces import face_aligner
+    from faces.find import face_aligner
     from training.inputs import read_pair
     from training.mixed import training_dtype
     from training.options import choose_config
@@ -60,7 +61,8 @@ def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) 
 
     size = base.generator.config.size
     config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))
-    pair = read_pair(args.source, args.target, args.style_ref, size=size, align=face_aligner(size) if args.align else None)
+    align = face_aligner(size, cli.finder_of(args).make()) if args.align else None
+    pair = read_pair(args.source, args.target, args.style_ref, size=size, align=align)
     w_init = base.generator.broadcast(base.w_avg[None])
     if args.inversion_start == "encoder" or (args.inversion_start == "auto" and args.base == "starter"):
         encoder = builders.load_encoder("starter" if size <= 256 else "official", device=device)

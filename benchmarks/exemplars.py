@@ -141,7 +141,7 @@ def randoms(style: Any, stylizer: Any, face: Any, count: int) -> dict[str, float
     import torch
 
     from data.images import to_pil
-    from pipeline.faces import FaceFinder
+    from faces.find import FaceFinder
 
     codes = torch.cat([style.random_code(seed) for seed in range(count)]).flatten(1)
     apart = torch.pdist(codes).mean() / torch.pdist(style.gallery.codes.to(codes).flatten(1)).mean()

@@ -52,7 +52,7 @@ def made_pair(number: int, count: int, folder: Path) -> tuple[str, Path, Path]:
     from data.make_sample_pair import SIDE, find_landmarks
     from data.random_drawings import LEAST_AREA
     from data.warps import backward_grid, least_area
-    from pipeline.faces import FaceFinder
+    from faces.find import FaceFinder
     from pipeline.sampling import base_images
 
     look = list(LOOKS)[number % len(LOOKS)]
@@ -113,7 +113,7 @@ def figures(path: Path, source: Path, target: Path, sheet: Path, count: int) -> 
     from data.images import read_image, save_image, to_pil, to_tensor
     from data.warps import least_area
     from models.sampling_grids import composed
-    from pipeline.faces import FaceFinder
+    from faces.find import FaceFinder
     from pipeline.sampling import random_faces
     from styles.registry import load_style
 

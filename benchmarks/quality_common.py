@@ -22,7 +22,7 @@ from data.images import to_pil
 from data.landmarks68 import MIRROR
 from models.dino import DinoFeatures
 from pipeline.cli import UserError
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.sampling import base_images
 from training.config import PROFILES
 from training.pretrain.faces import FacePack

@@ -13,7 +13,7 @@ from data.images import save_image
 from data.looks import READY, draw_look, look_named
 from data.make_sample_pair import SIDE, find_landmarks
 from pipeline import cli
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.sampling import base_images
 
 PSI = 0.7

@@ -20,7 +20,7 @@ from data.images import save_image
 from data.make_sample_pair import find_landmarks
 from data.random_drawings import DRAWN_SIDE, drawing, taught_looks
 from pipeline import cli
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.sampling import base_images
 
 PSI = 0.9

@@ -20,7 +20,7 @@ from checkpoints.builders import Base, load_base
 from data.filters import paint
 from data.images import save_image, to_pil
 from data.warps import SAMPLE, deform
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.sampling import base_images
 
 SIDE = 512

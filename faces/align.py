@@ -54,6 +54,23 @@ def photo_corners(landmarks: np.ndarray, image_size: tuple[int, int], *, output_
     return (quad / shrink + 0.5) * scale
 
 
+def crop_map(corners: np.ndarray) -> np.ndarray:
+    """Return the [2, 3] affine map from a photo's continuous coordinates to fractions of the crop.
+
+    Args:
+        corners: [4, 2] as of ``photo_corners``: top left, bottom left, bottom right, top right.
+    """
+    origin, across, down = corners[0], corners[3] - corners[0], corners[1] - corners[0]
+    inverse = np.linalg.inv(np.stack([across, down], axis=1))
+    return np.concatenate([inverse, -(inverse @ origin)[:, None]], axis=1)
+
+
+def in_crop(points: np.ndarray, landmarks: np.ndarray, image_size: tuple[int, int], *, output_size: int = 1024) -> np.ndarray:
+    """Return points [K, 2] in px of a photo in px of the crop that ``align_face`` cuts by its landmarks [68, 2]."""
+    matrix = crop_map(photo_corners(landmarks, image_size, output_size=output_size))
+    return ((points + 0.5) @ matrix[:, :2].T + matrix[:, 2]) * output_size - 0.5
+
+
 def shrink_factor(quad: np.ndarray, output_size: int) -> int:
     """Return the whole factor by which a photo is made smaller before its crop, 1 or less for none."""
     return int(np.floor(float(np.hypot(*(quad[3] - quad[0]))) / output_size * 0.5))

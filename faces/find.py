@@ -1,212 +1,150 @@
-"""Finding faces at every angle and size: MediaPipe's detector over a pyramid of tiles, each find confirmed by its mesh network."""
+"""Finding the faces of a picture, photo or drawing, and saying what was left out and why."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from faces.mesh import landmarks_of, read_mesh
-from faces.nets import DETECTOR, net
+from checkpoints.builders import landmarks_path
+from faces.align import align_face
+from faces.dlib_search import DlibSearch
+from faces.face import Face
+from faces.mesh import LANDMARK_FILE
+from faces.search import MeshSearch
+from pipeline.cli import UserError, report
 
-# The detector sees faces from about a tenth of its input on; faces up to a quarter of a tile lie whole in one of the tiles.
-LEAST_SHARE, OVERLAP = 0.1, 0.25
-# Scores of the detector from which on a place is looked at, and of the mesh from which on a face is sure.
-CANDIDATE, SURE_SCORE = 0.4, 0.5
-MIN_FACE = 60.0
+__all__ = ["KINDS", "MIN_FACE", "Face", "FaceFinder", "FinderSettings", "face_aligner"]
+KINDS = ("mesh", "dlib")
+MIN_FACE = 40.0
 MIN_SIDE = 32
-SAME_FACE = 0.3
+# Scores from which on a face is sure, and below which nobody would call it one.
+SURE_SCORE, NOTHING = 0.5, 0.1
+# Degrees beyond which half of a face is hidden, and share of the landmarks outside of the picture from which on it is cut off.
+MOST_YAW, MOST_OUTSIDE = 60.0, 0.1
 
 
 @dataclass(frozen=True)
-class Face:
-    """One face of a photo.
+class FinderSettings:
+    """Arguments of a ``FaceFinder``, in values that travel to other processes."""
 
-    Attributes:
-        box: left, top, right, bottom in px of the photo.
-        score: how sure it is a face, 0..1.
-        mesh: [468, 3] x, y in px of the photo, z in the same unit and smaller towards the camera; None with dlib.
-        landmarks: [68, 2] in px of the photo, dlib's order.
-        roll: degrees by which the face is turned clockwise in the picture, -180..180.
-        yaw: degrees by which the face looks to the picture's right as seen upright, -90..90.
-    """
+    kind: str = "mesh"
+    min_face: float = MIN_FACE
+    max_faces: int | None = None
+    predictor: Path | None = None
 
-    box: tuple[float, float, float, float]
-    score: float
-    mesh: np.ndarray | None
-    landmarks: np.ndarray
-    roll: float
-    yaw: float
+    def make(self) -> FaceFinder:
+        """Load the networks."""
+        return FaceFinder(self.kind, min_face=self.min_face, max_faces=self.max_faces, predictor=self.predictor)
 
-    @property
-    def area(self) -> float:
-        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
-
-
-@dataclass(frozen=True)
-class Region:
-    """A square that frames a face: centre (x, y) and side in px of the photo, and the roll in degrees, clockwise."""
-
-    centre: np.ndarray
-    side: float
-    roll: float
+    def weights(self) -> Path:
+        """Return the file that decides where landmarks are."""
+        return LANDMARK_FILE if self.kind == "mesh" else self.predictor or landmarks_path()
 
 
 class FaceFinder:
     """Find faces and their landmarks.
 
     Args:
-        kind: "mesh" (MediaPipe's networks).
-        min_face: width in px of the smallest faces to look for.
-        max_faces: at most so many, the largest.
+        kind: "mesh" (MediaPipe's networks: every angle, drawings too) or "dlib" (nearly upright faces of photos).
+        min_face: width in px of the smallest faces that are wanted.
+        max_faces: at most so many, the largest; None for all.
+        predictor: of dlib's 68 points; None takes the official one where present, else the starter's.
+
+    Raises:
+        CheckpointError, UserError: as ``DlibSearch`` does.
+        ValueError: for another kind, or a predictor without dlib.
     """
 
     def __init__(self, kind: str = "mesh", *, min_face: float = MIN_FACE, max_faces: int | None = None,
                  predictor: Path | None = None) -> None:
-        self.min_face, self.max_faces = min_face, max_faces
+        if kind not in KINDS or (predictor is not None and kind != "dlib"):
+            raise ValueError(f"expected a finder of {KINDS}, and a predictor only with dlib, got {kind!r} and {predictor}")
+        if min_face <= 0 or (max_faces is not None and max_faces < 1):
+            raise ValueError(f"expected min_face above 0 and max_faces of at least 1, got {min_face} and {max_faces}")
+        self.kind, self.min_face, self.max_faces = kind, min_face, max_faces
+        self.search = MeshSearch(min_face) if kind == "mesh" else DlibSearch(predictor)
 
     def find(self, image: Image.Image) -> list[Face]:
-        """Return the sure faces of an RGB photo, the largest first."""
-        sure = [face for face in self.look(image) if face.score >= SURE_SCORE]
-        return sorted(sure, key=lambda face: face.area, reverse=True)[:self.max_faces]
+        """Return the sure faces of a photo, the largest first."""
+        return self.read(image)[0]
 
-    def look(self, image: Image.Image) -> list[Face]:
-        """Return whatever may be a face, the surest first, each once."""
+    def read(self, image: Image.Image) -> tuple[list[Face], list[str]]:
+        """Return the sure faces of a photo, the largest first, and a line on each that is doubtful or left out."""
         if min(image.size) < MIN_SIDE:
-            return []
+            return [], [f"no face found; the picture of {image.width} x {image.height} px is too small"]
+        faces, notes = [], []
+        for face in self.search.candidates(image.convert("RGB")):
+            kept, note = judged(face, image.size, self.min_face)
+            if note:
+                notes.append(note)
+            if kept:
+                faces.append(face)
+        faces.sort(key=lambda face: face.area, reverse=True)
+        if not faces and not notes:
+            notes.append(f"no face found; use a picture with a face of at least {self.min_face:g} px (--min_face), or "
+                         "--align false if it is aligned already")
+        return faces[:self.max_faces], notes
+
+    def told(self, image: Image.Image, *, name: str) -> list[Face]:
+        """Do what ``find`` does, with the lines of ``read`` on standard error.
+
+        Raises:
+            UserError: naming the photo and the reason, where there is no sure face.
+        """
+        faces, notes = self.read(image)
+        if not faces:
+            raise UserError(f"{name}: {notes[0]}")
+        for note in notes:
+            report(f"{name}: {note}")
+        return faces
+
+    def follow(self, image: Image.Image, faces: Sequence[Face | tuple[float, float, float, float]]) -> list[Face]:
+        """Return where faces of the last frame are in the next, without detection.
+
+        Args:
+            image: RGB.
+            faces: of the last frame, or boxes (left, top, right, bottom) of the landmarks of upright faces, in px.
+        """
         image = image.convert("RGB")
-        places = np.concatenate([self._detect(view) for view in views(image, self.min_face)])
-        regions = [region_of_detection(place) for place in places[distinct(places[:, 1:5], places[:, 0])]]
-        found = [read_face(image, region) for region in regions]
-        if not found:
-            return []
-        keep = distinct(np.array([face.box for face in found]), np.array([face.score for face in found]))
-        return [found[index] for index in keep]
-
-    def follow(self, image: Image.Image, faces: Sequence[Face]) -> list[Face]:
-        """Return faces of the last frame where they are in this one; no detection, so they are near."""
-        image = image.convert("RGB")
-        return [read_face(image, region_of_mesh(face.mesh), passes=1) for face in faces]
-
-    def _detect(self, view: View) -> np.ndarray:
-        boxes, scores = net(DETECTOR)(view.pixels[None])
-        return decode(boxes[0], scores[0, :, 0]) * view.unit + view.origin
+        return [self.search.near(image, face) for face in faces]
 
 
-@dataclass(frozen=True)
-class View:
-    """Pixels [128, 128, 3] in [-1, 1] and how its detections [17] become px of the photo: times ``unit`` plus ``origin``."""
-
-    pixels: np.ndarray
-    unit: np.ndarray
-    origin: np.ndarray
-
-
-def views(image: Image.Image, min_face: float) -> Iterator[View]:
-    """Yield the whole photo with a wide border, the photo, and tiles that halve in side down to ten times ``min_face``."""
-    side = net(DETECTOR).side
-    whole = float(max(image.size))
-    tiles = [2.0 * whole, whole]
-    while tiles[-1] > min_face / LEAST_SHARE:
-        tiles.append(max(tiles[-1] / 2.0, min_face / LEAST_SHARE))
-    for tile in tiles:
-        scale = side / tile
-        size = [max(1, round(s * scale)) for s in image.size]
-        small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), np.float32) / 127.5 - 1.0
-        unit = np.array([image.size[0] / size[0], image.size[1] / size[1]])
-        for top in starts(size[1], side):
-            for left in starts(size[0], side):
-                pixels = np.full((side, side, 3), -1.0, np.float32)
-                part = small[max(0, top):top + side, max(0, left):left + side]
-                at = (max(0, -top), max(0, -left))
-                pixels[at[0]:at[0] + part.shape[0], at[1]:at[1] + part.shape[1]] = part
-                yield View(pixels, np.array([1.0, *np.tile(side * unit, 8)]), np.array([0.0, *np.tile((left, top) * unit, 8)]))
-
-
-def starts(length: int, side: int) -> list[int]:
-    """Return where tiles of ``side`` begin along ``length``; a shorter length lies in the middle of its tile."""
-    if length <= side:
-        return [-((side - length) // 2)]
-    count = math.ceil((length - side) / (side * (1.0 - OVERLAP))) + 1
-    return [round(start) for start in np.linspace(0, length - side, count)]
-
-
-def decode(boxes: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Return detections [K, 17]: score, left, top, right, bottom, then eyes, nose, mouth, ears (x, y), fractions of the input.
+def judged(face: Face, size: tuple[int, int], min_face: float) -> tuple[bool, str]:
+    """Return whether a face is used, and a line on what is wrong with it, or nothing.
 
     Args:
-        boxes: [896, 16] centre, width, height and six points in px of the input, relative to the anchor's centre.
-        logits: [896].
+        face: a candidate.
+        size: width and height of the photo.
+        min_face: least width in px.
     """
-    side = net(DETECTOR).side
-    keep = logits >= math.log(CANDIDATE / (1.0 - CANDIDATE))
-    boxes = boxes[keep].astype(np.float64) / side
-    anchors = ANCHORS[keep]
-    centre, half = boxes[:, :2] + anchors, boxes[:, 2:4] / 2.0
-    points = boxes[:, 4:] + np.tile(anchors, 6)
-    scores = 1.0 / (1.0 + np.exp(-logits[keep].astype(np.float64)))
-    return np.concatenate([scores[:, None], centre - half, centre + half, points], axis=1)
+    where = f"the face at ({(face.box[0] + face.box[2]) / 2:.0f}, {(face.box[1] + face.box[3]) / 2:.0f}) of {face.width:.0f} px"
+    if face.score < SURE_SCORE:
+        if face.score < NOTHING:
+            return False, ""
+        return False, f"{where} is left out, it is unsure ({face.score:.2f}, {SURE_SCORE} is sure); use a sharper or larger picture"
+    if face.width < min_face:
+        return False, f"{where} is left out, it is small; --min_face {int(face.width)} takes it"
+    if abs(face.yaw) > MOST_YAW:
+        return False, (f"{where} is left out, it is turned by {abs(face.yaw):.0f} degrees to the side; use a picture that shows "
+                       "both eyes")
+    outside = ((face.landmarks < 0) | (face.landmarks > np.array(size) - 1)).any(axis=1).mean()
+    if outside > MOST_OUTSIDE:
+        return True, f"{where} is cut off by the picture's border ({100 * outside:.0f} % of it); use a wider picture for better results"
+    return True, ""
 
 
-def _anchors() -> np.ndarray:
-    """Return the centres [896, 2] of the detector's anchors: two in each cell of 16 x 16, six in each of 8 x 8."""
-    parts = []
-    for cells, count in ((16, 2), (8, 6)):
-        y, x = np.mgrid[:cells, :cells]
-        centres = (np.stack([x, y], axis=2).reshape(-1, 2) + 0.5) / cells  # [cells, cells, 2] -> [cells^2, 2]
-        parts.append(np.repeat(centres, count, axis=0))
-    return np.concatenate(parts)
+def face_aligner(size: int, finder: FaceFinder | None = None) -> Callable[[Image.Image, str], Image.Image]:
+    """Return a function from a photo and its name to its largest face, aligned at ``size`` px.
 
+    It raises UserError, naming the photo, where it finds no face.
+    """
+    finder = finder or FaceFinder()
 
-ANCHORS = _anchors()
+    def align(image: Image.Image, name: str) -> Image.Image:
+        return align_face(image, finder.told(image, name=name)[0].landmarks, output_size=size)
 
-
-def distinct(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Return which boxes [K, 4] are kept, the best score first, if none may overlap a better one by more than SAME_FACE."""
-    kept: list[int] = []
-    for index in np.argsort(-scores, kind="stable"):
-        if all(overlap(boxes[index], boxes[other]) <= SAME_FACE for other in kept):
-            kept.append(int(index))
-    return kept
-
-
-def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return intersection over union of two boxes (left, top, right, bottom)."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return float(width * height / (sum(areas) - width * height))
-
-
-def region_of_detection(place: np.ndarray) -> Region:
-    """Return the square that the mesh network wants around a detection [17] in px of the photo."""
-    box, points = place[1:5], place[5:].reshape(6, 2)
-    along = points[1] - points[0]
-    return Region((box[:2] + box[2:]) / 2.0, 1.5 * float(max(box[2:] - box[:2])), math.degrees(math.atan2(along[1], along[0])))
-
-
-def region_of_mesh(mesh: np.ndarray) -> Region:
-    """Return the square around a mesh [468, 3], upright along its eyes."""
-    along = mesh[263, :2] - mesh[33, :2]
-    roll = math.atan2(along[1], along[0])
-    axes = np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
-    upright = mesh[:, :2] @ axes.T
-    low, high = upright.min(axis=0), upright.max(axis=0)
-    return Region((low + high) / 2.0 @ axes, 1.5 * float(max(high - low)), math.degrees(roll))
-
-
-def read_face(image: Image.Image, region: Region, *, passes: int = 2) -> Face:
-    """Return the face in a region; each further pass looks at the region that the mesh of the last one says."""
-    for _ in range(passes):
-        mesh, score = read_mesh(image, region.centre, region.side, region.roll)
-        region = region_of_mesh(mesh)
-    low, high = mesh[:, :2].min(axis=0), mesh[:, :2].max(axis=0)
-    across = mesh[454] - mesh[234]
-    yaw = math.degrees(math.atan2(across[2], float(np.hypot(across[0], across[1]))))
-    return Face((*low.tolist(), *high.tolist()), score, mesh, landmarks_of(mesh), region.roll, yaw)
+    return align

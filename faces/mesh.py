@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import load_file
 
-from faces.nets import MESH, net
+from faces.nets import FOLDER, MESH, net
+
+LANDMARK_FILE = FOLDER / "landmarks68.safetensors"
+# Vertices near to the 68 points, from which they are told, and which of them is which in a mirrored face.
+VERTICES = np.array([
+    0, 2, 4, 5, 13, 14, 17, 33, 37, 39, 58, 61, 63, 66, 70, 75, 78, 82, 84, 87, 93, 97, 105, 107, 127, 132, 133, 136, 144, 150,
+    152, 153, 158, 160, 168, 176, 181, 197, 234, 263, 267, 269, 288, 291, 293, 296, 300, 305, 308, 312, 314, 317, 323, 326, 334,
+    336, 356, 361, 362, 365, 373, 379, 380, 385, 387, 400, 405, 454])
+VERTEX_MIRROR = np.array([
+    *range(7), *range(39, 62), 30, *range(62, 64), 64, 34, 65, 66, 37, 67, *range(7, 30), *range(31, 34), 35, 36, 38])
+Similarity = tuple[float, float, np.ndarray]
 
 
 def read_mesh(image: Image.Image, centre: np.ndarray, side: float, roll: float) -> tuple[np.ndarray, float]:
@@ -49,13 +61,31 @@ def cut(image: Image.Image, corner: np.ndarray, across: np.ndarray, down: np.nda
 
 
 def landmarks_of(mesh: np.ndarray) -> np.ndarray:
-    """Return the 68 landmarks [68, 2] of dlib's order that a mesh [468, 3] says, in its unit."""
-    return mesh[NEAREST, :2]
+    """Return the 68 landmarks [68, 2] of dlib's order that a mesh [468, 3] says, in its unit; see ``faces.fit``."""
+    fitted = _fitted()
+    given, (scale, turn, centre) = canonical(mesh[VERTICES], fitted["reference"])
+    points = (given.ravel() @ fitted["weight"] + fitted["bias"]).reshape(68, 2)
+    size = scale * scale + turn * turn
+    return moved(points, scale / size, -turn / size, np.zeros(2)) + centre
 
 
-# The vertex nearest to each of the 68 points.
-NEAREST = np.array([
-    127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356,
-    70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 168, 197, 5, 4, 75, 97, 2, 326, 305,
-    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
-    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87])
+def canonical(vertices: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, Similarity]:
+    """Return vertices [K, 3] brought to a reference [K, 2] of zero mean by the best similarity, z scaled alike, and that."""
+    centre = vertices[:, :2].mean(axis=0)
+    x, y = (vertices[:, :2] - centre).T
+    size = float((x * x + y * y).sum())
+    scale = float((x * reference[:, 0] + y * reference[:, 1]).sum()) / size
+    turn = float((x * reference[:, 1] - y * reference[:, 0]).sum()) / size
+    depth = vertices[:, 2:] * np.hypot(scale, turn)
+    return np.concatenate([moved(vertices[:, :2], scale, turn, centre), depth], axis=1), (scale, turn, centre)
+
+
+def moved(points: np.ndarray, scale: float, turn: float, centre: np.ndarray) -> np.ndarray:
+    """Return points [K, 2], less their centre, times the complex number scale + i turn."""
+    x, y = (points - centre).T
+    return np.stack([scale * x - turn * y, turn * x + scale * y], axis=1)
+
+
+@lru_cache(maxsize=1)
+def _fitted() -> dict[str, np.ndarray]:
+    return {name: values.astype(np.float64) for name, values in load_file(LANDMARK_FILE).items()}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 DETECTOR, MESH, SELFIE = "face_detection_short_range", "face_landmark", "selfie_segmentation"
+FOLDER = Path(__file__).parent.parent / "checkpoints" / "faces"
 SIDES = {DETECTOR: 128, MESH: 192, SELFIE: 256}
 
 
@@ -16,10 +22,11 @@ class Net:
     """One network of ``checkpoints/faces``, an image [N, S, S, 3] at a time."""
 
     def __init__(self, name: str) -> None:
-        path = Path(__file__).parent.parent / "checkpoints" / "faces" / f"{name}.tflite"
         self.side = SIDES[name]
-        self.interpreter = Interpreter(str(path), num_threads=2)
-        self.interpreter.allocate_tensors()
+        with _quiet():
+            self.interpreter = Interpreter(str(FOLDER / f"{name}.tflite"), num_threads=2)
+            self.interpreter.allocate_tensors()
+        self.lock = Lock()
         self.given = self.interpreter.get_input_details()[0]["index"]
         self.made = [entry["index"] for entry in self.interpreter.get_output_details()]
 
@@ -30,11 +37,26 @@ class Net:
             images: [N, S, S, 3] float32; [-1, 1] for the detector, [0, 1] for the others.
         """
         results = []
-        for image in images:
-            self.interpreter.set_tensor(self.given, np.ascontiguousarray(image[None], dtype=np.float32))
-            self.interpreter.invoke()
-            results.append([self.interpreter.get_tensor(index) for index in self.made])
+        with self.lock:  # an interpreter holds one image at a time
+            for image in images:
+                self.interpreter.set_tensor(self.given, np.ascontiguousarray(image[None], dtype=np.float32))
+                self.interpreter.invoke()
+                results.append([self.interpreter.get_tensor(index) for index in self.made])
         return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep LiteRT from writing which kernels it takes to standard error, which no setting of its own does."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @lru_cache(maxsize=3)

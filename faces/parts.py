@@ -9,7 +9,6 @@ the picture's size (He and Sun 2015).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -76,7 +75,8 @@ def resized(image: Tensor, size: Sequence[int]) -> Tensor:
     """Return images [N, C, H, W] at another size (height, width), without aliasing."""
     if list(image.shape[2:]) == list(size):
         return image
-    return F.interpolate(image, size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
+    finer = min(image.shape[2:]) > min(size)
+    return F.interpolate(image, size=tuple(size), mode="bilinear", antialias=finer, align_corners=False)
 
 
 def foreground(image: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from faces.find import FinderSettings
     from styles.controls import Control, Look
 
 MAX_SIDE = 8192
@@ -216,6 +217,21 @@ def autocast(device: Any, dtype: Any) -> contextlib.AbstractContextManager:
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def add_finder(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which faces are found."""
+    parser.add_argument("--finder", choices=("mesh", "dlib"), default="mesh",
+                        help="how faces are found: mesh at every angle and in drawings too, dlib as published")
+    parser.add_argument("--min_face", type=positive_int, default=40, help="width in px of the smallest faces that are wanted")
+    parser.add_argument("--max_faces", type=positive_int, default=None, help="at most so many faces of a picture, the largest")
+
+
+def finder_of(args: argparse.Namespace) -> FinderSettings:
+    """Return what the options of ``add_finder`` say."""
+    from faces.find import FinderSettings
+
+    return FinderSettings(args.finder, float(args.min_face), args.max_faces)
 
 
 def ensure_dir(path: Path) -> None:

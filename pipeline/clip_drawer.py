@@ -19,10 +19,11 @@ from data.images import to_pil
 from data.landmarks68 import eye_distance
 from models.matches import Matches
 from faces.align import align_face, photo_corners
+from faces.face import Face, face_state, load_face
 from pipeline.paste import paste_back
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.stylize import Crop, Stylizer
-from pipeline.tracking import FaceTracker, Track
+from faces.tracking import FaceTracker, Track
 from pipeline.video_io import ClipFrame
 from styles.controls import Look
 
@@ -72,15 +73,14 @@ class Found:
     """A face of one frame: what draws it, part by part (see ``Style.draw_parts``), and how far the last frame is away.
 
     Its track goes on to the next frame while this one is drawn, so what is measured in the result is kept beside it: the
-    landmarks as they were found, the detector's box, and the eye distance of the smoothed landmarks in px.
+    face as it was found, and the eye distance of the smoothed landmarks in px.
     """
 
     track: Track
     crop: Crop
     parts: Iterator[Tensor | None]
     seconds: float
-    raw: np.ndarray
-    box: tuple[float, float, float, float]
+    filmed: Face
     unit: float
 
 
@@ -142,7 +142,7 @@ class ClipDrawer:
 
         face = replace(self.stylizer.invert_frame(crop.image, steady), last=track.last)
         parts = self.stylizer.restyle_parts(face, look=self.look, landmarks=crop.places())
-        return Found(track, crop, parts, seconds, track.raw, track.box(), float(eye_distance(track.landmarks)))
+        return Found(track, crop, parts, seconds, track.face, float(eye_distance(track.landmarks)))
 
     @staticmethod
     def _begun(found: list[Found]) -> list[tuple[Found, Tensor | None]]:
@@ -181,8 +181,8 @@ class ClipDrawer:
         return result
 
     def _measure(self, result: Image.Image, one: Found) -> None:
-        drawn = self.stylizer.finder.follow(result, [one.box])[0]
-        for name, meter, points in (("in", one.track.jitter, one.raw), ("out", one.track.drawn_jitter, drawn)):
+        drawn = self.stylizer.finder.follow(result, [one.filmed])[0].landmarks
+        for name, meter, points in (("in", one.track.jitter, one.filmed.landmarks), ("out", one.track.drawn_jitter, drawn)):
             before = (meter.total, meter.count)
             meter.add(points, one.unit)
             self.totals[name][0] += meter.total - before[0]
@@ -227,7 +227,7 @@ def _in_threads(*calls: Callable[[Any], Any]) -> Iterator[Callable[[Any], Callab
 
 def tracker_state(tracker: FaceTracker) -> dict[str, Any]:
     """Return plain values and arrays from which ``load_tracker`` goes on exactly."""
-    tracks = [{"landmarks": track.landmarks, "raw": track.raw, "frame": track.frame, "missed": track.missed,
+    tracks = [{"landmarks": track.landmarks, "face": face_state(track.face), "missed": track.missed,
                "points": track.points.state(), "scale": track.points.scale, "latent": track.latent.state(),
                "outline": track.outline.state(), "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent,
                "last": [one.state() for one in track.last]}
@@ -246,6 +246,6 @@ def load_tracker(tracker: FaceTracker, state: Mapping[str, Any]) -> None:
             one.load({key: np.asarray(value) for key, value in row[name].items()})
         filters[0].scale = row["scale"]
         tracker.tracks.append(Track(
-            np.asarray(row["landmarks"]), np.asarray(row["raw"]), np.asarray(row["frame"]), *filters, row["missed"],
+            np.asarray(row["landmarks"]), load_face(row["face"]), *filters, row["missed"],
             *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn")),
             [Matches.load(one) for one in row["last"]]))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import atomic_write
 from data.images import read_image, save_image
+from faces.find import FinderSettings
 from pipeline import batch
 from pipeline.batch import Drawn, Ledger, Photo, folder_photos, settings_digest
 from pipeline.cli import UserError
@@ -49,10 +50,11 @@ class DatasetSettings:
     encoder: str | None = None
     device: str = "cpu"
     residual: int = 32
+    finder: FinderSettings = FinderSettings()
 
     def digest(self, *fingerprints: str) -> str:
         """Return what a record must agree with to count: all that changes pictures, and the content of style and networks."""
-        return settings_digest(**vars(self) | {"style": fingerprints, "output": "", "device": "", "look": repr(self.look)})
+        return settings_digest(**vars(self) | {"style": fingerprints, "output": "", "device": "", "look": repr(self.look), "finder": repr(self.finder)})
 
 
 def read_paths(source: Path, *, column: str = "path") -> list[Photo]:
@@ -134,7 +136,7 @@ def build_stylizer(settings: DatasetSettings) -> Stylizer:
     from pipeline import stylize
 
     return stylize.build_stylizer(
-        settings.style, base=settings.base, encoder=settings.encoder, align=settings.align, faces=settings.faces,
+        settings.style, base=settings.base, encoder=settings.encoder, align=settings.align, faces=settings.faces, finder=settings.finder,
         inversion=stylize.InversionSettings(settings.inversion, settings.steps, residual=settings.residual),
         device=settings.device)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data.images import ImageError, list_images
 from pipeline.cli import UserError
+from pipeline.video_io import is_clip
 
 # What is added to a stem to name its pictures: a photo whose name ends so may meet the picture of another.
 PICTURE = re.compile(r"(_face\d+)?(_side|_photo)?$")
@@ -31,7 +32,7 @@ class Photo:
         return replace(self, stem=stem.with_name(prefix + stem.name).as_posix())
 
 
-def folder_photos(source: Path, *, recursive: bool = False, output: Path | None = None) -> list[Photo]:
+def folder_photos(source: Path, *, recursive: bool = False, output: Path | None = None, clips: bool = False) -> list[Photo]:
     """Return the photos of a folder, or the one file; stems mirror the sub-folders.
 
     Photos of one folder whose pictures would have one name keep their suffix in the stem, so none overwrites another;
@@ -41,12 +42,13 @@ def folder_photos(source: Path, *, recursive: bool = False, output: Path | None 
         source: the folder or file.
         recursive: sub-folders too.
         output: where pictures will go; a folder of its own inside ``source`` is passed over.
+        clips: clips too.
 
     Raises:
         ImageError: if there is nothing, or no image.
         UserError: if ``output`` is ``source``, for the next run would take the pictures for photos.
     """
-    paths = list_images(source, recursive=recursive)
+    paths = _media(source, recursive=recursive) if clips else list_images(source, recursive=recursive)
     root = source if source.is_dir() else source.parent
     if output is not None and source.is_dir():
         here, there = source.resolve(), output.resolve()
@@ -67,6 +69,20 @@ def folder_photos(source: Path, *, recursive: bool = False, output: Path | None 
         taken.add(_key(stem))
         photos.append(Photo(str(path), stem.as_posix()))
     return photos
+
+
+def _media(source: Path, *, recursive: bool) -> list[Path]:
+    """Return the photos and clips of a folder, or the one file; raises ImageError where there is none."""
+    found = []
+    if source.is_dir():
+        entries = source.rglob("*") if recursive else source.iterdir()
+        found = [path for path in entries if is_clip(path) and not any(part.startswith(".") for part in path.relative_to(source).parts)]
+    try:
+        return sorted({*found, *list_images(source, recursive=recursive)})
+    except ImageError:
+        if not found:
+            raise
+        return sorted(found)
 
 
 def _key(path: Path) -> str:

@@ -12,6 +12,7 @@ from skimage.color import lab2rgb, rgb2lab
 from torch.nn import functional as F
 
 from data.landmarks68 import EYES, REGIONS
+from faces.align import crop_map
 from models.look import window_mean
 
 COLOURS = ("style", "photo")
@@ -129,17 +130,6 @@ def _blurred(image: np.ndarray) -> np.ndarray:
     if side > BLURRED_SIDE:
         blurred = F.interpolate(blurred, size=(side, side), mode="bicubic", align_corners=False)
     return blurred[0].permute(1, 2, 0).numpy()
-
-
-def crop_map(corners: np.ndarray) -> np.ndarray:
-    """Return the [2, 3] affine map from a photo's continuous coordinates to fractions of the crop.
-
-    Args:
-        corners: [4, 2] as of ``faces.align.photo_corners``: top left, bottom left, bottom right, top right.
-    """
-    origin, across, down = corners[0], corners[3] - corners[0], corners[1] - corners[0]
-    inverse = np.linalg.inv(np.stack([across, down], axis=1))
-    return np.concatenate([inverse, -(inverse @ origin)[:, None]], axis=1)
 
 
 def paste_back(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints.builders import landmarks_path
 from data.images import read_image, save_image
 from pipeline import cli
 from pipeline.batch import Draw, Drawn, Photo, content_digest, settings_digest
@@ -35,10 +34,10 @@ class PhotoSettings:
 
     def digest(self, stylizer: Stylizer) -> str:
         """Return a digest of everything that changes the pictures: the options and the content of all weights."""
-        align = self.networks["align"]
+        finder = self.networks["finder"] if self.networks["align"] else None
         return settings_digest(
             style=stylizer.style.fingerprint, networks=stylizer.digests(),
-            landmarks=align and content_digest(landmarks_path()), faces=self.networks["faces"],
+            finder=repr(finder), landmarks=finder and content_digest(finder.weights()), faces=self.networks["faces"],
             inversion=self.networks["inversion"], look=repr(self.look), dtype=self.dtype, paste_back=self.paste_back,
             colour=self.paste_back and self.colour)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from data.images import ImageError, list_images, read_image, to_tensor
 from faces.align import align_face
 from pipeline.cli import UserError, report
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.stylize import output_stems
 
 FEWEST = 2
@@ -39,9 +39,10 @@ def read_portraits(folder: Path, *, size: int, align: bool = True, recursive: bo
         except ImageError as error:
             report(error)
             continue
-        found = finder.find(image) if finder else None
-        if finder and not found:
-            report(f"{path}: no face found, left out; --align false takes portraits that are aligned already")
+        try:
+            found = finder.told(image, name=str(path)) if finder else None
+        except UserError as error:
+            report(error)
             continue
         names.append(stems[path])
         images.append(to_tensor(align_face(image, found[0].landmarks, output_size=size) if found else image, size))

@@ -14,7 +14,7 @@ from checkpoints.builders import Base, load_base
 from data.images import to_pil
 from data.landmarks68 import MEAN_FACE
 from models.face import Face
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from styles.protocol import Style
 
 

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from checkpoints.builders import Base, Encoder, load_encoder
 from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
 from data.images import to_pil, to_tensor
+from faces.align import align_face, crop_map, photo_corners
+from faces.find import FaceFinder, FinderSettings
 from losses.perceptual import InversionLoss
 from models.face import Face
 from models.parts import PartsNetwork, ground_of
-from faces.align import align_face, photo_corners
 from pipeline.cli import UserError
-from pipeline.faces import FaceFinder
 from pipeline.latents import LatentCache
-from pipeline.paste import crop_map, paste_back
+from pipeline.paste import paste_back
 from pipeline.perceptual import inversion_objective
 from pipeline.sampling import base_of, undeformed
 from styles.controls import Look
@@ -148,10 +148,7 @@ class Stylizer:
         """
         if self.finder is None:
             return [Crop(photo, None, None)]
-        found = self.finder.find(photo)
-        if not found:
-            raise UserError(f"{name}: no face found; use a photo with a face of at least 80 px that looks at the "
-                            "camera, or --align false if it is aligned already")
+        found = self.finder.told(photo, name=name)
         if isinstance(self.faces, int):
             if self.faces >= len(found):
                 raise UserError(f"{name}: has {len(found)} face(s), so there is no face {self.faces}; the largest is 0")
@@ -270,7 +267,7 @@ class Stylizer:
         if places is None or self.finder is None:
             return ()
         box = tuple((np.concatenate([places.min(axis=0), places.max(axis=0)]) * side).tolist())
-        found = (self.finder.follow(result, [box])[0] + 0.5) / side
+        found = (self.finder.follow(result, [box])[0].landmarks + 0.5) / side
         return places, places + np.clip(found - places, -MAX_SHIFT, MAX_SHIFT)
 
 
@@ -282,7 +279,8 @@ class Stylizer:
 
 def build_stylizer(
     style: str, *, base: str | None = None, encoder: str | None = None, inversion: InversionSettings | None = None,
-    align: bool = True, faces: str | int = "largest", cache: Path | None = None, device: torch.device | str = "cpu",
+    align: bool = True, faces: str | int = "largest", finder: FinderSettings = FinderSettings(), cache: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> Stylizer:
     """Load what a Stylizer needs.
 
@@ -293,6 +291,7 @@ def build_stylizer(
         inversion: how photos become latents; a style that knows only what encoders give takes no other.
         align: find and align faces.
         faces: see ``Stylizer``.
+        finder: how faces are found.
         cache: folder of latents; None keeps none.
         device: where to compute.
 
@@ -309,7 +308,7 @@ def build_stylizer(
     beside = residual_encoder(ground, inversion.residual, device=device) if inversion.mode == "e4e" else None
     loaded.cache = kept = LatentCache(cache)
     return Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
-                    cache=kept, finder=FaceFinder() if align else None, faces=faces, residual=beside)
+                    cache=kept, finder=finder.make() if align else None, faces=faces, residual=beside)
 
 
 def residual_encoder(base: Base, resolution: int, *, device: torch.device | str) -> ResidualFinder | None:

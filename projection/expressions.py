@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from functools import cache
@@ -15,14 +14,12 @@ from torch import Tensor
 
 from checkpoints.builders import load_base
 from data.images import to_pil
-from faces.align import ffhq_quad
+from faces.align import crop_map, ffhq_quad
+from faces.landmark_files import read_landmarks
 from pipeline.cli import UserError
-from pipeline.paste import crop_map
 from pipeline.sampling import base_images
 from training.projection import Expression, Projector
 
-FILES = (".npy", ".json", ".csv", ".pts")
-COUNT = 68
 BUNDLED = Path(__file__).resolve().parent.parent / "data" / "expressions.json"
 # Points that no expression moves much: corners of the eyes, bridge and base of the nose, temples.
 RIGID = [36, 39, 42, 45, 27, 28, 29, 30, 33, 0, 16]
@@ -47,67 +44,6 @@ def named(text: str) -> str | None:
     """Return the bundled expression that a text names, in any spelling of its spaces, or None."""
     plain = text.lower().replace("_", " ").replace("-", " ").strip()
     return plain if plain in bundled() else None
-
-
-def read_landmarks(path: Path) -> np.ndarray:
-    """Read 68 landmarks [68, 2] in dlib's order from a file.
-
-    ``.npy`` [68, 2], ``.json`` (pairs, or an object with them under "landmarks"), ``.csv`` (a row x,y per point, perhaps
-    below a header) or ``.pts`` of 300-W.
-
-    Raises:
-        UserError: in one line naming the file, for another length, numbers that are not finite, or a damaged file.
-    """
-    try:
-        values = _READERS[path.suffix.lower()](path)
-        points = np.asarray(values, np.float64)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not found; check the path") from error
-    except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, RecursionError) as error:
-        reason = (str(error).splitlines() or ["damaged"])[0][:80]
-        raise UserError(f"{path}: holds no landmarks that can be read ({reason}); give 68 points x, y as npy, json, csv or "
-                        "pts") from error
-    if points.shape != (COUNT, 2):
-        raise UserError(f"{path}: holds an array of shape {list(points.shape)}, expected 68 points x, y in dlib's order; "
-                        "write the landmarks of one face")
-    if not np.isfinite(points).all():
-        raise UserError(f"{path}: point {int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])} is not finite; find the "
-                        "landmarks again")
-    return points
-
-
-def _npy(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
-
-
-def _json(path: Path) -> list:
-    found = json.loads(path.read_text())
-    return found["landmarks"] if isinstance(found, dict) else found
-
-
-def _csv(path: Path) -> list[list[float]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
-    if rows and not _is_number(rows[0][0]):
-        rows = rows[1:]
-    return [[float(value) for value in row] for row in rows]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _pts(path: Path) -> list[list[float]]:
-    text = path.read_text()
-    body = text[text.index("{") + 1:text.index("}")]
-    return [[float(value) for value in line.split()] for line in body.splitlines() if line.strip()]
-
-
-_READERS = {".npy": _npy, ".json": _json, ".csv": _csv, ".pts": _pts}
 
 
 def aligned_points(points: np.ndarray, *, name: str) -> Tensor:

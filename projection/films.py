@@ -26,7 +26,7 @@ from projection.expressions import check_pose
 from pipeline.naming import Photo
 from projection.stills import Studio, save_latents
 from pipeline.smoothing import Jitter, OneEuro
-from pipeline.tracking import FaceTracker
+from faces.tracking import FaceTracker
 from pipeline.video import draw_clip
 from training.projection import Expression, Person, Projection
 

@@ -22,9 +22,10 @@ from models.face import Face
 from faces.align import align_face, photo_corners
 from pipeline.cli import UserError, report
 from projection.expressions import (
-    FILES, bundled_expression, check_pose, expression_names, file_expression, named, photo_expression, with_landmarks,
+    bundled_expression, check_pose, expression_names, file_expression, named, photo_expression, with_landmarks,
 )
-from pipeline.faces import FaceFinder
+from faces.landmark_files import SUFFIXES
+from faces.find import FaceFinder
 from pipeline.latents import LatentCache
 from pipeline.perceptual import inversion_objective
 from pipeline.sampling import base_of, undeformed
@@ -91,9 +92,7 @@ class Studio:
         Raises:
             UserError: naming the photo, where there is no face.
         """
-        found = self.stylizer.finder.find(photo)
-        if not found:
-            raise UserError(f"{name}: no face found; use a photo with a face of at least 80 px that looks at the camera")
+        found = self.stylizer.finder.told(photo, name=name)
         if len(found) > 1:
             report(f"{name}: has {len(found)} faces; the largest is taken")
         points, size = found[0].landmarks, self.stylizer.size
@@ -124,10 +123,10 @@ class Studio:
         name, path = named(target), Path(target)
         if name is not None and not path.exists():
             return bundled_expression(name, self.projector, person.points)
-        if path.suffix.lower() in FILES:
+        if path.suffix.lower() in SUFFIXES:
             return file_expression(path, self.projector)
         if not path.exists():
-            raise UserError(f"{target}: not found; give a photo, a folder, a clip, a landmark file ({', '.join(FILES)}) or "
+            raise UserError(f"{target}: not found; give a photo, a folder, a clip, a landmark file ({', '.join(SUFFIXES)}) or "
                             f"one of {', '.join(expression_names())}")
         return photo_expression(self.tensor(self.crop(read_image(path), name=target).image), self.projector, name=target)
 

@@ -30,7 +30,7 @@ from models.spatial_transformer import sample
 from models.stylegan2 import Generator
 from models.tones import CELL, Tones, in_tones, opponent, read_tones
 from faces.align import align_face, ffhq_quad
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from styles.patches import PairPatches
 
 # How far light and colours of faces are drawn in the picture's manner, before they go all the way to its tones: the rest is the

@@ -13,7 +13,7 @@ import face_align
 from data.landmarks68 import MIRROR, eye_distance
 from faces.align import align_face, ffhq_quad
 from pipeline.cli import UserError
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_pictures_without_a_face_and_tiny_ones_find_nothing(finder):
 
 def test_predictor_must_exist(tmp_path):
     with pytest.raises(UserError, match="not found"):
-        FaceFinder(tmp_path / "nothing.dat")
+        FaceFinder("dlib", predictor=tmp_path / "nothing.dat")
 
 
 @pytest.mark.parametrize("points", [np.zeros((5, 2)), np.full((68, 2), np.nan), np.zeros((68, 2))])

@@ -268,9 +268,9 @@ def test_face_numbers_and_paste_back(styles, tmp_path, monkeypatch, capsys):
 
 
 def test_outside_the_faces_the_photo_is_the_same_to_the_bit(styles, tmp_path, monkeypatch):
-    from faces.align import photo_corners
-    from pipeline.faces import FaceFinder
-    from pipeline.paste import crop_map, feather
+    from faces.align import crop_map, photo_corners
+    from faces.find import FaceFinder
+    from pipeline.paste import feather
 
     monkeypatch.setenv("CHECKPOINTS_DIR", str(styles))
     Image.fromarray(astronaut()).save(tmp_path / "photo.png")

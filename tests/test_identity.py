@@ -21,7 +21,7 @@ from data.images import to_tensor
 from losses import IdentityLoss, identity_distance
 from models.face_id import COLUMNS, ROWS, DownBlock, FaceIdConfig, FaceIdNet, crop_face, state_of_face_api
 from faces.align import align_face
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.sampling import base_images
 from training.pretrain.export import export_starter
 

@@ -8,9 +8,9 @@ from PIL import Image
 from skimage.data import astronaut
 
 from data.landmarks68 import MEAN_FACE, REGIONS
-from faces.align import align_face, ffhq_quad, photo_corners, shrink_factor
-from pipeline.faces import FaceFinder
-from pipeline.paste import crop_map, feather, harmonised, matched_colours, outline_weight, paste_back
+from faces.align import align_face, crop_map, ffhq_quad, photo_corners, shrink_factor
+from faces.find import FaceFinder
+from pipeline.paste import feather, harmonised, matched_colours, outline_weight, paste_back
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from models.landmark_warp import landmark_grid, polygon_mask, sample_image
 from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks, soft_argmax
 from models.stylegan2 import Generator, GeneratorConfig
 from pipeline.cli import UserError
-from projection.expressions import aligned_points, bundled, check_pose, fitted, named, read_landmarks
+from faces.landmark_files import read_landmarks
+from projection.expressions import aligned_points, bundled, check_pose, fitted, named
 from pipeline.latents import LatentCache
 from pipeline.naming import Photo
 from projection import crop_folder, generate, style_mixing

@@ -28,10 +28,10 @@ from data.images import WriteError
 from data.landmarks68 import MEAN_FACE
 from models.face import Face as InvertedFace
 from pipeline.cli import UserError
-from pipeline.faces import Face
+from faces.find import Face
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.clip_drawer import AHEAD, ClipDrawer, VideoSettings
-from pipeline.tracking import FaceTracker, overlap
+from faces.tracking import FaceTracker, overlap
 from pipeline.video import stylize_video
 from pipeline.video_io import ClipFrame, clip_info, is_clip, read_frames
 from styles.controls import Look
@@ -82,16 +82,16 @@ class FakeFinder:
             return None
         corner, side = np.array([columns.min(), rows.min()]), max(np.ptp(columns), 8)
         points = corner + (MEAN_FACE - 0.2) * side * 1.6 + self.rng.normal(0, self.noise, (68, 2))
-        return Face((*corner, *(corner + side)), points, 1.0)
+        return Face((*corner.tolist(), *(corner + side).tolist()), 1.0, None, points, 0.0, 0.0)
 
     def find(self, image):
         self.found += 1
         face = self._face(image)
         return [face] if face else []
 
-    def follow(self, image, boxes):
-        faces = [self._face(image) for _ in boxes]
-        return [face.landmarks if face else MEAN_FACE * 50 for face in faces]
+    def follow(self, image, faces):
+        found = [self._face(image) for _ in faces]
+        return [face or Face((0.0, 0.0, 50.0, 50.0), 1.0, None, MEAN_FACE * 50, 0.0, 0.0) for face in found]
 
 
 class FakeStylizer:

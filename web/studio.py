@@ -17,7 +17,7 @@ from data.images import ImageError, read_image, to_pil
 from models.face import Face
 from pipeline import sampling
 from pipeline.cli import UserError
-from pipeline.faces import FaceFinder
+from faces.find import FaceFinder
 from pipeline.stylize import (
     Crop, InversionSettings, Stylizer, build_stylizer, side_by_side, whole_photo,
 )

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from data.landmarks68 import eye_distance
+from faces.face import Face, overlap
+from faces.find import SURE_SCORE, FaceFinder
 from models.matches import Matches
-from pipeline.faces import FaceFinder
 from pipeline.smoothing import Jitter, OneEuro
 
 MIN_OVERLAP = 0.2
@@ -19,12 +20,11 @@ MAX_MISSED = 1
 
 @dataclass
 class Track:
-    """One face: its smoothed landmarks [68, 2], the filters, the detector's box relative to the landmarks, and what patches its
-    last frame was drawn with."""
+    """One face: its smoothed landmarks [68, 2], the face as it was found last, the filters, and what patches its last frame was
+    drawn with."""
 
     landmarks: np.ndarray
-    raw: np.ndarray
-    frame: np.ndarray
+    face: Face
     points: OneEuro
     latent: OneEuro
     outline: OneEuro
@@ -33,30 +33,10 @@ class Track:
     drawn_jitter: Jitter = field(default_factory=Jitter)
     last: list[Matches] = field(default_factory=list)
 
-    def box(self) -> tuple[float, float, float, float]:
-        """Return where the detector would put its box now: moved and scaled with the landmarks."""
-        centre, size = self.raw.mean(axis=0), _size(self.raw)
-        return (*(centre + self.frame[:2] * size), *(centre + self.frame[2:] * size))
-
-
-def _size(landmarks: np.ndarray) -> float:
-    return float(np.linalg.norm(landmarks - landmarks.mean(axis=0), axis=1).mean())
-
-
-def relative_frame(box: tuple[float, float, float, float], landmarks: np.ndarray) -> np.ndarray:
-    """Return a box [4] relative to the middle of landmarks, in units of their size."""
-    centre = landmarks.mean(axis=0)
-    return (np.asarray(box) - np.tile(centre, 2)) / _size(landmarks)
-
-
-def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Return intersection over union of two boxes (left, top, right, bottom)."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return width * height / (sum(areas) - width * height)
+    @property
+    def raw(self) -> np.ndarray:
+        """The landmarks [68, 2] as they were found."""
+        return self.face.landmarks
 
 
 class FaceTracker:
@@ -89,8 +69,11 @@ class FaceTracker:
             self._detect(image)
             self.since = 0
         else:
-            for track, found in zip(self.tracks, self.finder.follow(image, [t.box() for t in self.tracks]), strict=True):
-                track.raw = found
+            for track, face in zip(self.tracks, self.finder.follow(image, [t.face for t in self.tracks]), strict=True):
+                track.face = face
+            if any(track.face.score < SURE_SCORE for track in self.tracks):
+                self._detect(image)
+                self.since = 0
         self.since += 1
         for track in self.tracks:
             track.points.scale = float(eye_distance(track.raw))
@@ -101,13 +84,13 @@ class FaceTracker:
         found = self.finder.find(image)
         kept, free = [], list(found)
         for track in self.tracks:
-            best = max(free, key=lambda face: overlap(face.box, track.box()), default=None)
-            if best is not None and overlap(best.box, track.box()) >= MIN_OVERLAP:
+            best = max(free, key=lambda face: overlap(face.box, track.face.box), default=None)
+            if best is not None and overlap(best.box, track.face.box) >= MIN_OVERLAP:
                 free = [face for face in free if face is not best]
-                track.raw, track.frame, track.missed = best.landmarks, relative_frame(best.box, best.landmarks), 0
+                track.face, track.missed = best, 0
                 kept.append(track)
             elif track.missed < MAX_MISSED:
-                track.raw = self.finder.follow(image, [track.box()])[0]
+                track.face = self.finder.follow(image, [track.face])[0]
                 track.missed += 1
                 kept.append(track)
         if self.faces == "all":
@@ -118,5 +101,4 @@ class FaceTracker:
             number = self.faces if isinstance(self.faces, int) else 0
             new = free[number:number + 1]
         self.tracks = kept + [
-            Track(face.landmarks, face.landmarks, relative_frame(face.box, face.landmarks),
-                  *(OneEuro(self.smooth) for _ in range(3))) for face in new]
+            Track(face.landmarks, face, *(OneEuro(self.smooth) for _ in range(3))) for face in new]
