@@ -23,7 +23,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="sweep one region of the face only; the others take the control's own option, or 0")
     parser.add_argument("--n_sample", type=cli.positive_int, default=1, help="number of strips")
     parser.add_argument("--n_each", type=cli.positive_int, default=1, help="faces per strip file")
-    parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi")
+    parser.add_argument("--truncation", type=cli.finite_float, default=None,
+                        help="truncation psi; default is 0.7 for mapping networks, and 1 where a prior draws the faces")
     parser.add_argument("--size", type=cli.non_negative_int, default=0, help="side of a face in px; 0 is the network's")
     parser.add_argument("--animate", choices=("gif", "mp4"), default=None, help="also write an animation per strip")
     parser.add_argument("--frames", type=cli.positive_int, default=24, help="frames from alpha0 to alpha1")
@@ -81,6 +82,7 @@ def run(args: Namespace) -> int:
     device = cli.resolve_device(args.device)
     style = load_style(args.style, device=device)
     base = sampling.base_of(style, name=args.base)
+    psi = sampling.default_truncation(style) if args.truncation is None else args.truncation
     dtype = cli.resolve_dtype(args.dtype, device)
     finder = FaceFinder() if look_at(args, 0.0).has_regions else None
     alphas = linear(args.alpha0, args.alpha1, args.split + 1)
@@ -89,8 +91,8 @@ def run(args: Namespace) -> int:
     for number in tqdm(range(args.n_sample), desc="strips", disable=args.n_sample < 2):
         indices = list(range(number * args.n_each, (number + 1) * args.n_each))
         with cli.autocast(device, dtype):
-            drawn = sampling.random_faces(style, args.seed, indices, truncation_psi=args.truncation)
-            original = sampling.base_images(base, args.seed, indices, truncation_psi=args.truncation).float().cpu()
+            drawn = sampling.random_faces(style, args.seed, indices, truncation_psi=psi)
+            original = sampling.originals_of(base, drawn, args.seed, indices, truncation_psi=psi).float().cpu()
         landmarks = sampling.face_landmarks(original, finder) if finder else None
 
         def faces(alpha: float):  # noqa: ANN202 - a tensor [N, 3, S, S] on the CPU
@@ -98,7 +100,7 @@ def run(args: Namespace) -> int:
                 return style.draw(drawn, look_at(args, alpha), landmarks=landmarks).float().cpu()
 
         columns = [original, *(faces(alpha) for alpha in alphas)]
-        cell = args.size or original.shape[3]
+        cell = args.size or columns[-1].shape[3]
         rows = [[column[i] for column in columns] for i in range(args.n_each)]
         path = sampling.fresh_path(args.output / f"{style.name}_{args.seed}_{number:04d}.png")
         save_image(path, grid(rows, cell=cell, column_labels=labels))

@@ -73,8 +73,7 @@ class Base:
         return self._beside(RESIDUAL, load_residual)
 
     def _beside(self, name: str, load: Callable[..., Part | None]) -> Part | None:
-        folder = starter_dir() if self.name == "starter" else Path(self.name).parent
-        path = folder / name
+        path = folder_of(self.name) / name
         return load(path, generator=self.fingerprint, device=self.w_avg.device) if path.is_file() else None
 
     @torch.no_grad()
@@ -90,7 +89,12 @@ class Base:
         z, generator = z.to(self.w_avg.device), self.generator
         if self.prior is None:
             return Face(generator.broadcast(generator.mapping(z, truncation_psi=truncation_psi, w_avg=self.w_avg)))
-        w_plus, sketch = self.prior(z, truncation_psi=truncation_psi)
+        return self.sketched(*self.prior(z, truncation_psi=truncation_psi))
+
+    @torch.no_grad()
+    def sketched(self, w_plus: Tensor, sketch: Tensor) -> Face:
+        """Return the faces of rows [N, L, D] and sketches [N, 4, 16, 16] of the prior, with photos where there is a decoder."""
+        generator = self.generator
         if self.decoder is None:
             return Face(w_plus)
         noise, side = generator.fixed_noise(), self.residual.config.resolution if self.residual else 4
@@ -107,6 +111,16 @@ class Base:
         if self.decoder is None:
             return enlarged(image).clamp(-1.0, 1.0)
         return self.decoder(image, no_sketch(len(image), image)).clamp(-1.0, 1.0)
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder in which the file of a base called ``name`` lies, and what else was trained for it."""
+    return starter_dir() if name == "starter" else Path(name).parent
+
+
+def has_prior(name: str) -> bool:
+    """Tell without loading the base called ``name`` whether a prior of random faces lies beside it."""
+    return (folder_of(name) / PRIOR).is_file()
 
 
 def compute_w_avg(generator: Generator) -> Tensor:

@@ -16,6 +16,8 @@ PURPOSES = {
     "discriminator.safetensors": "StyleGAN2 discriminator, 128 px, for the patch heads",
     "encoder.safetensors": "e4e encoder, 128 px",
     "residual.safetensors": "encoder of what a photo shows beyond its latents, as features at 32 px",
+    "prior.safetensors": "draws rows and sketches of random faces: Gaussian of what the encoder gives for faces",
+    "decoder.safetensors": "two-times decoder: from the generator's images to photos of 256 px",
     "painter.safetensors": "draws a picture in the manner of another, 128 px",
     "destylizer.safetensors": "turns drawings of faces into photos, 128 px",
     "person.safetensors": "who is behind a destylised drawing: map of the identity network's 128 numbers",

@@ -119,9 +119,9 @@ class Decoder(nn.Module):
         eighth = self.lower(F.leaky_relu(quarter, SLOPE)) + self.sketch(resized(sketch, side // 8))
         quarter = self.deep(quarter + doubled(self.rise(self.deepest(eighth))))
         half = self.shallow(half + doubled(self.up(F.leaky_relu(quarter, SLOPE))))
-        fine = F.pixel_shuffle(self.grow(F.leaky_relu(half, SLOPE)), 2)
+        fine = smoothed(F.pixel_shuffle(self.grow(F.leaky_relu(half, SLOPE)), 2))
         fine = self.last(self.join(torch.cat([F.leaky_relu(fine, SLOPE), image], dim=1)))
-        return enlarged(image) + F.pixel_shuffle(self.head(F.leaky_relu(fine, SLOPE)), 2)
+        return enlarged(image) + smoothed(F.pixel_shuffle(self.head(F.leaky_relu(fine, SLOPE)), 2))
 
 
 def resized(sketch: Tensor, side: int) -> Tensor:
@@ -132,6 +132,13 @@ def resized(sketch: Tensor, side: int) -> Tensor:
 def doubled(x: Tensor) -> Tensor:
     """Return features [N, C, H, W] at twice the side, by repetition."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def smoothed(x: Tensor) -> Tensor:
+    """Return features [N, C, H, W] filtered by [1, 2, 1] / 4 along both axes: patterns of 2 px, as sub-pixel convolutions
+    leave them, vanish."""
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(x, 2, stride=1), 2, stride=1)
 
 
 def enlarged(image: Tensor) -> Tensor:

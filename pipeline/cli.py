@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from styles.controls import Control, Look
 
 MAX_SIDE = 8192
+MOST_NUMBERS = 10_000  # of a list such as 1-50,60
 DEFAULT_STYLE = "flat"  # a bundled one
 ROWS_ALONE = ("no residual encoder fits this base and --residual: faces are inverted by latents alone and look less like the "
               "person; --inversion e4e+optimize finds the rest")
@@ -120,6 +121,20 @@ def str2bool(text: str | bool) -> bool:
 def int_list(text: str) -> tuple[int, ...]:
     """Parse whole numbers separated by commas."""
     return tuple(non_negative_int(part.strip()) for part in text.split(","))
+
+
+def int_ranges(text: str) -> tuple[int, ...]:
+    """Parse whole numbers and ranges of them separated by commas, such as 1-50,60; at most 10,000."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        low = non_negative_int(first)
+        high = non_negative_int(last) if dash else low
+        if high < low or high - low >= MOST_NUMBERS - len(found):
+            raise argparse.ArgumentTypeError(f"expected numbers and rising ranges such as 1-50,60, at most {MOST_NUMBERS} in "
+                                             f"all, got {text!r}")
+        found += range(low, high + 1)
+    return tuple(found)
 
 
 def add_common(parser: ArgumentParser, *, outdir: bool = True, seed: int = 0) -> None:

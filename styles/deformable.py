@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoints.builders import compute_w_avg
+from checkpoints.builders import compute_w_avg, has_prior
 from checkpoints.features import load_landmark_net, load_painter
 from checkpoints.io import (
     CheckpointError,
@@ -137,7 +137,7 @@ class DeformableStyle(Style):
 
     def random(self, z: Tensor, *, truncation_psi: float) -> Face:
         """Return random faces of the base's prior; without one by the style's own mapping, which training may have moved."""
-        if self.base.prior is not None:
+        if has_prior(self.base_name) and self.base.prior is not None:
             return super().random(z, truncation_psi=truncation_psi)
         generator = self.deformable.generator
         with torch.no_grad():

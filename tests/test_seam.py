@@ -27,8 +27,8 @@ SYSTEMS = {
 OPTIONS = {
     "inference": "align alpha cache clip_output color_strength face faces force input_image inversion jobs largest lr output "
                  "paste_back paste_color recursive smooth steps style base encoder device dtype seed",
-    "generate_samples": "alpha batch color_strength graphs mix_grid n_each n_sample nrow output size style style_only "
-                        "truncation base device dtype seed",
+    "generate_samples": "alpha batch color_strength film graphs interpolate latents mix_grid mix_seeds n_each n_sample nrow "
+                        "output save_latents seeds size style style_only truncation base device dtype seed",
     "deformation_control": "alpha alpha0 alpha1 animate color_strength frames n_each n_sample output region size split style "
                            "truncation base device dtype seed",
     "stylize_dataset": "address align alpha base batch_size column device encoder faces input inversion output report steps "

@@ -145,7 +145,7 @@ class Studio:
         loaded.prepare(wish.look)
         indices = list(range(count))
         faces = sampling.random_faces(loaded, seed, indices, truncation_psi=wish.truncation)
-        originals = sampling.base_images(base, seed, indices, truncation_psi=wish.truncation)
+        originals = sampling.originals_of(base, faces, seed, indices, truncation_psi=wish.truncation)
         marks = sampling.face_landmarks(originals, FaceFinder()) if wish.look.has_regions else None
         drawn = loaded.draw(faces, wish.look, landmarks=marks)
         return grid([list(originals.cpu()), list(drawn.float().cpu())], cell=min(256, originals.shape[3]))

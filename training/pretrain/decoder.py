@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.decoder import Decoder, DecoderConfig, no_sketch, sketch_of
-from training.pretrain.common import Clock, resume, run_stage, update_average
+from training.pretrain.common import Clock, MissingStageError, resume, run_stage, update_average
 from training.pretrain.encoded import Encoded, from_bytes, halved
 from training.pretrain.faces import FacePack
 from training.pretrain.projected import ScaleHead, pixel_head
@@ -127,10 +127,12 @@ class DecoderTrainer:
         config: hyper-parameters.
         shape: of the decoder.
         teacher: frozen perceptual network.
+        generator: digest of the generator whose images are drawn.
     """
 
-    def __init__(self, config: DecoderTrainingConfig, shape: DecoderConfig, teacher: SqueezeNetTeacher) -> None:
+    def __init__(self, config: DecoderTrainingConfig, shape: DecoderConfig, teacher: SqueezeNetTeacher, generator: str) -> None:
         torch.manual_seed(11)
+        self.generator = generator
         self.config, self.teacher = config, teacher
         self.decoder = Decoder(shape).to(memory_format=torch.channels_last)
         self.average = deepcopy(self.decoder).requires_grad_(False)
@@ -205,9 +207,13 @@ class DecoderTrainer:
         return loss.detach()
 
     def state(self) -> dict:
-        return {"config": self.decoder.config.to_dict(), "seen": self.seen, "steps": self.steps, **{name: getattr(self, name).state_dict() for name in self._parts}}
+        return {"config": self.decoder.config.to_dict(), "generator": self.generator, "seen": self.seen,
+                "steps": self.steps, **{name: getattr(self, name).state_dict() for name in self._parts}}
 
     def load(self, state: dict) -> None:
+        """Go on from a state; raises MissingStageError where it was trained for another generator."""
+        if state["generator"] != self.generator:
+            raise MissingStageError("decoder.pt: was trained for another generator; take that one, or another --state")
         for name in self._parts:
             getattr(self, name).load_state_dict(state[name])
         self.seen, self.steps = state["seen"], state["steps"]
@@ -242,7 +248,7 @@ def train_decoder(
 ) -> dict:
     """Train for ``minutes``, saving ``folder/decoder.pt``; resumes. ``random`` draws random faces of the prior."""
     config = config or DecoderTrainingConfig()
-    trainer = DecoderTrainer(config, shape or DecoderConfig(), SqueezeNetTeacher(teacher))
+    trainer = DecoderTrainer(config, shape or DecoderConfig(), SqueezeNetTeacher(teacher), encoded[0].generator)
     resume(trainer, folder / "decoder.pt")
     pairs = Pairs(packs, encoded, seed=7000 + trainer.seen)
 

@@ -18,6 +18,7 @@ from training.pretrain.faces import FacePack
 
 PART = 128  # faces per file
 STEP = 8  # faces computed at once
+DIGEST = "generator.txt"  # beside the files: whose they are
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Encoded:
     """Faces of a pack.
 
     Attributes:
+        generator: digest of the generator.
         index: [M] numbers of the faces in the pack.
         rows: w_plus [M, L, D] of the encoder.
         photo: [M, 3, S, S] uint8, the faces at the generator's side.
@@ -32,6 +34,7 @@ class Encoded:
         inverted: [K, 3, S, S] uint8, and of rows and residual, for the first K faces.
     """
 
+    generator: str
     index: Tensor
     rows: Tensor
     photo: Tensor
@@ -45,8 +48,11 @@ class Encoded:
         if not paths:
             raise ValueError(f"{folder}: holds no encoded faces; run the encode stage first")
         parts = [np.load(path) for path in paths]
-        return cls(*(torch.from_numpy(np.concatenate([part[field.name] for part in parts if len(part[field.name])]
-                                                     or [parts[0][field.name]])) for field in fields(cls)))
+        return cls((folder / DIGEST).read_text(), *(torch.from_numpy(np.concatenate(
+            [part[name] for part in parts if len(part[name])] or [parts[0][name]])) for name in ARRAYS))
+
+
+ARRAYS = tuple(field.name for field in fields(Encoded) if field.name != "generator")
 
 
 def to_bytes(image: Tensor) -> Tensor:
@@ -81,6 +87,9 @@ def encode_pack(pack: FacePack, folder: Path, *, start: Path, inversions: int = 
 
     Yields:
         The number of faces that are done.
+
+    Raises:
+        ValueError: if the folder holds faces of another generator.
     """
     base, encoder = load_base(start / "generator.safetensors"), load_encoder(start / "encoder.safetensors")
     residual = load_residual_encoder(start / "residual.safetensors")
@@ -88,10 +97,15 @@ def encode_pack(pack: FacePack, folder: Path, *, start: Path, inversions: int = 
     size = generator.config.size
     order = shuffled(len(pack.names))
     folder.mkdir(parents=True, exist_ok=True)
+    known = folder / DIGEST
+    if known.exists() and known.read_text() != base.fingerprint:
+        raise ValueError(f"{folder}: holds faces of another generator; remove it, or name another --state")
+    with atomic_write(known) as temporary:
+        temporary.write_text(base.fingerprint)
     for number, index in enumerate(order.split(PART)):
         path = folder / f"part_{number:04d}.npz"
         if not path.exists():
-            found: dict[str, list[Tensor]] = {field.name: [] for field in fields(Encoded)}
+            found: dict[str, list[Tensor]] = {name: [] for name in ARRAYS}
             for few in index.split(STEP):
                 photo = halved(pack.batch(few), size)
                 rows = encoder.module(photo) + encoder.latent_avg

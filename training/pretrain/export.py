@@ -58,6 +58,15 @@ def _export_parts(state: dict | None, folder: Path) -> None:
                    {"kind": "parts", "parts": STARTER_PARTS.to_dict(), "images": state["seen"]}, half=True)
 
 
+def _export_random_faces(state_folder: Path, folder: Path) -> None:
+    """Write prior and decoder, which name the generator whose rows and images they know."""
+    for name in ("prior", "decoder"):
+        state = load_state(state_folder / f"{name}.pt")
+        if state is not None:
+            save_model(folder / f"{name}.safetensors", state["average"],
+                       {"kind": name, name: state["config"], "images": state["seen"], "generator": state["generator"]}, half=True)
+
+
 def export_face_id(weights: Path, folder: Path) -> None:
     """Write the identity network from an .npz of face-api.js' weights in float16.
 
@@ -102,6 +111,7 @@ def export_starter(state_folder: Path, folder: Path, *, face_id: Path | None = N
     _export_parts(load_state(state_folder / "parts.pt"), folder)
     for name in ("painter", "destylizer"):
         _export_painter(name, load_state(state_folder / f"{name}.pt"), folder)
+    _export_random_faces(state_folder, folder)
     if face_id is not None:
         export_face_id(face_id, folder)
     return json.loads(json.dumps(write_starter_manifest(folder)))
