@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,26 +42,24 @@ def align_file(path: Path, finder, args: Namespace, stem: str) -> tuple[list[str
 
 
 def run(args: Namespace) -> int:
-    from checkpoints import atomic_write
-    from data.images import list_images
+    from pipeline.batch import folder_inputs, write_report
     from pipeline.faces import FaceFinder
-    from pipeline.stylize import output_stems
     from tqdm import tqdm
 
-    paths = list_images(args.path)
+    found = folder_inputs(args.path, output=args.output)
+    paths = found.photos
     cli.ensure_dir(args.output)
-    finder, stems = FaceFinder(args.predictor), output_stems(paths)
-    rows, failed = [], 0
-    for path in tqdm(paths, desc="photos", disable=len(paths) < 2):
-        written, reason = align_file(path, finder, args, stems[path])
-        rows.append([str(path), len(written), " ".join(written), reason])
+    finder = FaceFinder(args.predictor)
+    others = [(clip.path, "a clip; faces are cut out of photos") for clip in found.clips] + found.others
+    rows = [{"file": str(path), "faces": 0, "outputs": "", "reason": f"passed over: {reason}"} for path, reason in others]
+    failed = 0
+    for photo in tqdm(paths, desc="photos", disable=len(paths) < 2):
+        written, reason = align_file(Path(photo.path), finder, args, photo.stem)
+        rows.append({"file": photo.path, "faces": len(written), "outputs": " ".join(written), "reason": reason})
         if reason:
             cli.report(reason)
             failed += 1
-    table = io.StringIO()
-    csv.writer(table).writerows([["file", "faces", "outputs", "reason"], *rows])
-    with atomic_write(args.output / "report.csv") as temporary:
-        temporary.write_text(table.getvalue())
+    write_report(args.output / "report.csv", rows, columns=("file", "faces", "outputs", "reason"))
     print(f"{len(paths) - failed} of {len(paths)} photos aligned into {args.output}; report.csv tells of each")
     return 2 if failed else 0
 
