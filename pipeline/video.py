@@ -167,7 +167,7 @@ def draw_clip(
             done, end = _draw_segments(frames(done * drawer.settings.segment), folder, drawer, done, end, info=info,
                                        shape=shape, progress=progress)
             segments = [folder / f"{number:06d}.nut" for number in range(done)]
-            video_io.assemble(output, segments, sound, end=end)
+            video_io.assemble(output, segments, sound, end=end * shape.time_base)
         except (OSError, CheckpointError) as error:
             raise WriteError(f"{output}: cannot be written ({getattr(error, 'strerror', None) or error}); free space and "
                              "give the same command again: it goes on where it stopped") from error

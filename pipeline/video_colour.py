@@ -20,11 +20,12 @@ LIMITED, FULL = 1, 2
 PQ, HLG = 16, 18
 # H.273 matrix -> the one that swscale knows it by.
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-EXACTLY = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+EXACTLY = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 # Luminance in cd/m^2 of white in SDR pictures and of graphics in HDR ones (ITU-R BT.2408), and of the HLG display meant.
 WHITE, HLG_PEAK, PQ_PEAK = 203.0, 1000.0, 10000.0
 DISPLAY_GAMMA = 2.4  # ITU-R BT.1886
 LEVELS = 1 << 16
+NOMINAL = 255 * 256  # what swscale makes of full signal in 16 bit
 # Linear BT.2020 to linear BT.709 (ITU-R BT.2087).
 NARROW = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
 LUMA_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
@@ -151,7 +152,7 @@ def coded_frame(image: Image.Image, colours: Colours, kind: str, before: Coded |
 @functools.lru_cache(maxsize=2)
 def _scene_light(transfer: int) -> np.ndarray:
     """Return linear light [65536] of signal levels: of PQ in cd/m^2 on the display, of HLG from 0 to 1 in the scene (BT.2100)."""
-    signal = np.linspace(0.0, 1.0, LEVELS)
+    signal = np.minimum(np.arange(LEVELS) / NOMINAL, 1.0)
     if transfer == PQ:
         power = signal ** (1.0 / 78.84375)
         light = np.maximum(power - 0.8359375, 0.0) / (18.8515625 - 18.6875 * power)
@@ -172,7 +173,7 @@ def toned_down(pixels: np.ndarray, transfer: int) -> np.ndarray:
     What is brighter, and colours beyond BT.709, end at the border, with the hue kept: E / max(1, max_rgb(E)).
 
     Args:
-        pixels: [H, W, 3], R'G'B' of BT.2020 from 0 to 65535.
+        pixels: [H, W, 3], R'G'B' of BT.2020 from 0 to 65280.
         transfer: PQ or HLG.
     """
     light = _scene_light(transfer)[pixels]

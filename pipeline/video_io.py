@@ -187,8 +187,8 @@ def write_segment(path: Path, frames: Iterable[ClipFrame], info: ClipInfo, *, qu
     return count, end
 
 
-def _segment_packets(container: av.container.OutputContainer, segments: Sequence[Path], end: int) -> Iterator[av.Packet]:
-    """Yield the packets of all segments for one output stream, made like that of the first; the last one lasts to ``end``."""
+def _segment_packets(container: av.container.OutputContainer, segments: Sequence[Path], end: Fraction) -> Iterator[av.Packet]:
+    """Yield the packets of all segments for one output stream, made like that of the first; the last one lasts to second ``end``."""
     target = last = None
     for path in segments:
         with av.open(str(path)) as source:
@@ -201,8 +201,9 @@ def _segment_packets(container: av.container.OutputContainer, segments: Sequence
                     yield last
                 packet.stream = target
                 last = packet
-    if last.pts is not None and end > last.pts:
-        last.duration = end - last.pts
+    left = round(end / last.time_base) - last.pts
+    if left > 0:
+        last.duration = left
     yield last
 
 
@@ -235,14 +236,14 @@ def _sound_packets(container: av.container.OutputContainer, clip: Path) -> Itera
             yield from target.encode(None)
 
 
-def assemble(path: Path, segments: Sequence[Path], clip: Path | None, *, end: int = 0) -> None:
+def assemble(path: Path, segments: Sequence[Path], clip: Path | None, *, end: Fraction = Fraction(0)) -> None:
     """Write segments, and the sound of ``clip`` if given, into one MP4, atomically; nothing is encoded again but odd sound.
 
     Args:
         path: the MP4.
         segments: of ``write_segment``.
         clip: whose sound goes along, or None.
-        end: time at which the last frame ends, in units of the segments' time base; 0 if unknown.
+        end: second at which the last frame ends; 0 if unknown.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:

