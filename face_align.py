@@ -123,17 +123,18 @@ def align_file(path: Path, stem: str, finder: FaceFinder, args: Namespace) -> tu
 
 def run(args: Namespace) -> int:
     from faces.find import FaceFinder
-    from pipeline.batch import write_report
-    from pipeline.naming import folder_photos
+    from pipeline.batch import folder_inputs, write_report
     from tqdm import tqdm
 
     if args.landmark_files and not args.landmark_files.is_dir():
         raise cli.UserError(f"{args.landmark_files}: is no folder; --landmark-files names a folder of landmark files")
-    inputs = folder_photos(args.path, recursive=args.recursive, output=args.output, clips=True)
+    found = folder_inputs(args.path, recursive=args.recursive, output=args.output)
+    inputs = [*found.photos, *found.clips]
     cli.ensure_dir(args.output)
     kind = "dlib" if args.predictor else args.finder
     finder = FaceFinder(kind, min_face=float(args.min_face), max_faces=args.max_faces, predictor=args.predictor)
-    rows, failed = [], 0
+    rows = [{"file": str(path), "faces": 0, "outputs": "", "reason": f"passed over: {reason}"} for path, reason in found.others]
+    failed = 0
     for item in tqdm(inputs, desc="files", disable=len(inputs) < 2):
         written, reason = align_file(Path(item.path), item.stem, finder, args)
         rows.append({"file": item.path, "faces": len(written), "outputs": ";".join(written), "reason": reason})

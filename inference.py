@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Restyle photos: find and align the faces, invert them into the generator, deform and restyle them."""
+"""Restyle photos and clips: find and align the faces, invert them into the generator, deform and restyle them."""
 
 from __future__ import annotations
 
+import itertools
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import cli
@@ -13,7 +15,7 @@ from pipeline import cli
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="inference.py", description=__doc__)
     cli.add_controls(parser, argv, default=cli.DEFAULT_STYLE)
-    parser.add_argument("--input_image", type=Path, default=Path("data/test_inputs"), help="photo, folder of photos, or clip")
+    parser.add_argument("--input_image", type=Path, default=Path("data/test_inputs"), help="photo, clip, or folder of both")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too, mirrored in the output")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
@@ -61,82 +63,79 @@ def networks(args: Namespace) -> dict:
             "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents"}
 
 
-def run_clip(args: Namespace) -> int:
-    """Restyle a clip; stopped runs go on."""
-    from tqdm import tqdm
-
-    from pipeline.stylize import build_stylizer
-    from pipeline.clip_drawer import VideoSettings
-    from pipeline.video import stylize_video
-    from pipeline.video_io import clip_info
-
-    frames = clip_info(args.input_image).frames
-    cli.ensure_dir(args.output)
-    # Refining every frame would take hours and flicker; and a latent per frame is not worth keeping.
-    args.inversion = "e4e" if args.inversion == "e4e+optimize" else args.inversion
-    stylizer = build_stylizer(**networks(args) | {"cache": None})
-    stylizer.style.prepare(cli.look_of(args))
-    output = args.output / f"{stylizer.style.name}_{args.input_image.stem}.mp4"
-    settings = VideoSettings(args.smooth, aligned=args.clip_output == "face", colour=args.paste_color)
-    if stylizer.rows_alone:
-        cli.report(cli.ROWS_ALONE)
-    facts = {"style": stylizer.style.fingerprint, "networks": stylizer.digests(), "faces": args.faces,
-             "finder": repr(cli.finder_of(args)), "inversion": args.inversion, "dtype": args.dtype}
-    with tqdm(total=frames or None, desc="frames") as bar, \
-            cli.autocast(stylizer.device, cli.resolve_dtype(args.dtype, stylizer.device)):
-        report = stylize_video(args.input_image, stylizer, output=output, look=cli.look_of(args),
-                               settings=settings, progress=bar.update, facts=facts)
-    print(output)
-    cli.report(f"{report.frames} frames, {report.faceless} without a face, jitter {report.jitter_ratio:.2f} of the clip's")
-    return 0
-
-
-def run_photos(args: Namespace) -> int:
-    """Restyle a photo or the photos of a folder that are not done yet."""
-    from tqdm import tqdm
-
+def photo_rows(args: Namespace, photos: list) -> Iterator[dict]:
+    """Restyle the photos that are not done yet and yield their rows."""
     from pipeline import batch
     from pipeline.photos import PhotoSettings, drawer
     from pipeline.stylize import build_stylizer
 
-    found = batch.folder_photos(args.input_image, recursive=args.recursive, output=args.output)
-    cli.ensure_dir(args.output)
-    settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype,
-                             args.paste_back, args.paste_color)
+    settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype, args.paste_back, args.paste_color)
     stylizer = build_stylizer(**settings.networks)
     stylizer.style.prepare(settings.look)
     if stylizer.rows_alone:
         cli.report(cli.ROWS_ALONE)
-    photos = [photo.named(f"{stylizer.style.name}_") for photo in found]
-    ledger = batch.Ledger(args.output, settings.digest(stylizer))
+    photos = [photo.named(f"{stylizer.style.name}_") for photo in photos]
     jobs = min(args.jobs, len(photos))
     # One process uses the networks that are loaded already.
     make = (lambda settings: drawer(settings, stylizer)) if jobs == 1 else drawer
-    done = batch.run_all(photos, ledger, make=make, settings=settings, jobs=jobs, force=args.force)
-    with batch.Report(ledger) as report:
-        for row in tqdm(done, total=len(photos), desc="photos", disable=len(photos) < 2):
-            report.add(row)
-            with tqdm.external_write_mode():
-                for name in row["outputs"].split(";") if row["outputs"] else ():
-                    if not name.endswith("_side.png"):
-                        print(args.output / name)
-                if row["error"]:
-                    cli.report(row["error"])
-    if report.count("kept"):
-        cli.report(f"{report.count('kept')} of {len(photos)} were done already (--force does them again)")
-    if report.count("failed"):
-        cli.report(f"{report.count('failed')} of {len(photos)} inputs failed; the others are in {args.output}")
-    return 2 if report.count("failed") else 0
+    yield from batch.run_all(photos, batch.Ledger(args.output, settings.digest(stylizer)), make=make, settings=settings,
+                             jobs=jobs, force=args.force)
+
+
+def clip_rows(args: Namespace, clips: list) -> Iterator[dict]:
+    """Restyle the clips that are not done yet and yield their rows."""
+    from pipeline import batch
+    from pipeline.clip_drawer import VideoSettings
+    from pipeline.clips import ClipSettings, clip_drawer
+    from pipeline.stylize import build_stylizer
+
+    chosen = networks(args) | {"cache": None}  # a latent per frame is not worth keeping
+    if args.inversion == "e4e+optimize":  # refining every frame would take hours and flicker
+        chosen["inversion"] = replace(chosen["inversion"], mode="e4e")
+    settings = ClipSettings(chosen, args.output, cli.look_of(args), args.dtype,
+                            VideoSettings(args.smooth, aligned=args.clip_output == "face", colour=args.paste_color))
+    stylizer = build_stylizer(**settings.networks)
+    stylizer.style.prepare(settings.look)
+    if stylizer.rows_alone:
+        cli.report(cli.ROWS_ALONE)
+    clips = [clip.named(f"{stylizer.style.name}_") for clip in clips]
+    yield from batch.run_all(clips, batch.Ledger(args.output, settings.digest(stylizer)), force=args.force, settings=settings,
+                             make=lambda settings: clip_drawer(settings, stylizer))
+
+
+def tell(row: dict, output: Path) -> None:
+    """Print the pictures of a row, and what should be known of it."""
+    for name in row["outputs"].split(";") if row["outputs"] else ():
+        if not name.endswith("_side.png"):
+            print(output / name)
+    if row["error"]:
+        cli.report(row["error"])
 
 
 def run(args: Namespace) -> int:
-    from pipeline.video_io import is_clip
+    from tqdm import tqdm
 
-    if not is_clip(args.input_image):
-        return run_photos(args)
-    if not args.align:
-        raise cli.UserError("--align false: faces of a clip move, so they must be found; leave the option out")
-    return run_clip(args)
+    from pipeline import batch
+
+    found = batch.folder_inputs(args.input_image, recursive=args.recursive, output=args.output)
+    cli.ensure_dir(args.output)
+    count = len(found.photos) + len(found.clips)
+    rows = itertools.chain(photo_rows(args, found.photos) if found.photos else (),
+                           clip_rows(args, found.clips) if found.clips else ())
+    with batch.Report(batch.Ledger(args.output, "")) as report:
+        report.pass_over(found.others)
+        for row in tqdm(rows, total=count, desc="inputs", disable=count < 2):
+            report.add(row)
+            with tqdm.external_write_mode():
+                tell(row, args.output)
+    if found.others:
+        names = ", ".join(path.name for path, _ in found.others[:3]) + ", ..." * (len(found.others) > 3)
+        cli.report(f"{len(found.others)} passed over ({names}); {report.path} tells why")
+    if report.count("kept"):
+        cli.report(f"{report.count('kept')} of {count} were done already (--force does them again)")
+    if report.count("failed"):
+        cli.report(f"{report.count('failed')} of {count} inputs failed; the others are in {args.output}")
+    return 2 if report.count("failed") else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

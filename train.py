@@ -13,13 +13,17 @@ from typing import Any
 from pipeline import cli
 
 
+SAMPLE = ("source_sample.png", "target_sample.png")
+
+
 def parse(argv: Sequence[str] | None) -> Namespace:
     from training.options import add_settings
 
     parser = cli.ArgumentParser(prog="train.py", description=__doc__)
     parser.add_argument("--style", default="sample", help="name of the new style, saved as checkpoints/NAME.safetensors")
-    parser.add_argument("--source", default="source_sample.png", help="real photo: a path, or a name in data/style_images_aligned")
-    parser.add_argument("--target", default="target_sample.png", help="the same face in the style, likewise")
+    parser.add_argument("--source", default=None, help="real photo: a path, or a name in data/style_images_aligned; "
+                                                       f"{SAMPLE[0]} where not given")
+    parser.add_argument("--target", default=None, help=f"the same face in the style, likewise; {SAMPLE[1]} where not given")
     parser.add_argument("--style_ref", default=None, help="real image of the adversarial term; the target where not given")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="find and align the faces of the pair first")
@@ -37,6 +41,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="compute activations again instead of keeping them: less memory, slower steps, same style")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
+    parser.add_argument("--force", action="store_true", help="train though the images of the pair look wrong")
     parser.add_argument("--save_every", type=cli.non_negative_int, default=50, help="steps between saved states")
     parser.add_argument("--sheet_every", type=cli.non_negative_int, default=50, help="steps between contact sheets")
     parser.add_argument("--export_published", type=Path, default=None, help="also write the published {g, stns, rtstn} file")
@@ -47,6 +52,36 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", "train.py", *(sys.argv[1:] if argv is None else argv)])
     return args
+
+
+def checker(args: Namespace) -> Any:
+    """Return the check of a pair: it raises UserError for images that look wrong, or tells of them with --force."""
+    from training.pair_checks import pair_problems
+
+    finder = cli.finder_of(args).make()
+
+    def check(images: Sequence[tuple[str, Any]]) -> None:
+        problems = pair_problems(images, finder.find, align=args.align)
+        for line in problems if args.force else problems[:-1]:
+            cli.report(line)
+        if problems and not args.force:
+            raise cli.UserError(f"{problems[-1]} (--force trains with it)")
+
+    return check
+
+
+def refuse_other_pair(args: Namespace, run: Any, *, size: int) -> None:
+    """Raise UserError where the command line names other images than those of the run that goes on."""
+    from faces.find import face_aligner
+    from training.inputs import read_pair
+
+    for option in ("source", "target", "style_ref"):
+        name = getattr(args, option)
+        if name is not None:
+            image = read_pair(name, name, None, size=size, align=face_aligner(size, cli.finder_of(args).make()) if args.align else None).source
+            if not bool((image == getattr(run, option).to(image)).all()):
+                raise cli.UserError(f"--{option} {name}: the run was started with another image; leave it out with --resume, or "
+                                    "start again with --overwrite")
 
 
 def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) -> Any:
@@ -62,7 +97,8 @@ def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) 
     size = base.generator.config.size
     config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))
     align = face_aligner(size, cli.finder_of(args).make()) if args.align else None
-    pair = read_pair(args.source, args.target, args.style_ref, size=size, align=align)
+    pair = read_pair(args.source or SAMPLE[0], args.target or SAMPLE[1], args.style_ref, size=size, align=align,
+                     check=checker(args))
     w_init = base.generator.broadcast(base.w_avg[None])
     if args.inversion_start == "encoder" or (args.inversion_start == "auto" and args.base == "starter"):
         encoder = builders.load_encoder("starter" if size <= 256 else "official", device=device)
@@ -119,6 +155,8 @@ def run(args: Namespace) -> int:
         tuner = (resumed_tuner(base.generator, base.discriminator, dino=vit, args=args, state=state,
                                fingerprint=base.fingerprint, landmark_net=landmark_net)
                  if state else start(args, base, vit, landmark_net, device))
+        if state:
+            refuse_other_pair(args, tuner.pair, size=size)
         if tuner.guide is not None and not tuner.guide.is_sure:
             print(f"the pair's landmarks are not sure (they differ from the mirrored images' by {tuner.guide.doubt:.0%} of "
                   "the eye distance), so training goes on without the landmark terms: the deformation is left to the "

@@ -46,7 +46,7 @@ RELEASED_STYLES = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of the zoo; ``bytes`` and ``sha256`` are None where they are not known for certain."""
+    """One file of the zoo; ``bytes``, ``sha256`` and ``url``, where it can be fetched, are None where they are not known."""
 
     name: str
     file: str
@@ -57,6 +57,7 @@ class Entry:
     bytes: int | None = None
     sha256: str | None = None
     folder: str = ""
+    url: str | None = None
 
     @property
     def path(self) -> Path:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from drawing.pyramids import collapsed, enlarged, filled, from_opponent, laplacian, opponent, resized
-from drawing.warp import sampled
 
 # Octaves of detail on a frame of FRAME px; below is the low pass that colours and light are told by.
 OCTAVES, FRAME = 5, 512
@@ -123,7 +122,7 @@ def _by_part(mean: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("kc,nkhw->nchw", mean, weights / weights.sum(dim=1, keepdim=True))
 
 
-def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, carried: Tensor | None = None,
+def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Tensor | None = None,
           strength: float = 1.0) -> Tensor:
     """Return a photo in the tones of a drawing.
 
@@ -137,12 +136,11 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, carried: Te
         parts: of it, [1, K, H, W].
         tone: of the drawing.
         frame: side in px of the face's frame, which says how large its detail is.
-        carried: sampling grid [1, h, w, 2] that reads the drawing's frame at the places of the image; None leaves ``placed`` out.
+        placed: ``tone.placed`` at the places of the image, [1, 3, h, w] of any size; None leaves it out.
         strength: 0 leaves the photo, 1 is the drawing's tone.
     """
     count = octaves(frame)
     energy = _matching(tone.energy, count)
-    there = None if carried is None else enlarged(sampled(tone.placed, carried), image.shape[2:])
     colours, made = opponent(image), 0.0
     for k in range(parts.shape[1]):
         weight = sharpened(parts[:, k:k + 1])
@@ -161,8 +159,8 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, carried: Te
         moved = (tone.mean[k] + tone.slope[k] * (apart - mean))[None, :, None, None]
         drawn_part = collapsed(drawn, tone.slope[k][None, :, None, None] * low + moved)
         made = made + parts[:, k:k + 1] * drawn_part
-    if there is not None:
-        made = made + PLACED * there
+    if placed is not None:
+        made = made + PLACED * enlarged(placed, image.shape[2:])
     return torch.lerp(image, from_opponent(made), strength)
 
 

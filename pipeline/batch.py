@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,17 +22,19 @@ from typing import Any
 
 from checkpoints import CheckpointError, atomic_write
 from data.images import WriteError
+from data.listing import natural_key
 from pipeline.cli import UserError
 from pipeline.ledger import COLUMNS, Draw, Drawn, Ledger, content_digest, file_state, settings_digest
-from pipeline.naming import Photo, folder_photos
+from pipeline.naming import Photo, folder_inputs, folder_photos
 
-__all__ = ["COLUMNS", "Draw", "Drawn", "Ledger", "Photo", "Report", "content_digest", "file_state", "folder_photos",
-           "run_all", "settings_digest", "write_report"]
+__all__ = ["COLUMNS", "Draw", "Drawn", "Ledger", "Photo", "Report", "content_digest", "file_state", "folder_inputs",
+           "folder_photos", "run_all", "settings_digest", "write_report"]
 REPORT_SECONDS = 2.0
+PASSED_OVER = "passed over"
 
 
 def write_report(path: Path, rows: Sequence[dict[str, Any]], *, columns: Sequence[str] = COLUMNS) -> None:
-    """Write the rows by file name as CSV, atomically.
+    """Write the rows in natural order of their files as CSV, atomically.
 
     Raises:
         WriteError: if it cannot be written.
@@ -42,7 +44,7 @@ def write_report(path: Path, rows: Sequence[dict[str, Any]], *, columns: Sequenc
                 open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(sorted(rows, key=lambda row: row["file"]))
+            writer.writerows(sorted(rows, key=lambda row: natural_key(row["file"])))
     except (OSError, CheckpointError) as error:
         raise WriteError(f"{path}: cannot be written; free space or choose another folder") from error
 
@@ -69,10 +71,15 @@ class Report:
         self.write()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add the row of one photo."""
+        """Add the row of one input."""
         self.rows.append(row)
         if time.monotonic() - self._written >= REPORT_SECONDS:
             self.write()
+
+    def pass_over(self, others: Iterable[tuple[Path, str]]) -> None:
+        """Add what is not drawn, with the reasons."""
+        self.rows += [{"file": str(path), "status": PASSED_OVER, "faces": 0, "seconds": 0.0, "outputs": "",
+                       "error": f"passed over: {reason}"} for path, reason in others]
 
     def count(self, status: str) -> int:
         """Return how many rows of this run have a status."""
@@ -100,7 +107,7 @@ class Report:
                 continue
             names = [name for name in row["outputs"].split(";") if name]
             there = (all((self.ledger.output / name).is_file() for name in names) if names
-                     else os.path.exists(row["file"]))
+                     else os.path.lexists(row["file"]))
             if there and not made.intersection(names):
                 others.append(row)
         return others

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import math
 import os
 import sys
@@ -274,6 +275,9 @@ def run(work: Callable[[argparse.Namespace], int], parse: Callable[[], argparse.
     from data.images import ImageError
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal's encoding lacks
     try:
         return work(parse())
     except SystemExit as leaving:

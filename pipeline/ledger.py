@@ -28,10 +28,11 @@ LEFT_OVER_SECONDS = 3600.0
 
 
 class Drawn(NamedTuple):
-    """What became of one photo: the number of its faces, and the files that were written."""
+    """What became of one photo: the number of its faces, the files that were written, and what should be known of it."""
 
     faces: int
     files: list[Path]
+    note: str = ""
 
 
 Draw = Callable[[Photo], Drawn]
@@ -136,7 +137,8 @@ class Ledger:
             return row | {"status": "failed", "seconds": round(time.monotonic() - start, 3),
                           "error": " ".join(text.split())}
         names = ";".join(path.relative_to(self.output).as_posix() for path in drawn.files)
-        row |= {"faces": drawn.faces, "seconds": round(time.monotonic() - start, 3), "outputs": names}
+        note = f"{photo.path}: {drawn.note}" if drawn.note else ""
+        row |= {"faces": drawn.faces, "seconds": round(time.monotonic() - start, 3), "outputs": names, "error": note}
         try:
             with atomic_write(self.record(photo)) as temporary:
                 temporary.write_text(json.dumps(row | {"digest": self.digest, "content": content}))

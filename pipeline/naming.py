@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.images import ImageError, list_images
+from data.images import ImageError, list_images, listed
+from data.listing import Listing, in_order, is_clip
 from pipeline.cli import UserError
-from pipeline.video_io import is_clip
 
 # What is added to a stem to name its pictures: a photo whose name ends so may meet the picture of another.
 PICTURE = re.compile(r"(_face\d+)?(_side|_photo)?$")
@@ -32,32 +32,62 @@ class Photo:
         return replace(self, stem=stem.with_name(prefix + stem.name).as_posix())
 
 
-def folder_photos(source: Path, *, recursive: bool = False, output: Path | None = None, clips: bool = False) -> list[Photo]:
-    """Return the photos of a folder, or the one file; stems mirror the sub-folders.
+@dataclass(frozen=True)
+class Inputs:
+    """What a run finds in a folder: photos and clips to draw, and what is passed over with the reason."""
 
-    Photos of one folder whose pictures would have one name keep their suffix in the stem, so none overwrites another;
+    photos: list[Photo]
+    clips: list[Photo]
+    others: list[tuple[Path, str]]
+
+
+def folder_photos(source: Path, *, recursive: bool = False, output: Path | None = None) -> list[Photo]:
+    """Return the photos of a folder in natural order, or the one file; stems mirror the sub-folders.
+
+    Args, Raises: see ``folder_inputs``; also ImageError where there is no image.
+    """
+    if not source.is_dir():
+        return _named(list_images(source), root=source.parent)
+    photos = _named(_listing(source, recursive, output).images, root=source)
+    if not photos:
+        raise ImageError(f"{source}: holds no images{f' outside {output}' if output else ''}; check the folder")
+    return photos
+
+
+def folder_inputs(source: Path, *, recursive: bool = False, output: Path | None = None) -> Inputs:
+    """Return everything that lies in a folder, or the one file; names as of ``folder_photos``.
+
+    Files of one folder whose pictures would have one name keep their suffix in the stem, so none overwrites another;
     stems are at most 120 bytes and hold no semicolon, which parts names in the report.
 
     Args:
         source: the folder or file.
         recursive: sub-folders too.
         output: where pictures will go; a folder of its own inside ``source`` is passed over.
-        clips: clips too.
 
     Raises:
-        ImageError: if there is nothing, or no image.
+        ImageError: if there is nothing, or neither image nor clip.
         UserError: if ``output`` is ``source``, for the next run would take the pictures for photos.
     """
-    paths = _media(source, recursive=recursive) if clips else list_images(source, recursive=recursive)
-    root = source if source.is_dir() else source.parent
-    if output is not None and source.is_dir():
-        here, there = source.resolve(), output.resolve()
-        if here == there:
-            raise UserError(f"{output}: is the folder of the photos itself; choose another --output")
-        if here in there.parents:
-            paths = [path for path in paths if there not in path.resolve().parents]
-    if not paths:
-        raise ImageError(f"{source}: holds no images outside {output}; check the folder")
+    if not source.is_dir():
+        photos = _named(list_images(source), root=source.parent)
+        return Inputs([], photos, []) if is_clip(source) else Inputs(photos, [], [])
+    found = _listing(source, recursive, output)
+    if not found.images and not found.clips:
+        raise ImageError(f"{source}: holds neither images nor clips{f' outside {output}' if output else ''}; check the folder")
+    named = _named(in_order([*found.images, *found.clips]), root=source)
+    clips = {str(path) for path in found.clips}
+    return Inputs([one for one in named if one.path not in clips], [one for one in named if one.path in clips], found.others)
+
+
+def _listing(source: Path, recursive: bool, output: Path | None) -> Listing:
+    if output is not None and source.resolve() == output.resolve():
+        raise UserError(f"{output}: is the folder of the photos itself; choose another --output")
+    return listed(source, recursive=recursive, without=output)
+
+
+def _named(paths: list[Path], *, root: Path) -> list[Photo]:
+    """Return files of ``root`` with their stems."""
     bare = [_key(path.with_suffix("")) for path in paths]
     counts, photos, taken = Counter(bare), [], set()
     for path, key in zip(paths, bare, strict=True):
@@ -69,20 +99,6 @@ def folder_photos(source: Path, *, recursive: bool = False, output: Path | None 
         taken.add(_key(stem))
         photos.append(Photo(str(path), stem.as_posix()))
     return photos
-
-
-def _media(source: Path, *, recursive: bool) -> list[Path]:
-    """Return the photos and clips of a folder, or the one file; raises ImageError where there is none."""
-    found = []
-    if source.is_dir():
-        entries = source.rglob("*") if recursive else source.iterdir()
-        found = [path for path in entries if is_clip(path) and not any(part.startswith(".") for part in path.relative_to(source).parts)]
-    try:
-        return sorted({*found, *list_images(source, recursive=recursive)})
-    except ImageError:
-        if not found:
-            raise
-        return sorted(found)
 
 
 def _key(path: Path) -> str:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.images import read_image, save_image
+from data.images import read_photo, save_image
 from pipeline import cli
 from pipeline.batch import Draw, Drawn, Photo, content_digest, settings_digest
 from pipeline.stylize import Look, Stylizer, build_stylizer, side_by_side, whole_photo
+
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def drawer(settings: PhotoSettings, stylizer: Stylizer | None = None) -> Draw:
     dtype = cli.resolve_dtype(settings.dtype, stylizer.device)
 
     def draw(photo: Photo) -> Drawn:
-        image, path, files, items = read_image(photo.path), settings.output / photo.stem, [], []
+        (image, origin), path, files, items = read_photo(photo.path), settings.output / photo.stem, [], []
         crops = stylizer.crops(image, name=photo.path)
         for number, crop in enumerate(crops):
             with cli.autocast(stylizer.device, dtype):
@@ -58,9 +61,9 @@ def drawer(settings: PhotoSettings, stylizer: Stylizer | None = None) -> Draw:
             save_image(files[-2], items[-1].result)
             save_image(files[-1], side_by_side(items[-1]))
         if settings.paste_back:
-            suffix = ".jpg" if Path(photo.path).suffix.lower() in (".jpg", ".jpeg", ".jpe") else ".png"
+            suffix = ".jpg" if Path(photo.path).suffix.lower() in JPEG_SUFFIXES else ".png"
             files.append(path.with_name(f"{path.name}_photo{suffix}"))
-            save_image(files[-1], whole_photo(image, crops, items, colour=settings.colour))
-        return Drawn(len(crops), files)
+            save_image(files[-1], whole_photo(image, crops, items, colour=settings.colour), origin=origin)
+        return Drawn(len(crops), files, "; ".join(origin.notes))
 
     return draw

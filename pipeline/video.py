@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ class VideoReport:
 
     ``jitter_in`` and ``jitter_out`` are the mean second difference of the landmarks found in input and output frames,
     in eye distances; ``jitter_ratio`` is their ratio, 1 when the restyled face shakes as much as the filmed one, NaN
-    without a face. Landmarks of the output are found by the same predictor in the restyled face, which is deformed but
+    where no face is seen in three frames on end. ``notes`` are those of ``ClipInfo``. Landmarks of the output are found by the same predictor in the restyled face, which is deformed but
     deformed alike in every frame, so what it adds to the second difference is shaking.
     """
 
@@ -43,10 +44,15 @@ class VideoReport:
     jitter_in: float
     jitter_out: float
     sound: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def jitter_ratio(self) -> float:
         return self.jitter_out / self.jitter_in if self.jitter_in else float("nan")
+
+    def __str__(self) -> str:
+        jitter = "" if math.isnan(self.jitter_ratio) else f", jitter {self.jitter_ratio:.2f} of the clip's"
+        return "; ".join((f"{self.frames} frames, {self.faceless} without a face{jitter}", *self.notes))
 
 
 def _plain(value: Any) -> Any:
@@ -106,7 +112,7 @@ def stylize_video(
     goes on after its last whole segment when it is started again, and gives the same frames.
 
     Args:
-        path: MP4, MOV, WebM, MKV, AVI or GIF.
+        path: the clip.
         stylizer: see ``ClipDrawer``.
         output: the MP4 to write.
         look, settings: how.
@@ -119,7 +125,7 @@ def stylize_video(
     """
     info = video_io.clip_info(path)
     side = stylizer.size
-    shape = replace(info, width=side, height=side) if settings.aligned else info
+    shape = replace(info, width=side, height=side, colours=info.colours.stated()) if settings.aligned else info
     digest = settings_digest(file=file_state(str(path)), look=repr(look), settings=asdict(settings), **(facts or {}))
     start, drawer = time.monotonic(), ClipDrawer(stylizer, look, settings)
     draw_clip(lambda first: video_io.read_frames(path, start=first), drawer, output=output, digest=digest, info=info,
@@ -127,7 +133,7 @@ def stylize_video(
     totals = drawer.totals
     means = [total / count if count else float("nan") for total, count in (totals["in"], totals["out"])]
     return VideoReport(totals["frames"], totals["faceless"], drawer.tracker.cuts, time.monotonic() - start, *means,
-                       info.sound)
+                       info.sound, info.notes)
 
 
 def draw_clip(
@@ -150,16 +156,18 @@ def draw_clip(
         WriteError: if the output cannot be written; the segments that are done stay.
     """
     with _work_folder(output, digest) as folder:
-        done = _finished(folder)
+        done, end = _finished(folder), 0
         if done:
-            drawer.load(json.loads((folder / f"{done - 1:06d}.json").read_text()))
+            saved = json.loads((folder / f"{done - 1:06d}.json").read_text())
+            drawer.load(saved["drawer"])
+            end = saved["end"]
         if progress is not None and done:
             progress(drawer.totals["frames"])
         try:
-            done = _draw_segments(frames(done * drawer.settings.segment), folder, drawer, done, info=info, shape=shape,
-                                  progress=progress)
+            done, end = _draw_segments(frames(done * drawer.settings.segment), folder, drawer, done, end, info=info,
+                                       shape=shape, progress=progress)
             segments = [folder / f"{number:06d}.nut" for number in range(done)]
-            video_io.assemble(output, segments, sound)
+            video_io.assemble(output, segments, sound, end=end * shape.time_base)
         except (OSError, CheckpointError) as error:
             raise WriteError(f"{output}: cannot be written ({getattr(error, 'strerror', None) or error}); free space and "
                              "give the same command again: it goes on where it stopped") from error
@@ -168,10 +176,10 @@ def draw_clip(
 
 
 def _draw_segments(
-    frames: Iterator[video_io.ClipFrame], folder: Path, drawer: Drawer, done: int, *, info: video_io.ClipInfo,
+    frames: Iterator[video_io.ClipFrame], folder: Path, drawer: Drawer, done: int, end: int, *, info: video_io.ClipInfo,
     shape: video_io.ClipInfo, progress: Progress | None,
-) -> int:
-    """Draw the segments that are missing and return how many there are."""
+) -> tuple[int, int]:
+    """Draw the segments that are missing; return how many there are and when the last frame ends."""
     length = drawer.settings.segment
 
     def timed(first: video_io.ClipFrame) -> Iterator[tuple[video_io.ClipFrame, float]]:
@@ -188,8 +196,8 @@ def _draw_segments(
     # A clip whose frames all lie in finished segments has nothing more to give.
     while (first := next(frames, None)) is not None:
         pictures = drawer.pictures(timed(first))
-        video_io.write_segment(folder / f"{done:06d}.nut", pictures, shape, quality=drawer.settings.quality)
+        _, end = video_io.write_segment(folder / f"{done:06d}.nut", pictures, shape, quality=drawer.settings.quality)
         with atomic_write(folder / f"{done:06d}.json") as temporary:
-            temporary.write_text(json.dumps(drawer.state(), default=_plain))
+            temporary.write_text(json.dumps({"end": end, "drawer": drawer.state()}, default=_plain))
         done += 1
-    return done
+    return done, end

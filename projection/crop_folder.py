@@ -28,9 +28,9 @@ def run(args: Namespace) -> int:
 
     from data.images import save_image
     from pipeline import video_io
-    from pipeline.align import align_face
-    from pipeline.faces import FaceFinder
-    from pipeline.tracking import FaceTracker
+    from faces.align import align_face
+    from faces.find import FaceFinder
+    from faces.track import FaceTracker
 
     info = video_io.clip_info(args.video_path)
     cli.ensure_dir(args.outdir)

@@ -303,17 +303,6 @@ def test_unwritable_output_is_one_line(photos, styles, tmp_path, monkeypatch, ca
     assert "cannot be written" in printed and printed.count("\n") == 1
 
 
-@pytest.mark.parametrize(("mode", "kept"), [("RGB", True), ("RGBA", True), ("P", True), ("L", False)])
-def test_colour_profile_survives(tmp_path, mode, kept):
-    """Also through pasting; the profile of a grey picture would be wrong for a result in colour."""
-    Image.new(mode, (64, 64)).save(tmp_path / "p.png", icc_profile=b"a profile")
-    photo = read_image(tmp_path / "p.png")
-    pasted = paste_back(photo, Image.new("RGB", (16, 16)), np.array([[0, 0], [0, 40], [40, 40], [40, 0]]))
-    for name in ("out.png", "out.jpg"):
-        save_image(tmp_path / name, pasted)
-        assert Image.open(tmp_path / name).info.get("icc_profile") == (b"a profile" if kept else None)
-
-
 def test_rotation_is_applied_once(tmp_path):
     """The result of a photo with an EXIF rotation stands upright and asks for no further one."""
     pixels = np.zeros((40, 60, 3), np.uint8)

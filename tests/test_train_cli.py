@@ -50,7 +50,8 @@ def command(weights, tmp_path, monkeypatch):
                     "--batch": 2, "--adversarial-batch": 1, "--inversion-steps": 2, "--warp-res": 16, "--look-res": 16,
                     "--save-every": 1, "--dtype": "float32"}
         words = [str(word) for pair in standard.items() if pair[0] not in options for word in pair]
-        return train.main(words + list(options))
+        # The tiny pair is noise, which the check of pairs refuses.
+        return train.main([*words, *options, *(() if "--source" in options else ("--force",))])
 
     return run
 
@@ -168,6 +169,27 @@ def test_unwritable_output(command, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     assert command("--outdir", "file/inside") == 2
     assert "cannot be written" in one_line(capsys)
+
+
+def test_a_run_goes_on_with_its_own_images_only(command, weights, tmp_path, capsys):
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "other.png")
+    assert command("--num_iter", "1") == 0
+    for option in ("--target", "--source", "--style_ref"):
+        assert command("--num_iter", "2", "--resume", option, str(tmp_path / "other.png")) == 2
+        assert f"{option} " in (line := one_line(capsys)) and "another image" in line
+    assert command("--num_iter", "2", "--resume") == 0
+
+
+def test_wrong_pairs_are_refused_before_training(command, tmp_path, capsys):
+    face = Path(train.__file__).parent / "data" / "style_images_aligned" / "source_sample.png"
+    Image.open(face).rotate(180).save(tmp_path / "down.png")
+    Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "green.png")
+    for target, word in ((face, "same picture"), (tmp_path / "down.png", "down.png"), (tmp_path / "green.png", "no face")):
+        assert command("--source", str(face), "--target", str(target)) == 2
+        line = one_line(capsys)
+        assert word in line and "--force" in line and not (tmp_path / "styles" / "tiny.safetensors").exists()
+    assert command("--source", str(face), "--target", str(tmp_path / "green.png"), "--force", "--num_iter", "1") == 0
+    assert "no face" in capsys.readouterr().err
 
 
 def test_both_spellings_and_help():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +14,7 @@ PAIR_FOLDER = Path("data/style_images_aligned")
 SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 
 Align = Callable[[Image.Image, str], Image.Image]
+Check = Callable[[Sequence[tuple[str, Image.Image]]], None]
 
 
 def find_image(name: str) -> Path:
@@ -30,7 +31,9 @@ def find_image(name: str) -> Path:
     raise ImageError(f"{name}: no such image, neither as a path nor under {PAIR_FOLDER}")
 
 
-def read_pair(source: str, target: str, style_ref: str | None, *, size: int, align: Align | None = None) -> Pair:
+def read_pair(
+    source: str, target: str, style_ref: str | None, *, size: int, align: Align | None = None, check: Check | None = None,
+) -> Pair:
     """Read a pair as tensors [1, 3, size, size].
 
     Args:
@@ -38,13 +41,13 @@ def read_pair(source: str, target: str, style_ref: str | None, *, size: int, ali
         style_ref: real image of the adversarial term; the target where None.
         size: side in px.
         align: turns a photo and its name into the aligned face; None takes images as aligned.
+        check: is given name and image of source and target before anything is made of them, and may raise.
 
     Raises:
         ImageError: for images that are missing or cannot be read.
     """
-    tensors = {}
-    for name in (source, target, style_ref or target):
-        if name not in tensors:
-            image = read_image(find_image(name))
-            tensors[name] = to_tensor(align(image, name) if align else image, size)
+    images = {name: read_image(find_image(name)) for name in dict.fromkeys((source, target, style_ref or target))}
+    if check is not None:
+        check([(name, images[name]) for name in (source, target)])
+    tensors = {name: to_tensor(align(image, name) if align else image, size) for name, image in images.items()}
     return Pair(tensors[source], tensors[target], tensors[style_ref or target])

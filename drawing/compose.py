@@ -1,0 +1,146 @@
+"""Compose: the stages put together, for one aligned face and for a whole picture with any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from drawing.context import FaceContext
+from drawing.pyramids import enlarged
+from drawing.style import DrawnStyle
+from drawing.tone import toned
+from drawing.warp import GRID, fading, goals, sampled, warp_grid, warped
+from models.sampling_grids import pixel_lattice
+
+# Side in px of the cells in which displacements of a whole picture are told.
+CELL = 8
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """How far each stage goes: ``alpha`` the deformation, a number or one per point [1, K, 1]; ``tone`` and ``strokes`` 0..1."""
+
+    alpha: float | Tensor = 1.0
+    tone: float = 1.0
+    strokes: float = 1.0
+
+
+@dataclass(frozen=True)
+class PlacedFace:
+    """A face in a picture.
+
+    Attributes:
+        points: [1, K, 2] as fractions of its aligned frame's side.
+        grids: of the spatial transformers for it, see ``drawing.warp.warp_grid``.
+        corners: top left, top right and bottom left corner of that frame in px of the picture, [3, 2].
+    """
+
+    points: Tensor
+    grids: Sequence[Tensor]
+    corners: Tensor
+
+
+def normalised(parts: Tensor) -> Tensor:
+    """Return soft maps [1, K, H, W] in 0..1 of sum 1, which sampling may have left a little outside."""
+    parts = parts.clamp(0.0, 1.0)
+    return parts / parts.sum(dim=1, keepdim=True).clamp_min(1e-6)
+
+
+@torch.no_grad()
+def draw_aligned(image: Tensor, context: FaceContext, style: DrawnStyle, strengths: Strengths, *,
+                 grids: Sequence[Tensor] = ()) -> Tensor:
+    """Return an aligned face [1, 3, S, S] drawn in a style.
+
+    Args:
+        image: in [-1, 1].
+        context: what is known of it.
+        style: how to draw.
+        strengths: how far.
+        grids: of the spatial transformers for this face, in turn.
+    """
+    points = context.points
+    wanted = goals(points, style.source, style.moved, strengths.alpha)
+    grid = warp_grid(grids, points, wanted)
+    moved, parts = warped(image, grid), normalised(warped(context.parts, grid))
+    placed = sampled(style.tone.placed, warp_grid((), style.shape, wanted))
+    made = toned(moved, parts, style.tone, frame=image.shape[3], placed=placed, strength=strengths.tone)
+    return style.draw(made, parts, strength=strengths.strokes).clamp(-1.0, 1.0)
+
+
+@torch.no_grad()
+def draw_picture(image: Tensor, parts: Tensor, faces: Sequence[PlacedFace], style: DrawnStyle, strengths: Sequence[Strengths], *,
+                 inside: Tensor | None = None) -> Tensor:
+    """Return a whole picture drawn in a style: every face moves by its own warp, tone and strokes act on all of it.
+
+    Warps die out before their face's frame ends, so nothing is cut out and there is no seam.
+
+    Args:
+        image: [1, 3, H, W] in [-1, 1].
+        parts: of it, [1, K, H, W].
+        faces: in it; at least one.
+        style: how to draw.
+        strengths: for each face; tone and strokes of the first count for the picture.
+        inside: weights [1, 1, H, W] of what is drawn; the rest stays as it is. None draws everything.
+
+    Raises:
+        ValueError: without a face.
+    """
+    if not faces:
+        raise ValueError("a picture without a face cannot be drawn")
+    height, width = image.shape[2:]
+    small = (max(1, -(-height // CELL)), max(1, -(-width // CELL)))
+    shift = image.new_zeros(1, 2, *small)
+    placed, weight = image.new_zeros(1, 3, *small), image.new_zeros(1, 1, *small)
+    for face, how in zip(faces, strengths, strict=True):
+        wanted = goals(face.points, style.source, style.moved, how.alpha)
+        grid = warp_grid(face.grids, face.points, wanted)
+        rest = pixel_lattice(GRID, mode="exact").reshape(1, GRID, GRID, 2).to(grid)
+        there, window = frame_lookup(face.corners.to(image), small, (height, width))
+        offsets = look_up((grid - rest).permute(0, 3, 1, 2), there)  # in units of half the frame's side
+        across, down = (face.corners[1] - face.corners[0]) / 2.0, (face.corners[2] - face.corners[0]) / 2.0
+        turn = torch.stack([across, down], dim=1).to(image)  # [2, 2]
+        shift += window * torch.einsum("ij,njhw->nihw", turn, offsets)
+        placed += window * look_up(sampled(style.tone.placed, warp_grid((), style.shape, wanted)), there)
+        weight += window
+    crowded = weight.clamp_min(1.0)
+    reading = reading_grid(shift / crowded, (height, width))
+    moved, parts = sampled(image, reading), normalised(sampled(parts, reading))
+    frame = float(max((face.corners[1] - face.corners[0]).norm() for face in faces))
+    made = toned(moved, parts, style.tone, frame=frame, placed=placed / crowded, strength=strengths[0].tone)
+    made = style.draw(made, parts, strength=strengths[0].strokes).clamp(-1.0, 1.0)
+    return made if inside is None else torch.lerp(moved, made, inside)
+
+
+def frame_lookup(corners: Tensor, small: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return where cells of a picture lie in a face's frame, [1, h, w, 2] in -1..1 inside of it, and how far they belong to it.
+
+    Args:
+        corners: of the frame in px of the picture, see ``PlacedFace``.
+        small: number of cells (h, w).
+        size: (H, W) of the picture in px.
+    """
+    y, x = ((torch.arange(count, dtype=torch.float32, device=corners.device) + 0.5) * side / count
+            for count, side in zip(small, size, strict=True))
+    pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)  # [h, w, 2]
+    turn = torch.stack([corners[1] - corners[0], corners[2] - corners[0]], dim=1)
+    there = (pixels - corners[0]) @ torch.linalg.inv(turn).T * 2.0 - 1.0
+    window = look_up(fading(GRID).permute(0, 3, 1, 2).to(corners), there[None])
+    return there[None], window * (there.abs() <= 1.0).all(dim=2)[None, None]
+
+
+def look_up(maps: Tensor, there: Tensor) -> Tensor:
+    """Return maps [1, C, h, w] of a frame read at places [1, H, W, 2] of it."""
+    return F.grid_sample(maps, there.to(maps), mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def reading_grid(shift: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the sampling grid [1, H, W, 2] of displacements [1, 2, h, w] in px of a picture of ``size`` (H, W)."""
+    height, width = size
+    shift = enlarged(shift, size)
+    y, x = ((torch.arange(side, dtype=torch.float32, device=shift.device) + 0.5) for side in size)
+    pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)  # [H, W, 2]
+    return 2.0 * (pixels[None] + shift.permute(0, 2, 3, 1)) / shift.new_tensor([width, height]) - 1.0
