@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.edits import parse_edits
 from pipeline import cli
 
 
@@ -19,6 +20,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--mix_grid", type=cli.positive_int, default=None,
                         help="steps of a grid from the first style of a mixture to the second, a row per face")
     parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi")
+    parser.add_argument("--edit", type=parse_edits, default=(),
+                        help="change the faces before they are drawn, smile=1.5,age=-1; see inference.py")
     parser.add_argument("--style_only", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="leave the originals out")
     parser.add_argument("--size", type=cli.non_negative_int, default=0, help="side of a face in px; 0 is the network's")
@@ -51,11 +54,15 @@ def drawer(args: Namespace, style):  # noqa: ANN001, ANN201 - the types live beh
 
 def draw(args: Namespace, style, base, indices: list[int], faces_of):  # noqa: ANN001, ANN201
     """Return the originals (None without a base) and the stylized faces [N, 3, S, S] of some images of the seed."""
+    from checkpoints.edits import load_directions
+    from models.edits import edited
     from pipeline import sampling
     from pipeline.faces import FaceFinder
 
     with cli.autocast(style.device, cli.resolve_dtype(args.dtype, style.device)):
         drawn = sampling.random_faces(style, args.seed, indices, truncation_psi=args.truncation)
+        if args.edit:
+            drawn = edited(drawn, args.edit, load_directions(args.edit, style.base), style.base.generator)
         originals = landmarks = None
         if base is not None:
             originals = sampling.base_images(base, args.seed, indices, truncation_psi=args.truncation).float().cpu()

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.edits import parse_edits
 from pipeline import cli
 
 
@@ -31,6 +32,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--lr", type=cli.finite_float, default=4.5e-2, help="learning rate of the optimisation")
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
                         help="side in px of the features that are found beside the latents, 0 for latents alone")
+    parser.add_argument("--edit", type=parse_edits, default=(),
+                        help="change the face first, smile=1.5,age=-1: directions of the starter (age, glasses, masculine, beard, "
+                             "pose, nod, smile, mouth), sefa0 and on, or files; NAME@0-7=1 for some rows")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
@@ -45,6 +49,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if not 0.0 <= args.smooth <= 1.0:
         parser.error(f"argument --smooth: expected a number within 0 and 1, got {args.smooth}")
+    if args.edit and args.residual == 64:
+        parser.error("argument --edit: directions know features of 32 px; leave --residual 64 out")
     args.faces = args.face if args.face is not None else args.faces or ("all" if args.paste_back else "largest")
     if args.paste_back and not args.align:
         parser.error("--paste-back needs the face's place in the photo, so it cannot go with --align false")
@@ -56,7 +62,7 @@ def networks(args: Namespace) -> dict:
     from pipeline.stylize import InversionSettings
 
     return {"style": args.style, "base": args.base, "encoder": args.encoder, "align": args.align, "faces": args.faces,
-            "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual),
+            "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual, edits=args.edit),
             "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents"}
 
 
@@ -80,7 +86,7 @@ def run_clip(args: Namespace) -> int:
     if stylizer.rows_alone:
         cli.report(cli.ROWS_ALONE)
     facts = {"style": stylizer.style.fingerprint, "networks": stylizer.digests(), "faces": args.faces,
-             "inversion": args.inversion, "dtype": args.dtype}
+             "inversion": args.inversion, "edit": repr(args.edit), "dtype": args.dtype}
     with tqdm(total=frames or None, desc="frames") as bar, \
             cli.autocast(stylizer.device, cli.resolve_dtype(args.dtype, stylizer.device)):
         report = stylize_video(args.input_image, stylizer, output=output, look=cli.look_of(args),
