@@ -109,6 +109,10 @@ def run(args: Namespace) -> int:
     try:
         images = FolderImages.read(args.photos, size=size, align=face_aligner(size) if args.align else None, device=device)
         fixed = {"steps": len(images) * args.steps_per_photo, "batch": 1} if args.mode == "online" else {}
+        if style.critic is None:
+            if args.adv_weight:
+                raise cli.UserError(f"--adv-weight: the style {style.name} has no critic; leave the option out")
+            fixed["adv_weight"] = 0.0
         config = (stored_config(args, AdaptationConfig, state) if state else choose_config(
             args, AdaptationConfig, size=size, dtype=training_dtype(args.dtype, device), **fixed))
         stage = build(args, style, images, config)

@@ -21,6 +21,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--split", type=cli.positive_int, default=6, help="intervals between them")
     parser.add_argument("--region", choices=REGIONS, default=None,
                         help="sweep one region of the face only; the others take the control's own option, or 0")
+    parser.add_argument("--sweep_edit", default=None,
+                        help="sweep an editing direction instead, -2 to 2 where no ends are given: smile, age, ... or a file")
     parser.add_argument("--n_sample", type=cli.positive_int, default=1, help="number of strips")
     parser.add_argument("--n_each", type=cli.positive_int, default=1, help="faces per strip file")
     parser.add_argument("--truncation", type=cli.finite_float, default=None,
@@ -37,7 +39,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         parser.set_defaults(**{control.name: 0.0})
         args = parser.parse_args(argv)
     args.swept = control
-    low, high = args.swept.range
+    low, high = (-2.0, 2.0) if args.sweep_edit else args.swept.range
     args.alpha0, args.alpha1 = (low if args.alpha0 is None else args.alpha0, high if args.alpha1 is None else args.alpha1)
     return args
 
@@ -71,9 +73,11 @@ def look_at(args: Namespace, value: float) -> Look:
 def run(args: Namespace) -> int:
     from tqdm import tqdm
 
+    from checkpoints.edits import load_directions
     from data.animation import save_animation
     from data.grids import grid
     from data.images import save_image
+    from models.edits import Edit, edited
     from pipeline import sampling
     from faces.find import FaceFinder
     from styles.registry import load_style
@@ -83,10 +87,11 @@ def run(args: Namespace) -> int:
     style = load_style(args.style, device=device)
     base = sampling.base_of(style, name=args.base)
     psi = sampling.default_truncation(style) if args.truncation is None else args.truncation
+    directions = load_directions([Edit(args.sweep_edit, 0.0)] if args.sweep_edit else [], base)
     dtype = cli.resolve_dtype(args.dtype, device)
     finder = FaceFinder() if look_at(args, 0.0).has_regions else None
     alphas = linear(args.alpha0, args.alpha1, args.split + 1)
-    word = args.region or args.swept.name.replace("_", " ")
+    word = args.sweep_edit or args.region or args.swept.name.replace("_", " ")
     labels = ["original", *(f"{word} {alpha:.2f}" for alpha in alphas)]
     for number in tqdm(range(args.n_sample), desc="strips", disable=args.n_sample < 2):
         indices = list(range(number * args.n_each, (number + 1) * args.n_each))
@@ -97,6 +102,9 @@ def run(args: Namespace) -> int:
 
         def faces(alpha: float):  # noqa: ANN202 - a tensor [N, 3, S, S] on the CPU
             with cli.autocast(device, dtype):
+                if args.sweep_edit:
+                    face = edited(drawn, [Edit(args.sweep_edit, alpha)], directions, base.generator)
+                    return style.draw(face, cli.look_of(args), landmarks=landmarks).float().cpu()
                 return style.draw(drawn, look_at(args, alpha), landmarks=landmarks).float().cpu()
 
         columns = [original, *(faces(alpha) for alpha in alphas)]

@@ -28,6 +28,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--base", default="starter", help="generator to start from: starter, official or a file")
     parser.add_argument("--encoder", default=None, help="encoder to start from; the one of the base where not given")
     parser.add_argument("--vit", default=None, help="ViT: starter, official or a file; what suits the base where not given")
+    parser.add_argument("--without_critic", action="store_true",
+                        help="leave the critic out of the file: it could tell more of the images than the other networks; test-time "
+                             "training then has no adversarial term")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
     parser.add_argument("--save_every", type=cli.non_negative_int, default=50, help="steps between saved states")
@@ -40,7 +43,23 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return args
 
 
-def build(args: Namespace, base: Any, encoder: Any, images: Any, config: Any) -> Any:
+def split(images: Any, config: Any) -> tuple[Any, Any]:
+    """Return the images to train on, and those that are held out or None."""
+    import torch
+
+    from training.folder import FolderImages
+
+    count = round(config.validation * len(images))
+    if not count:
+        if config.validation:
+            raise cli.UserError(f"--validation {config.validation:g}: {len(images)} images are too few for it; give more, or 0")
+        return images, None
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    parts = [sorted(order[count:]), sorted(order[:count])]
+    return tuple(FolderImages(images.pixels[part], [images.names[i] for i in part], device=images.device) for part in parts)
+
+
+def build(args: Namespace, base: Any, encoder: Any, images: Any, config: Any, held_out: Any) -> Any:
     """Return a new stage at step 0."""
     from copy import deepcopy
 
@@ -59,7 +78,8 @@ def build(args: Namespace, base: Any, encoder: Any, images: Any, config: Any) ->
         model, deepcopy(base.discriminator), config=config,
         judges=load_judges(args.vit, size=base.generator.config.size, device=images.device),
         source=lambda step, rng: images.random(config.batch, mirror=config.mirror, rng=rng),
-        preview=images.batch(range(min(6, len(images)))))
+        preview=images.batch(range(min(6, len(images)))),
+        held_out=None if held_out is None else held_out.batch(range(len(held_out))))
 
 
 def mean_bands(images: Any) -> list[float]:
@@ -120,8 +140,9 @@ def run(args: Namespace) -> int:
         if state is None:
             config = choose_config(args, EncapsulationConfig, size=size, dtype=config.dtype)
         images = FolderImages.read(args.images, size=size, align=face_aligner(size) if args.align else None, device=device)
-        stage = build(args, base, encoder, images, config)
         facts = {"base": base.fingerprint, "encoder": encoder.fingerprint, "folder of images": images.digest}
+        images, held_out = split(images, config)
+        stage = build(args, base, encoder, images, config, held_out)
         if state is not None:
             check_run(state, facts)
             if not args.overwrite:
@@ -132,7 +153,7 @@ def run(args: Namespace) -> int:
         return 130
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
-    save_style(output, stage.result, stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
+    save_style(output, stage.result, None if args.without_critic else stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
                training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
                **({"detail": SMALL_DETAIL, "bands": mean_bands(images), "manner": manner(images, stage.result)}
                   if size <= SMALL else {}))

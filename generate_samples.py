@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.edits import parse_edits
 from pipeline import cli
 
 
@@ -31,6 +32,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="write the faces that are drawn as rows of latents and what else they have, .npz")
     parser.add_argument("--truncation", type=cli.finite_float, default=None,
                         help="truncation psi; default is 0.7 for mapping networks, and 1 where a prior draws the faces")
+    parser.add_argument("--edit", type=parse_edits, default=(),
+                        help="change the faces before they are drawn, smile=1.5,age=-1; see inference.py")
     parser.add_argument("--style_only", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="leave the originals out")
     parser.add_argument("--size", type=cli.non_negative_int, default=0, help="side of a face in px; 0 is the network's")
@@ -84,10 +87,14 @@ def draw(args: Namespace, style, base, drawn, faces_of, originals=None):  # noqa
 
     ``originals`` draws the former; default is the base's undeformed faces.
     """
-    from pipeline import sampling
+    from checkpoints.edits import load_directions
     from faces.find import FaceFinder
+    from models.edits import edited
+    from pipeline import sampling
 
     with cli.autocast(style.device, cli.resolve_dtype(args.dtype, style.device)):
+        if args.edit:
+            drawn = edited(drawn, args.edit, load_directions(args.edit, style.base), style.base.generator)
         plain = landmarks = None
         if base is not None:
             plain = originals() if originals else sampling.shown(base, drawn)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from models.edits import parse_edits
 from pipeline import cli
 
 
@@ -34,6 +35,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--lr", type=cli.finite_float, default=4.5e-2, help="learning rate of the optimisation")
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
                         help="side in px of the features that are found beside the latents, 0 for latents alone")
+    parser.add_argument("--edit", type=parse_edits, default=(),
+                        help="change the face first, smile=1.5,age=-1: directions of the starter (age, glasses, masculine, beard, "
+                             "pose, nod, smile, mouth), sefa0 and on, or files; NAME@0-7=1 for some rows")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
@@ -48,6 +52,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if not 0.0 <= args.smooth <= 1.0:
         parser.error(f"argument --smooth: expected a number within 0 and 1, got {args.smooth}")
+    if args.edit and args.residual == 64:
+        parser.error("argument --edit: directions know features of 32 px; leave --residual 64 out")
     args.faces = args.face if args.face is not None else args.faces or ("all" if args.paste_back else "largest")
     if args.paste_back and not args.align:
         parser.error("--paste-back needs the face's place in the photo, so it cannot go with --align false")
@@ -59,9 +65,8 @@ def networks(args: Namespace) -> dict:
     from pipeline.stylize import InversionSettings
 
     return {"style": args.style, "base": args.base, "encoder": args.encoder, "align": args.align, "faces": args.faces,
-            "finder": cli.finder_of(args), "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual),
-            "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents"}
-
+            "finder": cli.finder_of(args), "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents",
+            "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual, edits=args.edit)}
 
 def photo_rows(args: Namespace, photos: list) -> Iterator[dict]:
     """Restyle the photos that are not done yet and yield their rows."""

@@ -26,6 +26,7 @@ PURPOSES = {
     "landmarks.dat": "dlib shape predictor, 68 points",
     "landmarks_net.safetensors": "heat-map landmark network, 68 points, 128 px, differentiable",
     "face_id.safetensors": "identity network, 150 px, 128 numbers per face: measures whether a face is still the person",
+    "edits.safetensors": "editing directions of rows and features: age, glasses, masculine, beard, pose, nod, smile, mouth",
     "squeezenet.safetensors": "SqueezeNet 1.1, ImageNet features: perceptual distances",
 }
 # What was not trained here has a licence and an origin of its own.

@@ -115,8 +115,10 @@ class StyleModel(nn.Module):
         """Return the last xi rows [N, xi, D] of codes."""
         return codes[:, self.first_style_row:]
 
-    def swapped(self, codes: Tensor, rows: Tensor, *, strength: float = 1.0) -> Tensor:
+    def swapped(self, codes: Tensor, rows: Tensor, *, strength: float | Tensor = 1.0) -> Tensor:
         """Return {w_l, w_h + strength (rows - w_h)}: codes [N, L, D] with other style rows [N or 1, xi, D].
+
+        ``strength`` is one number, or [xi, 1] for each row its own.
 
         Raises:
             ValueError: for rows of another shape.
@@ -124,7 +126,8 @@ class StyleModel(nn.Module):
         own = self.style_rows(codes)
         if rows.ndim != 3 or rows.shape[1:] != own.shape[1:] or len(rows) not in (1, len(own)):
             raise ValueError(f"expected style rows [1 or {len(own)}, {own.shape[1]}, {own.shape[2]}], got {list(rows.shape)}")
-        mixed = torch.lerp(own, rows.to(own.dtype).expand_as(own), strength) if strength != 1.0 else rows.expand_as(own)
+        rows = rows.to(own.dtype).expand_as(own)
+        mixed = rows if isinstance(strength, float) and strength == 1.0 else own + strength * (rows - own)
         return torch.cat([codes[:, :self.first_style_row], mixed.to(codes.dtype)], dim=1)
 
     def decode(self, codes: Tensor, residual: Tensor | None = None) -> Tensor:

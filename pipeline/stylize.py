@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, Encoder, load_encoder
+from checkpoints.edits import load_directions
 from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
 from data.images import to_pil, to_tensor
 from faces.align import align_face, crop_map, photo_corners
 from faces.find import FaceFinder, FinderSettings
 from losses.perceptual import InversionLoss
+from models.edits import Edit, edited
 from models.face import Face
 from models.parts import PartsNetwork, ground_of
 from pipeline.cli import UserError
@@ -44,7 +46,7 @@ MAX_ASPECT = 1.02
 class InversionSettings:
     """How photos become faces: ``mode`` of ``INVERSIONS``, optimisation ``steps``, learning rate ``lr``, the share
     ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features that are found
-    beside the rows of latents, 0 for rows alone."""
+    beside the rows of latents, 0 for rows alone; and the edits that inverted faces get, see ``models.edits``."""
 
     mode: str = "e4e"
     steps: int = 100
@@ -52,6 +54,7 @@ class InversionSettings:
     decay: float = 0.4
     beta2: float = 0.99
     residual: int = 32
+    edits: tuple[Edit, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in INVERSIONS:
@@ -59,7 +62,7 @@ class InversionSettings:
 
     def schedule(self) -> dict[str, Any]:
         """Return the keywords of ``training.inversion.invert`` for the rows."""
-        return {name: value for name, value in asdict(self).items() if name not in ("mode", "residual")}
+        return {name: value for name, value in asdict(self).items() if name not in ("mode", "residual", "edits")}
 
     def features(self) -> ResidualSettings | None:
         """Return how features are optimised, or None."""
@@ -136,6 +139,7 @@ class Stylizer:
         self._alike: tuple[Style, bool] | None = None
         self._parts: PartsNetwork | None = None
         self.device = base.w_avg.device
+        self._directions = load_directions(settings.edits, base)
 
     @property
     def size(self) -> int:
@@ -212,7 +216,8 @@ class Stylizer:
         return self._with_photo(aligned, self._inverted(aligned))
 
     def _with_photo(self, aligned: Image.Image, face: Face) -> Face:
-        return replace(face, photo=to_tensor(aligned, self.size).to(self.device))
+        face = replace(face, photo=to_tensor(aligned, self.size).to(self.device))
+        return edited(face, self.settings.edits, self._directions, self.base.generator)
 
     def _inverted(self, aligned: Image.Image) -> Face:
         settings = self.settings

@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
     from pipeline import video_io
     from faces.align import align_face
     from faces.find import FaceFinder
-    from faces.track import FaceTracker
+    from faces.tracking import FaceTracker
 
     info = video_io.clip_info(args.video_path)
     cli.ensure_dir(args.outdir)

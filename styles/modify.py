@@ -23,7 +23,9 @@ from models.painter import painted
 from models.stylegan2 import Generator, layer_at
 from models.tones import Tones, in_tones
 from styles.controls import Control, Look
-from styles.modify_files import CARD, KIND, Manner, drawing, ground, networks_of, take_manner, with_parent
+from styles.modify_files import (
+    CARD, KIND, Manner, drawing, ground, networks_of, states_of, take_manner, with_parent,
+)
 from styles.protocol import Style
 from training.checks import DivergedError
 from training.modify import Judges, adapt_to
@@ -32,7 +34,8 @@ from training.modify_judges import load_judges
 
 VERSION = Control("version", "number of a random version of the style; what lies between two numbers blends them; without one "
                   "the photo keeps the style rows that the encoder gives it", low=0.0, high=8.0, sweep=(1.0, 7.0))
-STRENGTH = Control("strength", "0 keeps the encoder's style rows, 1 takes those of --version", default=1.0, high=1.5)
+STRENGTH = Control("strength", "0 keeps the encoder's style rows, 1 takes those of --version; one number, or one per style row",
+                   default=1.0, high=1.5, per="row")
 TEST_TIME = Control("test_time", "steps by which the encoder is trained on each photo before it is drawn; the paper takes 50",
                     default=0.0, high=100.0, sweep=(0.0, 50.0), label="Test-time steps")
 DETAIL = Control("detail", "share of what the photo's own features show beyond the encoder's rows; 0 leaves the person to them",
@@ -50,7 +53,7 @@ class ModifyStyle(Style):
 
     Args:
         model: encoder, generator and remapping network, frozen.
-        critic: of the style, for test-time training.
+        critic: of the style, for test-time training; None leaves its term out there.
         base: the generator that faces are inverted into.
         config: of the file.
         name: what its results are called.
@@ -61,7 +64,7 @@ class ModifyStyle(Style):
     kind = KIND
     levels = 15
 
-    def __init__(self, model: StyleModel, critic: nn.Module, base: Base, config: Mapping[str, Any], name: str, digest: str,
+    def __init__(self, model: StyleModel, critic: nn.Module | None, base: Base, config: Mapping[str, Any], name: str, digest: str,
                  manner: Manner | None = None) -> None:
         super().__init__(name, config, digest, device=model.latent_avg.device)
         self.manner = None if manner is None else manner.to(self.device)
@@ -84,8 +87,9 @@ class ModifyStyle(Style):
         manner = take_manner(path, tensors)
         model, critic = networks_of(path, tensors, config, base, encoder)
         model.requires_grad_(False).eval().to(device)
-        critic.requires_grad_(False).eval().to(device)
-        digest = fingerprint(model.state_dict(), critic.state_dict(), *drawing(manner))
+        if critic is not None:
+            critic.requires_grad_(False).eval().to(device)
+        digest = fingerprint(*states_of(model, critic), *drawing(manner))
         return cls(model, critic, base, config, path.stem, digest, manner)
 
     @classmethod
@@ -97,6 +101,10 @@ class ModifyStyle(Style):
     def controls(self) -> tuple[Control, ...]:
         return self.controls_of(self.config, ())
 
+    @property
+    def encoder_name(self) -> str:
+        return str(self.config["encoder"]["name"])
+
     def photo(self, face: Face) -> Tensor:
         """Return what the base shows of faces, [N, 3, S, S]: the photos that are restyled."""
         generator = self.base.generator
@@ -107,13 +115,23 @@ class ModifyStyle(Style):
         codes = self.codes(face, _steps(look.get("test_time", TEST_TIME.default)))
         detail = float(look.get("detail", self.config.get("detail", 0.0)))
         residual = detail * self.beyond(face, codes) if detail else None
-        version, z, strength = look.get("version"), None, float(look.get("strength", STRENGTH.default))
+        version, z, rows = look.get("version"), None, look.get("strength", STRENGTH.default)
+        strength = self.along(rows)
         if version is not None:
             z = _version_z(version, self.model.remapping.config.style_dim).to(self.device)
             codes = self.model.swapped(codes, self.model.remapping(z), strength=strength)
         image = self.drawn(self.model.decode(codes, residual), codes, float(look.get(MANNER.name, MANNER.default)),
-                           z=z, along=strength)
+                           z=z, along=float(torch.as_tensor(strength).mean()))
         return self.sharpened(image, float(look.get(TONE.name, TONE.default)))
+
+    def along(self, value: float | Sequence[float]) -> float | Tensor:
+        """Return a value of ``--strength`` as one number, or as [xi, 1] of one per row; raises CheckpointError."""
+        if not isinstance(value, Sequence):
+            return float(value)
+        xi = self.model.remapping.config.rows
+        if len(value) != xi:
+            raise CheckpointError(f"--strength: {self.name} has {xi} style rows, got {len(value)} numbers; give one, or {xi}")
+        return torch.tensor(value, device=self.device)[:, None]
 
     def drawn(self, image: Tensor, codes: Tensor, share: float = MANNER.default, *, z: Tensor | None = None, along: float = 1.0
               ) -> Tensor:
@@ -172,7 +190,8 @@ class ModifyStyle(Style):
 
     def adaptation(self) -> AdaptationConfig:
         """Return the settings of stage 2 that suit the style's size."""
-        return AdaptationConfig.profile("starter" if self.model.generator.config.size <= 256 else "published")
+        return AdaptationConfig.profile("starter" if self.model.generator.config.size <= 256 else "published",
+                                        **({} if self.critic is not None else {"adv_weight": 0.0}))
 
     @property
     def judges(self) -> Judges:

@@ -29,6 +29,7 @@ CARD = ("Holds only networks: what training changed of an encoder and a generato
         "directions of the code by which a painter draws as they are drawn, of each mode of them where there are several, with "
         "the mean style rows of at least twenty images that tell it from the others. It holds no image, no "
         "latent of an image, and no name, number or digest of the images that it was trained on.")
+WITHOUT_CRITIC = CARD.replace("a generator, a remapping network and a critic", "a generator and a remapping network")
 PARTS = {"e.": "encoder", "g.": "generator", "m.": "remapping", "c.": "critic"}
 # Images for each main direction of their manner that a file holds, and most of these.
 PER_DIRECTION, DIRECTIONS = 20, 8
@@ -93,14 +94,20 @@ def manner_by_mode(codes: Tensor, rows: Tensor, modes: Tensor) -> Manner:
                                                                               for group in groups]))
 
 
-def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: Base, encoder: Encoder, encoder_name: str,
+def states_of(model: StyleModel, critic: nn.Module | None) -> list[dict[str, Tensor]]:
+    """Return the states of a style's networks, for digests."""
+    return [model.state_dict(), *([] if critic is None else [critic.state_dict()])]
+
+
+def save_style(path: str | Path, model: StyleModel, critic: nn.Module | None, *, base: Base, encoder: Encoder, encoder_name: str,
                training: Mapping[str, Any], detail: float = 0.0, bands: Sequence[float] = (),
                manner: Manner | None = None) -> None:
     """Write an encapsulated style atomically: the tensors that differ from those of the base and its encoder.
 
     Args:
         path: the file.
-        model, critic: the networks.
+        model, critic: the networks; without a critic, test-time training has no adversarial term, and the file tells less of
+            the images.
         base, encoder: what they started from.
         encoder_name: by which ``load_encoder`` finds the encoder.
         training: JSON-ready settings of the training, without facts of its images.
@@ -109,11 +116,13 @@ def save_style(path: str | Path, model: StyleModel, critic: nn.Module, *, base: 
         manner: how the images are drawn; likewise.
     """
     own = {"e.": encoder.module.state_dict(), "g.": base.generator.state_dict(), "m.": {}, "c.": {}}
-    networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping, "c.": critic}
-    config = {"kind": "style", "style_kind": KIND, "card": CARD,
+    networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping,
+                **({} if critic is None else {"c.": critic})}
+    config = {"kind": "style", "style_kind": KIND, "card": WITHOUT_CRITIC if critic is None else CARD,
               "base": {"name": base.name, "fingerprint": base.fingerprint},
               "encoder": {"name": encoder_name, "fingerprint": encoder.fingerprint},
-              "remapping": model.remapping.config.to_dict(), "critic": critic.config.to_dict(), "training": dict(training),
+              "remapping": model.remapping.config.to_dict(), "critic": None if critic is None else critic.config.to_dict(),
+              "training": dict(training),
               "detail": detail, "bands": [round(float(value), 6) for value in bands],
               **({} if manner is None else {"manner": True})}
     # Small files leave whole numbers as they are.
@@ -130,7 +139,7 @@ def save_adapted(path: str | Path, model: StyleModel, *, parent: Style, training
         parent: the style that it was adapted from.
         training: JSON-ready settings of the training, without facts of its photos.
     """
-    config = {"kind": "style", "style_kind": KIND, "card": CARD, "base": parent.config["base"],
+    config = {"kind": "style", "style_kind": KIND, "card": parent.config.get("card", CARD), "base": parent.config["base"],
               "adapts": {"style": parent.name, "fingerprint": parent.fingerprint}, "training": dict(training)}
     tensors = _changed({"e.": model.encoder}, {"e.": parent.model.encoder.state_dict()})
     save_model(path, tensors, config, half=True)
@@ -174,7 +183,7 @@ def _is(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], di
     tensors = dict(tensors)
     manner = take_manner(path, tensors)
     model, critic = networks_of(path, tensors, config, *ground(path, config, torch.device("cpu")))
-    return fingerprint(model.state_dict(), critic.state_dict(), *drawing(manner)) == digest
+    return fingerprint(*states_of(model, critic), *drawing(manner)) == digest
 
 
 def ground(path: Path, config: Mapping[str, Any], device: torch.device) -> tuple[Base, Encoder]:
@@ -218,8 +227,8 @@ def take_manner(path: Path, tensors: dict[str, Tensor]) -> Manner | None:
 
 
 def networks_of(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any], base: Base, encoder: Encoder
-              ) -> tuple[StyleModel, Discriminator]:
-    """Build a style's networks from its file's tensors upon those of its base.
+              ) -> tuple[StyleModel, Discriminator | None]:
+    """Build a style's networks from its file's tensors upon those of its base; the critic is None where the file has none.
 
     Raises:
         CheckpointError: for tensors that belong to no network, are missing or misshapen.
@@ -229,7 +238,8 @@ def networks_of(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any
         raise CheckpointError(f"{path}: does not fit: unexpected {', '.join(strange[:3])}, and such a file holds only "
                               "networks; encapsulate the style anew")
     remapping = read_config(path, config, "remapping", RemappingConfig.from_dict)
-    critic = read_config(path, config, "critic", DiscriminatorConfig.from_dict)
+    alone = "critic" in config and config["critic"] is None and not any(name.startswith("c.") for name in tensors)
+    critic = None if alone else read_config(path, config, "critic", DiscriminatorConfig.from_dict)
     states: dict[str, dict[str, Tensor]] = {"e.": dict(encoder.module.state_dict()), "g.": dict(base.generator.state_dict()),
                                             "m.": {}, "c.": {}}
     for name, tensor in tensors.items():
@@ -237,9 +247,9 @@ def networks_of(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any
     makers = {"e.": lambda: type(encoder.module)(encoder.module.config), "g.": lambda: Generator(base.generator.config),
               "m.": lambda: RemappingNetwork(remapping), "c.": lambda: Discriminator(critic)}
     made = {prefix: build_strict(make, states[prefix], what=f"{path}: part {PARTS[prefix]}")
-            for prefix, make in makers.items()}
+            for prefix, make in makers.items() if prefix != "c." or critic is not None}
     try:
-        return StyleModel(made["e."], made["g."], made["m."], encoder.latent_avg), made["c."]
+        return StyleModel(made["e."], made["g."], made["m."], encoder.latent_avg), made.get("c.")
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}; encapsulate the style anew") from error
 

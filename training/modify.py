@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from training.ema import update_ema
 from training.modify_config import AdaptationConfig, EncapsulationConfig, StageConfig
 from training.modify_start import start_remapping
 from training.checks import check_gradients, check_terms
+from training.chosen import choose, matching
 
 # Images whose style rows say where the remapping network begins.
 START_IMAGES = 256
@@ -38,26 +38,6 @@ class Judges(NamedTuple):
     recogniser: Callable[[Tensor], Tensor]
 
 
-def matching(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the parameters whose names match one of the patterns, all where there is none.
-
-    Raises:
-        ValueError: if none matches.
-    """
-    named = {name: parameter for name, parameter in module.named_parameters()
-             if not patterns or any(fnmatch(name, pattern) for pattern in patterns)}
-    if not named:
-        raise ValueError(f"no parameter has a name like {', '.join(patterns)}")
-    return named
-
-
-def choose(module: nn.Module, named: Mapping[str, nn.Parameter]) -> None:
-    """Let gradients reach the named parameters of a module alone."""
-    module.requires_grad_(False)
-    for parameter in named.values():
-        parameter.requires_grad_(True)
-
-
 class Stage:
     """What both stages do alike: the critic's part, the distances to a target, steps, and the saved state.
 
@@ -65,7 +45,7 @@ class Stage:
 
     Args:
         model: the networks, on their device.
-        critic: scores [N, 1] of images; it is trained, in place.
+        critic: scores [N, 1] of images; it is trained, in place. None where no term with a weight asks for it.
         config: settings.
         judges: see ``Judges``.
         source: gives the images of a step.
@@ -74,15 +54,16 @@ class Stage:
 
     terms: Sequence[str] = ()
 
-    def __init__(self, model: StyleModel, critic: nn.Module, *, config: StageConfig, judges: Judges, source: Source,
+    def __init__(self, model: StyleModel, critic: nn.Module | None, *, config: StageConfig, judges: Judges, source: Source,
                  preview: Tensor) -> None:
         self.config, self.judges, self.source, self.preview = config, judges, source, preview
-        self.model, self.critic = model.eval().requires_grad_(False), critic.eval()
+        self.model, self.critic = model.eval().requires_grad_(False), None if critic is None else critic.eval()
         self.device, self.dtype = model.latent_avg.device, getattr(torch, config.dtype)
         self._person = Remembered(judges.recogniser)
         self.rng = torch.Generator().manual_seed(config.seed)
         self.game = critic_terms(config.critic_form)
-        self.optimizers = {"critic": self.adam(critic.requires_grad_(True).parameters(), config.critic_lr)}
+        self.optimizers = {} if critic is None else {
+            "critic": self.adam(critic.requires_grad_(True).parameters(), config.critic_lr)}
         self.step_count = 0
         self.history: list[dict[str, float]] = []
 
@@ -179,13 +160,15 @@ class Encapsulator(Stage):
         model: starts from a base's encoder and generator; it is trained in place.
         critic, judges, source, preview: see ``Stage``.
         config: settings; ``rows`` and ``n_mlp`` are the remapping network's already.
+        held_out: images [K, 3, S, S] that are not trained on; where given, the first phase ends with the networks that were
+            nearest to them.
     """
 
     terms = ("r", "lpips", "id", "adv_r", "swap", "adv_z", "critic", "penalty", "total")
     config: EncapsulationConfig
 
     def __init__(self, model: StyleModel, critic: nn.Module, *, config: EncapsulationConfig, judges: Judges, source: Source,
-                 preview: Tensor) -> None:
+                 preview: Tensor, held_out: Tensor | None = None) -> None:
         super().__init__(model, critic, config=config, judges=judges, source=source, preview=preview)
         self.parts = {
             **{f"encoder.{name}": p for name, p in matching(model.encoder, config.encoder_parts).items()},
@@ -194,6 +177,9 @@ class Encapsulator(Stage):
         self.optimizers |= {"model": self.adam(list(self.parts.values()), config.lr),
                             "remapping": self.adam(list(self.remapping.values()), config.remap_lr)}
         self.average = deepcopy(model) if config.average else None
+        self.held_out, self.best, self.best_value = held_out, None, math.inf
+        if held_out is not None:
+            self.terms, self.best = (*self.terms, "validation"), deepcopy(model)
 
     @property
     def total(self) -> int:
@@ -201,7 +187,15 @@ class Encapsulator(Stage):
         return self.config.steps + self.config.swap_steps
 
     def trained(self) -> dict[str, nn.Module]:
-        return {"model": self.model, "critic": self.critic, **({} if self.average is None else {"average": self.average})}
+        kept = {"average": self.average, "best": self.best}
+        return {"model": self.model, "critic": self.critic, **{name: part for name, part in kept.items() if part is not None}}
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"best_value": self.best_value}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self.best_value = float(state.get("best_value", math.inf))
 
     @property
     def result(self) -> StyleModel:
@@ -211,10 +205,30 @@ class Encapsulator(Stage):
     def advance(self, images: Tensor) -> dict[str, Tensor]:
         if self.step_count == self.config.steps:
             self._begin_swapping()
-        terms = self._reconstruct(images) if self.step_count < self.config.steps else self._swap(images)
+        reconstructing = self.step_count < self.config.steps
+        terms = self._reconstruct(images) if reconstructing else self._swap(images)
         if self.average is not None:
             update_ema(self.average, self.model, self.config.average)
+        if self.held_out is not None and reconstructing:
+            done = self.step_count + 1
+            if done % self.config.val_every == 0 or done == self.config.steps:
+                terms["validation"] = self._validate()
+            if done == self.config.steps:  # what comes after starts from the best networks, not from the last
+                for part in (self.model, self.average):
+                    if part is not None:
+                        part.load_state_dict(self.best.state_dict())
         return terms
+
+    @torch.no_grad()
+    def _validate(self) -> Tensor:
+        """Return the weighted distance of the held-out images from their reconstructions, and keep the best networks."""
+        weights = self.config.reconstruction_weights | {"adv_r": 0.0}
+        value = torch.stack([torch.stack(list(weighted(self.likeness(self.result(image), image, weights), weights).values())
+                                         ).sum() for image in self.held_out.split(self.config.batch)]).mean()
+        if float(value) < self.best_value:
+            self.best_value = float(value)
+            self.best.load_state_dict(self.result.state_dict())
+        return value
 
     def rate(self) -> float:
         """Return the rate of encoder and generator in this step: over the share ``decay`` at the end it falls to a tenth."""
@@ -291,7 +305,7 @@ class Adapter(Stage):
 
     Args:
         model: an encapsulated style; it stays as it is, ``model`` of the adapter has the copy.
-        critic: the style's; a copy is trained.
+        critic: the style's; a copy is trained. None needs an ``adv_weight`` of 0.
         config: settings.
         judges, source, preview: see ``Stage``.
     """
@@ -299,8 +313,10 @@ class Adapter(Stage):
     terms = ("r", "lpips", "id", "adv", "critic", "penalty", "total")
     config: AdaptationConfig
 
-    def __init__(self, model: StyleModel, critic: nn.Module, *, config: AdaptationConfig, judges: Judges, source: Source,
-                 preview: Tensor) -> None:
+    def __init__(self, model: StyleModel, critic: nn.Module | None, *, config: AdaptationConfig, judges: Judges,
+                 source: Source, preview: Tensor) -> None:
+        if critic is None and config.adv_weight:
+            raise ValueError(f"the style has no critic, so adv_weight must be 0, got {config.adv_weight}")
         adapted = StyleModel(deepcopy(model.encoder), model.generator, model.remapping, model.latent_avg)
         super().__init__(adapted, deepcopy(critic), config=config, judges=judges, source=source, preview=preview)
         self.unadapted, self._before = model, Remembered(model)
@@ -317,7 +333,7 @@ class Adapter(Stage):
         return self.config.steps
 
     def trained(self) -> dict[str, nn.Module]:
-        return {"encoder": self.model.encoder, "critic": self.critic}
+        return {"encoder": self.model.encoder, **({} if self.critic is None else {"critic": self.critic})}
 
     def advance(self, images: Tensor) -> dict[str, Tensor]:
         weights, found = self.config.weights, {}
@@ -346,7 +362,7 @@ class Adapter(Stage):
         return {"photos x": self.preview, "D(E(x))": self.unadapted(self.preview), "D(E'(x))": self.draw(self.preview)}
 
 
-def adapt_to(photo: Tensor, model: StyleModel, critic: nn.Module, *, config: AdaptationConfig, judges: Judges,
+def adapt_to(photo: Tensor, model: StyleModel, critic: nn.Module | None, *, config: AdaptationConfig, judges: Judges,
              progress: Callable[[], Any] | None = None) -> Tensor:
     """Return E'(x) [1, L, D] for one photo after test-time training (paper: 50 steps).
 

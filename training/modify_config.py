@@ -39,7 +39,7 @@ class StageConfig:
             value = getattr(self, field.name)
             if field.name.endswith("_parts") and not isinstance(value, str):
                 object.__setattr__(self, field.name, tuple(map(str, value)))
-            least = 1 if field.name in ("batch", "penalty_every", "critic_every", "rows") else 0
+            least = 1 if field.name in ("batch", "penalty_every", "critic_every", "rows", "val_every") else 0
             if isinstance(value, (int, float)) and not least <= value < float("inf"):
                 raise ValueError(f"{field.name} must be at least {least}, got {value}")
         for name, allowed in (("critic_form", CRITIC_FORMS), ("dtype", DTYPES)):
@@ -77,7 +77,8 @@ class EncapsulationConfig(StageConfig):
     ``n_mlp`` the depth of the remapping network, ``remap_lr`` its rate, ``code_form`` the form of eq. 6. ``lr`` falls to a
     tenth over the share ``decay`` of the first phase, at its end; the style is the running average of the networks with the
     decay ``average``; both are 0 in the paper. The remapping network begins "random", as in the paper, or with the "moments"
-    of the images' rows, see ``start_remapping``.
+    of the images' rows, see ``start_remapping``. A share ``validation`` of the images is held out and
+    looked at in every ``val_every``-th step of the first phase, which ends with the networks that were nearest to them.
     """
 
     steps: int = 150_000
@@ -96,6 +97,8 @@ class EncapsulationConfig(StageConfig):
     decay: float = 0.0
     average: float = 0.0
     remap_start: str = "random"
+    validation: float = 0.0
+    val_every: int = 50
     encoder_parts: tuple[str, ...] = ()
     generator_parts: tuple[str, ...] = ()
 
@@ -106,6 +109,8 @@ class EncapsulationConfig(StageConfig):
                              f"{self.code_form!r} and {self.swap_parts!r}")
         if self.remap_start not in REMAP_STARTS:
             raise ValueError(f"remap_start must be one of {REMAP_STARTS}, got {self.remap_start!r}")
+        if self.validation >= 1.0:
+            raise ValueError(f"validation must be below 1, got {self.validation}")
         if self.average >= 1.0 or self.decay > 1.0:
             raise ValueError(f"average must be below 1 and decay at most 1, got {self.average} and {self.decay}")
         if not self.steps + self.swap_steps:

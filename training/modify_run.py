@@ -39,6 +39,8 @@ HELP = {
     "code_form": "swapping as the paper, or mean squares as the released code",
     "swap_parts": "what the second phase trains",
     "decay": "share of the first phase, at its end, over which the learning rate falls to a tenth",
+    "validation": "share of the images that is held out, so that the networks nearest to it are kept",
+    "val_every": "steps between looks at them",
     "remap_start": "how the remapping network begins its phase",
     "average": "decay of the running average that the style is; 0 for the last step's networks",
     "penalty": "weight of the critic's gradient penalty, 0 for none",
