@@ -25,7 +25,7 @@ class FaceContext:
     """An aligned face as the drawing stages know it.
 
     Attributes:
-        mesh: [1, 468, 2] as fractions of the frame's side.
+        mesh: [1, 468, 3], x, y and depth as fractions of the frame's side.
         parts: how far each pixel is skin, hair, background or the rest, [1, 4, S, S].
     """
 
@@ -44,14 +44,14 @@ class FaceContext:
 
 
 def aligned_mesh(image: Tensor) -> tuple[Tensor, float]:
-    """Return the mesh [1, 468, 2] of an aligned face [1, 3, S, S] as fractions of the side, and its score from 0 to 1."""
+    """Return the mesh [1, 468, 3] of an aligned face [1, 3, S, S] as fractions of the side, and its score from 0 to 1."""
     picture, side = to_pil(image), image.shape[3]
     centre, reach = np.array(CENTRE) * side, SIDE * side
     for _ in range(ROUNDS):
         mesh, score = read_mesh(picture, centre, reach, 0.0)
         low, high = mesh[:, :2].min(axis=0), mesh[:, :2].max(axis=0)
         centre, reach = (low + high) / 2.0, AROUND * float((high - low).max())
-    return torch.from_numpy(mesh[None, :, :2] / side).float().to(image.device), score
+    return torch.from_numpy(mesh[None] / side).float().to(image.device), score
 
 
 def read_context(image: Tensor, mesh: Tensor | None = None) -> FaceContext:
@@ -59,7 +59,7 @@ def read_context(image: Tensor, mesh: Tensor | None = None) -> FaceContext:
 
     Args:
         image: [1, 3, S, S] in [-1, 1].
-        mesh: [1, 468, 2] where it is known already.
+        mesh: [1, 468, 3] where it is known already.
 
     Raises:
         ValueError: unless the image is one square.
@@ -67,8 +67,7 @@ def read_context(image: Tensor, mesh: Tensor | None = None) -> FaceContext:
     if image.ndim != 4 or len(image) != 1 or image.shape[2] != image.shape[3]:
         raise ValueError(f"expected an image [1, 3, S, S], got {list(image.shape)}")
     mesh = aligned_mesh(image)[0] if mesh is None else mesh
-    flat = mesh[0].cpu().numpy() * image.shape[3]
-    parts = face_parts(image, [np.concatenate([flat, np.zeros((len(flat), 1))], axis=1)])
+    parts = face_parts(image, [mesh[0].cpu().numpy() * image.shape[3]])
     return FaceContext(mesh, parts.to(image))
 
 

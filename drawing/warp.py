@@ -24,7 +24,8 @@ SHUT = 0.05
 
 
 def with_rings(mesh: Tensor) -> Tensor:
-    """Return the points that a warp is told by: meshes [N, 468, 2] and rings around them, [N, POINTS, 2]."""
+    """Return the points that a warp is told by: meshes [N, 468, 2 or 3] and rings around them, [N, POINTS, 2]."""
+    mesh = mesh[..., :2]
     middle = mesh[:, list(BRIDGE)].mean(dim=1, keepdim=True)
     oval = mesh[:, list(OVAL)]
     return torch.cat([mesh, *(middle + size * (oval - middle) for size in RINGS)], dim=1)
