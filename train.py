@@ -12,8 +12,7 @@ from typing import Any
 
 from pipeline import cli
 
-
-SAMPLE = ("source_sample.png", "target_sample.png")
+SAMPLE = ("source_sample", "target_sample")
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -21,9 +20,14 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
     parser = cli.ArgumentParser(prog="train.py", description=__doc__)
     parser.add_argument("--style", default="sample", help="name of the new style, saved as checkpoints/NAME.safetensors")
-    parser.add_argument("--source", default=None, help="real photo: a path, or a name in data/style_images_aligned; "
-                                                       f"{SAMPLE[0]} where not given")
-    parser.add_argument("--target", default=None, help=f"the same face in the style, likewise; {SAMPLE[1]} where not given")
+    parser.add_argument("--source", nargs="+", default=None,
+                        help="real photo: a path, or a name in data/style_images_aligned; several for as many targets; without one "
+                             "the style is made of the target alone")
+    parser.add_argument("--target", nargs="+", default=None,
+                        help=f"the same face in the style, likewise; {SAMPLE[0]} and {SAMPLE[1]} where neither is given")
+    parser.add_argument("--drawing", choices=("auto", "true", "false"), default="auto",
+                        help="learn tone and strokes, with which photos themselves are drawn; auto does with the starter's profile")
+    parser.add_argument("--stroke_steps", type=cli.non_negative_int, default=160, help="training steps of the strokes")
     parser.add_argument("--style_ref", default=None, help="real image of the adversarial term; the target where not given")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="find and align the faces of the pair first")
@@ -70,43 +74,60 @@ def checker(args: Namespace) -> Any:
     return check
 
 
-def refuse_other_pair(args: Namespace, run: Any, *, size: int) -> None:
-    """Raise UserError where the command line names other images than those of the run that goes on."""
+def frames_of(args: Namespace, names: Sequence[str]) -> list[Any]:
+    """Return pictures [1, 3, S, S] as the drawing stages see them, aligned where that is asked for."""
+    from data.images import read_image, to_tensor
+    from drawing.style import FRAME
+    from faces.find import face_aligner
+    from training.inputs import find_image
+
+    align = face_aligner(FRAME, cli.finder_of(args).make()) if args.align else None
+    images = [(name, read_image(find_image(name))) for name in names]
+    return [to_tensor(align(image, name) if align else image, FRAME) for name, image in images]
+
+
+def pictures_of(args: Namespace) -> tuple[list[str], list[str]]:
+    """Return the names of sources and targets; the sample pair where neither is given, no source for a drawing alone.
+
+    Raises:
+        UserError: for another number of sources than of targets.
+    """
+    sources, targets = args.source or [], args.target or []
+    if not sources and not targets:
+        return [SAMPLE[0]], [SAMPLE[1]]
+    if sources and len(sources) != len(targets):
+        raise cli.UserError(f"--source, --target: got {len(sources)} photos and {len(targets)} drawings; give one photo for each "
+                            "drawing, or drawings alone")
+    return sources, targets
+
+
+def start(args: Namespace, setting: Any, frames: tuple[list, list]) -> tuple[Any, list]:
+    """Return a new tuner at step 0, its pair inverted, and what the drawing stages know of the pairs.
+
+    Args:
+        args: parsed options.
+        setting: see ``training.style_run.Setting``.
+        frames: sources and targets, see ``frames_of``; none where the drawing stages are not used.
+    """
     from faces.find import face_aligner
     from training.inputs import read_pair
+    from training.prepare import new_tuner
+    from training.style_run import drawing_pair, examples_of, latents_start
 
-    for option in ("source", "target", "style_ref"):
-        name = getattr(args, option)
-        if name is not None:
-            image = read_pair(name, name, None, size=size, align=face_aligner(size, cli.finder_of(args).make()) if args.align else None).source
-            if not bool((image == getattr(run, option).to(image)).all()):
-                raise cli.UserError(f"--{option} {name}: the run was started with another image; leave it out with --resume, or "
-                                    "start again with --overwrite")
-
-
-def start(args: Namespace, base: Any, vit: Any, landmark_net: Any, device: Any) -> Any:
-    """Return a new tuner at step 0, its pair inverted."""
-    from checkpoints import builders
-    from faces.find import face_aligner
-    from training.inputs import read_pair
-    from training.mixed import training_dtype
-    from training.options import choose_config
-    from training.likeness import inversion_loss
-    from training.prepare import encoded_start, new_tuner
-
-    size = base.generator.config.size
-    config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))
-    align = face_aligner(size, cli.finder_of(args).make()) if args.align else None
-    pair = read_pair(args.source or SAMPLE[0], args.target or SAMPLE[1], args.style_ref, size=size, align=align,
-                     check=checker(args))
-    w_init = base.generator.broadcast(base.w_avg[None])
-    if args.inversion_start == "encoder" or (args.inversion_start == "auto" and args.base == "starter"):
-        encoder = builders.load_encoder("starter" if size <= 256 else "official", device=device)
-        w_init = encoded_start(encoder.module, encoder.latent_avg, pair, input_size=encoder.input_size)
-    objective = inversion_loss(vit, args.lpips_dir or builders.checkpoints_dir(), needs_lpips=bool(args.lpips_dir))
-    print(f"inverting with L1 + {type(objective.perceptual).__name__}", file=sys.stderr)
-    return new_tuner(base.generator, base.discriminator, dino=vit, config=config, pair=pair, w_init=w_init,
-                     objective=objective.to(device), landmark_net=landmark_net)
+    sources, targets = pictures_of(args)
+    if sources:
+        align = face_aligner(setting.size, cli.finder_of(args).make()) if args.align else None
+        checked = checker(args)
+        for source, target in zip(sources[1:], targets[1:], strict=True):
+            read_pair(source, target, None, size=setting.size, align=align, check=checked)
+        pair = read_pair(sources[0], targets[0], args.style_ref, size=setting.size, align=align, check=checked)
+    else:
+        pair = drawing_pair(setting, frames[1][0])
+    examples = examples_of(*frames, names=(sources, targets)) if setting.is_drawn else []
+    w_init, objective = latents_start(setting, args, pair)
+    points = examples[0].points if examples else None
+    return new_tuner(setting.base.generator, setting.base.discriminator, dino=setting.vit, config=setting.config, pair=pair,
+                     w_init=w_init, objective=objective, landmark_net=setting.landmark_net, points=points), examples
 
 
 def run(args: Namespace) -> int:
@@ -114,79 +135,37 @@ def run(args: Namespace) -> int:
 
     keep_freed_memory()
     from checkpoints import builders
-    from checkpoints.features import load_landmark_net
-    from styles.deformable import export_published, save_style
-    from styles.patches import pair_tensors
-    from training.manner import manner_of_pair
-    from training.options import choose_config, run_digest
-    from training.prepare import resumed_tuner
-    from training.session import Interrupted, Session
-    from training.state import STATE_FILE, read_state, refuse_existing, refuse_other_run
+    from training.session import Interrupted
+    from training.state import STATE_FILE, read_state, refuse_existing
+    from training.style_run import StyleRun, read_setting
 
     if Path(args.style).name != args.style or args.style.startswith(".") or not args.style:
         raise cli.UserError(f"--style {args.style!r}: give a plain name without slashes")
-    try:
-        choose_config(args, size=0, dtype="float32")
-    except ValueError as error:
-        raise cli.UserError(f"train.py: {error}") from error
-    device, folder = cli.resolve_device(args.device), args.outdir or Path("outputs/train") / args.style
+    folder = args.outdir or Path("outputs/train") / args.style
     output = builders.checkpoints_dir() / f"{args.style}.safetensors"
+    pictures_of(args)
+    setting = read_setting(args)
     cli.ensure_dir(folder), cli.ensure_dir(output.parent)
     state = read_state(folder / STATE_FILE) if args.resume and (folder / STATE_FILE).exists() else None
     if not (args.resume or args.overwrite):
         refuse_existing(output, folder)
-    base = builders.load_base(args.base, device=device, with_discriminator=True)
-    size = base.generator.config.size
-    if args.img_res not in (None, size):
-        raise cli.UserError(f"--img_res {args.img_res}: the base makes images of {size} px; leave the option out")
-    config = choose_config(args, size=size, dtype="float32")
-    if args.export_published and (config.look or config.guarded or config.carry_image):
-        raise cli.UserError("--export_published: the published file cannot hold the starter profile's look and warps; add "
-                            "--profile published, or --look_res 0 --guarded false --carry_image false")
-    vit = builders.load_vit(args.vit or ("starter" if size <= 256 else "official"), device=device)
-    landmark_net = load_landmark_net(device=device).module
-
-    def keep() -> None:
-        save_style(output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
-                   training={"settings": tuner.config.to_dict(), "run": digest, "steps": tuner.step_count},
-                   target_latent=tuner.latents[1], manner=manner, painted=share, pair=pair)
-
+    work = StyleRun(args, setting, folder, output)
     try:
-        tuner = (resumed_tuner(base.generator, base.discriminator, dino=vit, args=args, state=state,
-                               fingerprint=base.fingerprint, landmark_net=landmark_net)
-                 if state else start(args, base, vit, landmark_net, device))
         if state:
-            refuse_other_pair(args, tuner.pair, size=size)
-        if tuner.guide is not None and not tuner.guide.is_sure:
-            print(f"the pair's landmarks are not sure (they differ from the mirrored images' by {tuner.guide.doubt:.0%} of "
-                  "the eye distance), so training goes on without the landmark terms: the deformation is left to the "
-                  "directional term, the look keeps the drawing's own shape, and no patches of it are kept", file=sys.stderr)
-        if args.checkpointing:
-            tuner.save_memory()
-        manner, share = manner_of_pair(tuner.pair, tuner.guide, vit) if tuner.config.look and size <= 256 else (None, None)
-        sure = tuner.config.look and tuner.guide is not None and tuner.guide.is_sure
-        pair = pair_tensors(tuner.pair.source, tuner.pair.target, tuner.guide.points) if sure else None
-        digest = run_digest(tuner.config, tuner.pair, base.fingerprint)
-        if not args.overwrite:
-            refuse_other_run(output, digest)
-        hint = args.command if "--resume" in args.command.split() else f"{args.command} --resume"
-        facts = {"style": args.style, "base": base.name, "fingerprint": base.fingerprint, "run": digest}
-        Session(folder, facts, args.save_every, args.sheet_every, hint.replace(" --overwrite", "")).train(tuner)
+            work.resume(state, frames=lambda names: frames_of(args, names), given=(args.source, args.target))
+        else:
+            names = pictures_of(args)
+            frames = tuple(frames_of(args, each) for each in names) if setting.is_drawn else ([], [])
+            work.begin(*start(args, setting, frames), frames=frames)
+        work.train()
     except Interrupted as error:
         cli.report(error)
         return 130
-    except ArithmeticError as error:
-        if not tuner.step_count:
-            raise cli.UserError(str(error)) from error
-        keep()
-        raise cli.UserError(f"{error}; {output} holds the style of step {tuner.step_count}, the last good one") from error
     except (OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
-    keep()
     print(output)
     if args.export_published:
-        export_published(args.export_published, tuner.ema)
-        print(args.export_published)
+        print(work.export_published(args.export_published))
     return 0
 
 

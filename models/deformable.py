@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from models.landmark_goal import completed, landmark_goals, trust
-from models.look import landmark_grid, look_maps, matched
-from models.sampling_grids import composed, enlarged, halved
+from models.sampling_grids import enlarged, halved
 from models.spatial_transformer import (
     SpatialTransformerConfig,
     build_affine,
@@ -22,11 +19,10 @@ from models.spatial_transformer import (
     strength_field,
     warp,
 )
-from models.stylegan2 import Generator, GeneratorConfig, Halfway, generator_config_from_state, layer_at
+from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state, layer_at
 
 PUBLISHED_PARTS = ("g", "stns", "rtstn")
 PUBLISHED_EXTENT = 0.95
-LANDMARKS = 68
 
 
 class Deformed(NamedTuple):
@@ -38,17 +34,13 @@ class Deformed(NamedTuple):
 
 @dataclass
 class _Run:
-    """What one synthesis passes from layer to layer: alpha, residuals by side that are still to be added, the maps of a
-    matched look and its strength, TPS grids so far, the grids of each resolution, by which the image is carried along, and
-    the landmarks of the faces."""
+    """What one synthesis passes from layer to layer: alpha, residuals by side that are still to be added, TPS grids so far, and
+    the grids of each resolution, by which the image is carried along."""
 
     alpha: float | Tensor
     residuals: dict[int, Tensor]
-    maps: Tensor | None = None
-    strength: float = 1.0
     grids: dict[int, Tensor] = field(default_factory=dict)
     passed: dict[int, list[Tensor]] = field(default_factory=dict)
-    places: Tensor | None = None
 
     def carry(self, grid: Tensor, *, mode: str) -> None:
         """Move residuals, which are still to be added at a higher resolution, by a warp that comes before them."""
@@ -84,19 +76,6 @@ class DeformableGenerator(nn.Module):
         self.config = config
         self.affine = build_affine(config, generator=rng) if config.affine else None
         self.tps = build_tps(config, generator=rng) if config.tps else None
-        # Landmarks of the drawing where the pair's real face has ``look_places``; a style that knows them sets them.
-        self.register_buffer("drawn_places", None, persistent=False)
-        self.look: nn.Parameter | None = None
-        self._kept_maps: tuple[list[tuple], Tensor] | None = None
-        if config.look:
-            if config.look not in widths:
-                raise ValueError(f"the generator has no features of {config.look} px; choose one of {sorted(widths)}")
-            shape = (1, widths[config.look], config.look, config.look)
-            self.look = nn.Parameter(torch.zeros(shape))
-            if config.look_form != "added":
-                self.register_buffer("look_source", torch.zeros(shape))
-            if config.look_form == "carried":
-                self.register_buffer("look_places", torch.zeros(1, LANDMARKS, 2))
 
     @classmethod
     def for_generator(
@@ -117,8 +96,7 @@ class DeformableGenerator(nn.Module):
 
     def synthesis(
         self, w_plus: Tensor, *, alpha: float | Tensor = 1.0, noise: Sequence[Tensor], residual: Tensor | None = None,
-        look: float = 1.0, places: Tensor | None = None, detail: Tensor | None = None, passed: list[Tensor] | None = None,
-        half: Halfway | None = None,
+        passed: list[Tensor] | None = None,
     ) -> Deformed:
         """Turn latents into deformed images.
 
@@ -128,12 +106,7 @@ class DeformableGenerator(nn.Module):
                 control point, in the order of `resting_points`; 0 is rest, 1 as learned, values outside extrapolate.
             noise: one [1 or N, 1, H, W] per convolution, see `Generator.synthesis`.
             residual: [N, C, R, R] of the undeformed face, see `models.face.Face`; warps at lower resolutions move it too.
-            look: how much of the style's own look is taken, where it has one.
-            places: landmarks [N, 68, 2] of the undeformed faces as fractions of the side, to which a look is carried; it
-                stays where the pair has it without them. Where the drawing's are known the last warp takes them to those.
-            detail: [N, 3, S, S], added to the images where the warps put it.
             passed: a list to which the sampling grids of all warps are added, in turn.
-            half: what the generator's ``halfway`` gives of the latents' first rows, at ``start`` px or below, or None.
 
         Returns:
             Deformed(image, grids); grids is empty without TPS blocks.
@@ -142,83 +115,32 @@ class DeformableGenerator(nn.Module):
             ValueError: for wrong shapes.
             NonFiniteError: if a sampling grid holds NaN or infinity.
         """
-        run = self._run(alpha, residual, look, places)
-        sizes = {*self.config.resolutions, *run.residuals} | ({self.config.look} if run.maps is not None else set())
+        run = _Run(alpha, {} if residual is None else {residual.shape[3]: residual})
+        sizes = {*self.config.resolutions, *run.residuals}
         transforms = {layer_at(size): partial(self._transform, size=size, run=run) for size in sizes}
         on_image = {}
         if self.config.carry_image:
             on_image = {layer_at(size): partial(self._carry_image, size=size, run=run) for size in self.config.resolutions}
-        draw = self.generator.synthesis
-        if half is not None:
-            draw = partial(self.generator.finish, half, resolution=half.features.shape[3])
-        image = draw(w_plus, noise=noise, feature_transforms=transforms, image_transforms=on_image)
-        grids = [grid for size in self.config.resolutions for grid in run.passed.get(size, [])]
+        image = self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms, image_transforms=on_image)
         if passed is not None:
-            passed += grids
-        if detail is not None:
-            moved = warp(detail, composed(grids, detail.shape[3]), mode=self.config.mode, where="detail") if grids else detail
-            image = image + moved.to(image.dtype)
+            passed += [grid for size in self.config.resolutions for grid in run.passed.get(size, [])]
         return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])
 
-    @property
-    def start(self) -> int:
-        """Side in px of the features below which every face is as the generator has it."""
-        return min(*self.config.resolutions, self.config.look or self.config.resolutions[0])
-
-    def features(
-        self, w_plus: Tensor, *, noise: Sequence[Tensor], residual: Tensor | None = None, look: float = 1.0,
-        places: Tensor | None = None, side: int | None = None,
-    ) -> Tensor:
-        """Return the features of ``side`` px, [N, C, side, side], before they are warped; see ``synthesis``.
-
-        Without a side they are what the first warp gets to see.
-        """
+    def features(self, w_plus: Tensor, *, noise: Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
+        """Return what the first warp gets to see, [N, C, S, S]; see ``synthesis``."""
         seen: list[Tensor] = []
-        wanted = side or min(self.config.resolutions)
-        run = self._run(0.0, residual, look, places)
-        sides = {*run.residuals, wanted} | ({self.config.look} if run.maps is not None else set())
+        wanted = min(self.config.resolutions)
+        run = _Run(0.0, {} if residual is None else {residual.shape[3]: residual})
 
         def note(features: Tensor, size: int) -> Tensor:
-            features = self._drawn(features, size=size, run=run)
+            features = self._with_residual(features, size=size, run=run)
             if size == wanted:
                 seen.append(features)
             return features
 
-        transforms = {layer_at(size): partial(note, size=size) for size in sides if size <= wanted}
+        transforms = {layer_at(size): partial(note, size=size) for size in {*run.residuals, wanted} if size <= wanted}
         self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms)
         return seen[0]
-
-    def _run(self, alpha: float | Tensor, residual: Tensor | None, look: float, places: Tensor | None) -> _Run:
-        """Return what a synthesis of these arguments begins with."""
-        if self.look is None or self.config.look_form == "added" or look == 0.0:
-            return _Run(alpha, self.residuals(residual, look), places=places)
-        return _Run(alpha, self.residuals(residual, 0.0), self.maps(places), look, places=places)
-
-    def maps(self, places: Tensor | None) -> Tensor:
-        """Return the maps of the style's look, see ``models.look``, carried to landmarks [N, 68, 2] where it is carried."""
-        maps = self._look_maps()
-        if places is None or self.config.look_form != "carried":
-            return maps
-        grid = landmark_grid(places.to(maps), self.look_places, self.config.look)
-        return warp(maps.expand(len(grid), -1, -1, -1), grid, mode=self.config.mode, where="a look")
-
-    def _look_maps(self) -> Tensor:
-        """Return the maps of the style's look, kept from one call to the next while nothing is trained."""
-        look, source = self.look, self.look_source
-        if look.requires_grad:
-            return look_maps(look, source)
-        state = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in (look, source)]
-        if self._kept_maps is None or self._kept_maps[0] != state:
-            self._kept_maps = state, look_maps(look, source).contiguous(memory_format=torch.channels_last)
-        return self._kept_maps[1]
-
-    def residuals(self, residual: Tensor | None, look: float) -> dict[int, Tensor]:
-        """Return what is added to the features, by side: the face's own [N, C, R, R] and the style's, times ``look``."""
-        found = {} if residual is None else {residual.shape[3]: residual}
-        if self.look is not None and look != 0.0:
-            own = look * self.look
-            found[self.config.look] = own + found[self.config.look] if self.config.look in found else own
-        return found
 
     def _carry_image(self, image: Tensor, *, size: int, run: _Run) -> Tensor:
         """Warp the image [N, 3, size/2, size/2] of the layers before a warp as that warped the features."""
@@ -226,17 +148,14 @@ class DeformableGenerator(nn.Module):
             image = warp(image, halved(grid), mode=self.config.mode, where=f"the image at {size // 2} px")
         return image
 
-    def _drawn(self, features: Tensor, *, size: int, run: _Run) -> Tensor:
-        """Add the residual where it belongs, and draw in the style's look."""
-        if size in run.residuals:
-            features = features + run.residuals.pop(size).to(features.dtype)
-        if run.maps is not None and size == self.config.look:
-            features = matched(features.float(), run.maps, strength=run.strength).to(features.dtype)
-        return features
+    @staticmethod
+    def _with_residual(features: Tensor, *, size: int, run: _Run) -> Tensor:
+        """Add the residual where it belongs."""
+        return features + run.residuals.pop(size).to(features.dtype) if size in run.residuals else features
 
     def _transform(self, features: Tensor, *, size: int, run: _Run) -> Tensor:
-        """Draw, and warp the features of one resolution."""
-        features = self._drawn(features, size=size, run=run)
+        """Warp the features of one resolution."""
+        features = self._with_residual(features, size=size, run=run)
         if size not in self.config.resolutions:
             return features
         index, alpha = self.config.resolutions.index(size), run.alpha
@@ -247,35 +166,10 @@ class DeformableGenerator(nn.Module):
             run.carry(grid, mode=self.config.mode)
         if self.tps is not None:
             grid = self.tps.stns[index].grid(features, alpha=alpha)
-            if index == len(self.config.resolutions) - 1:
-                before = [one for side in self.config.resolutions for one in run.passed.get(side, [])]
-                grid = self.completed(grid, before, run.places, alpha)
             features = warp(features, grid, mode=self.config.mode, where=f"the TPS block at {size} px")
             run.grids[size] = grid
             run.carry(grid, mode=self.config.mode)
         return features
-
-    def completed(self, grid: Tensor, before: Sequence[Tensor], places: Tensor | None, alpha: float | Tensor) -> Tensor:
-        """Return the grid of the last warp such that landmarks get where the drawing has them, as far as alpha says.
-
-        Args:
-            grid: [N, S, S, 2].
-            before: grids of the warps before it, in turn.
-            places: landmarks [N, 68, 2] of the undeformed faces; without them, or the drawing's, the grid stays.
-            alpha: see ``synthesis``.
-        """
-        if self.drawn_places is None or places is None:
-            return grid
-        places = places.to(grid)
-        if isinstance(alpha, Tensor) and alpha.ndim == 2:
-            field = strength_field(alpha, grid.shape[1], extent=self.config.extent).to(grid)[:, None]
-            alpha = F.grid_sample(field.expand(len(places), -1, -1, -1), 2.0 * places[:, :, None] - 1.0,
-                                  padding_mode="border", align_corners=False)[:, 0]  # [N, 68, 1]
-        elif isinstance(alpha, Tensor):
-            alpha = alpha.to(grid).reshape(-1, 1, 1)
-        goals = landmark_goals(places, self.look_places, self.drawn_places)
-        return completed(grid, before, places, places + alpha * (goals - places),
-                         share=trust(self.look_places, self.drawn_places))
 
     def published_state(self) -> dict[str, dict[str, Tensor]]:
         """Return `{"g", "stns", "rtstn"}` with the names of the released style files.
@@ -286,9 +180,9 @@ class DeformableGenerator(nn.Module):
         Raises:
             ValueError: for a config that the format cannot say (no affine or TPS block, another extent).
         """
-        if self.config.look or self.config.carry_image or self.config.guarded:
-            raise ValueError("the published format cannot hold a style's own look, an image that is carried along or guarded "
-                             "warps; train with --profile published for it")
+        if self.config.carry_image or self.config.guarded:
+            raise ValueError("the published format cannot hold an image that is carried along or guarded warps; train with "
+                             "--profile published for it")
         if self.affine is None or self.tps is None or self.config.extent != PUBLISHED_EXTENT:
             raise ValueError("the published format holds affine and TPS blocks with extent "
                              f"{PUBLISHED_EXTENT}, got affine={self.config.affine}, tps={self.config.tps}, "

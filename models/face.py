@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.matches import Matches
 from models.stylegan2 import FeatureTransforms, Halfway, layer_at
 
 
@@ -24,8 +24,7 @@ class Face:
         residual: [N, C, R, R], added to the features after the second convolution at R px (see ``layer_at``), or None.
         photo: [N, 3, S, S] in [-1, 1], the aligned photos that the faces were found in, or None. Kinds of styles that draw what
             no inversion shows take it from there.
-        last: of one face in a clip, what its last frame was drawn with, one for each pair of a style that draws with patches;
-            drawing changes it. None everywhere else.
+        known: what the drawing stages know of each face, ``drawing.context.FaceContext``, or None: they read it then.
         half: a synthesis of the rows up to the residual's side, or None. Only where the generator that draws the faces is known
             to begin as the one that did it.
 
@@ -36,8 +35,8 @@ class Face:
     w_plus: Tensor
     residual: Tensor | None = None
     photo: Tensor | None = None
-    last: list[Matches] | None = None
     half: Halfway | None = None
+    known: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.w_plus.ndim != 3:
@@ -64,7 +63,7 @@ class Face:
         return len(self.w_plus)
 
     def __getitem__(self, part: slice) -> Face:
-        return self._changed(lambda tensor: tensor[part])
+        return replace(self._changed(lambda tensor: tensor[part]), known=None if self.known is None else self.known[part])
 
     @property
     def resolution(self) -> int | None:

@@ -64,13 +64,6 @@ def mix_deformables(parts: Sequence[DeformableGenerator], weights: Sequence[floa
         if (other.config, other.generator.config) != (first.config, first.generator.config):
             raise ValueError("generators of different shapes or warp modes cannot be mixed")
     mixed = DeformableGenerator(mix_generators([part.generator for part in parts], weights), first.config)
-    if mixed.look is not None:
-        for name in ("look", "look_source", "look_places"):
-            if hasattr(mixed, name):
-                own = [getattr(part, name) for part in parts]
-                getattr(mixed, name).data.copy_(sum(weight * tensor for tensor, weight in zip(own, weights, strict=True)))
-    if all(part.drawn_places is not None for part in parts):
-        mixed.drawn_places = sum(weight * part.drawn_places for part, weight in zip(parts, weights, strict=True))
     for index in range(len(first.config.resolutions)):
         if mixed.tps is not None:
             mixed.tps.stns[index].loc_net = WeightedSum([part.tps.stns[index].loc_net for part in parts], weights)

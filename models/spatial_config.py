@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 MODES = ("exact", "published")
-LOOK_FORMS = ("added", "matched", "carried")
 
 
 @dataclass(frozen=True)
@@ -15,10 +14,7 @@ class SpatialTransformerConfig:
 
     `resolutions` are the feature sizes in pixels, `channels` maps each to its width, `grid_size` is the number of control
     points per side, `extent` their outermost coordinate, `mode` is "exact" or "published". `guarded` warps cannot fold and
-    read nothing beyond the frame; `carry_image` moves the RGB image of the layers before a warp along with the features;
-    `look` is the side in px of what the style itself does to the features of every face, 0 for none, and `look_form` how:
-    a residual is "added", or statistics are "matched" (see `models.look`), or "carried" along from the pair's landmarks to
-    the face's as well.
+    read nothing beyond the frame; `carry_image` moves the RGB image of the layers before a warp along with the features.
     """
 
     resolutions: tuple[int, ...] = (32, 64)
@@ -30,16 +26,12 @@ class SpatialTransformerConfig:
     tps: bool = True
     guarded: bool = False
     carry_image: bool = False
-    look: int = 0
-    look_form: str = "added"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolutions", tuple(int(size) for size in self.resolutions))
         object.__setattr__(self, "channels", {int(size): int(width) for size, width in self.channels.items()})
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
-        if self.look_form not in LOOK_FORMS:
-            raise ValueError(f"look_form must be one of {LOOK_FORMS}, got {self.look_form!r}")
         if self.grid_size < 2:
             raise ValueError(f"grid_size must be at least 2, got {self.grid_size}")
         if not 0 < self.extent <= 1:

@@ -1,11 +1,14 @@
-"""Fine-tuned generators with spatial transformers (DoesFS), trained from one pair by ``train.py``."""
+"""Fine-tuned generators with spatial transformers (DoesFS), trained from one pair by ``train.py``.
+
+Styles of this project know their drawing and draw photos themselves by the stages of ``drawing``; released ones draw with their
+generator, as published.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoints.builders import compute_w_avg, has_prior
-from checkpoints.features import load_landmark_net, load_painter
-from checkpoints.io import (
-    CheckpointError,
-    atomic_write,
-    check_finite,
-    fingerprint,
-    read_config,
-    save_model,
-)
+from checkpoints.builders import compute_w_avg
+from checkpoints.io import CheckpointError, atomic_write, check_finite, fingerprint, read_config, save_model
 from data.landmarks68 import MEAN_FACE
+from drawing.style import PREFIX, DrawnStyle
 from models.deformable import DeformableGenerator
 from models.face import Face
-from models.look import landmark_grid
 from models.mixing import mix_deformables
-from models.painter import Painter, fitted, painted
-from models.sampling_grids import composed, moved_places
 from models.spatial_transformer import SpatialTransformerConfig, build_affine, build_tps
-from models.stylegan2 import Generator, Halfway, layer_at
-from models.tones import CELL, Tones, in_tones, read_tones
-from styles.controls import Control, Look
-from styles.deformable_controls import ALPHA, COLOR_SHARE, DETAIL, TONE, deformable_controls, look_shares
-from styles.deformable_files import look_tensors, own_deformable, published_deformable, take_manner
+from styles.controls import ByRegion, Control, Look
+from styles.deformable_controls import ALPHA, COLOR
+from styles.deformable_files import own_deformable, published_deformable
 from styles.difference import base_of_config
-from styles.face_landmarks import FaceLandmarks
-from styles.patches import POINTS, PairPatches, build_patches, take_patches
+from styles.drawn import CONTROLS, FramedFace, draw_faces, draw_frame
 from styles.protocol import Style
 from styles.regions import point_strengths
 
@@ -53,8 +43,7 @@ class DeformableStyle(Style):
         name: what its results are called.
         digest: of the weights.
         target_latent: w_plus [L, D] of the drawing under the base; None in released files, which do not hold it.
-        manner: how the drawing is drawn, a code [code] of the painter, or None.
-        patches: of the style's own pair, or None.
+        drawn: what the drawing stages know of the drawing; None draws with the generator.
     """
 
     kind = "deformable"
@@ -62,11 +51,10 @@ class DeformableStyle(Style):
 
     def __init__(
         self, deformable: DeformableGenerator, w_avg: Tensor, config: Mapping[str, Any], name: str, digest: str,
-        target_latent: Tensor | None = None, manner: Tensor | None = None, patches: PairPatches | None = None,
+        target_latent: Tensor | None = None, drawn: DrawnStyle | None = None,
     ) -> None:
         super().__init__(name, config, digest, device=w_avg.device)
-        self.deformable, self.w_avg, self.target_latent, self.manner = deformable, w_avg, target_latent, manner
-        self.pair = patches
+        self.deformable, self.w_avg, self.target_latent, self.drawn = deformable, w_avg, target_latent, drawn
 
     @classmethod
     def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -83,16 +71,18 @@ class DeformableStyle(Style):
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DeformableStyle:
-        latent, manner, pair = tensors.pop("target_latent", None), take_manner(path, tensors), take_patches(path, tensors)
-        share = config.get("painted", 1.0)
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.0 <= share <= 1.0:
-            raise CheckpointError(f"{path}: painted is {share!r}, expected a number from 0 to 1; train the style anew")
+        latent = tensors.pop("target_latent", None)
+        try:
+            drawn = DrawnStyle.of_tensors(tensors, device=device)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}; train the style anew") from error
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
         deformable, w_avg = own_deformable(path, tensors, config)
         shape = deformable.generator.config
         if latent is not None and list(latent.shape) != [shape.n_latent, shape.style_dim]:
             raise CheckpointError(f"{path}: target_latent is {list(latent.shape)}, expected "
                                   f"{[shape.n_latent, shape.style_dim]}; train the style anew")
-        return cls._frozen(deformable, w_avg, config, path.stem, latent, device, manner, pair)
+        return cls._frozen(deformable, w_avg, config, path.stem, latent, device, drawn)
 
     @classmethod
     def load_released(cls, path: Path, state: Any, *, device: torch.device) -> DeformableStyle:
@@ -103,27 +93,24 @@ class DeformableStyle(Style):
 
     @classmethod
     def _frozen(cls, deformable: DeformableGenerator, w_avg: Tensor, config: dict[str, Any], name: str,
-                latent: Tensor | None, device: torch.device, manner: Tensor | None = None,
-                pair: Mapping[str, Tensor] | None = None) -> DeformableStyle:
+                latent: Tensor | None, device: torch.device, drawn: DrawnStyle | None = None) -> DeformableStyle:
         deformable.requires_grad_(False).eval().to(device)
         for part in filter(None, (deformable.affine, deformable.tps)):
             part.to(memory_format=torch.channels_last)
-        if pair and deformable.config.look_form == "carried":
-            deformable.drawn_places = pair[POINTS].to(device).float()
-        latent, manner = (None if tensor is None else tensor.float().to(device) for tensor in (latent, manner))
-        drawn = [] if manner is None else [{"manner": manner}, load_painter().module.state_dict()]
-        drawn += [dict(pair)] if pair else []
-        return cls(deformable, w_avg.to(device), config, name, fingerprint(deformable.state_dict(), *drawn), latent, manner,
-                   build_patches(pair or {}, device))
+        latent = None if latent is None else latent.float().to(device)
+        digest = fingerprint(deformable.state_dict(), *([drawn.tensors()] if drawn else []))
+        return cls(deformable, w_avg.to(device), config, name, digest, latent, drawn)
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        return deformable_controls(config.get("transformers") or {}, names, share=config.get("painted", 1.0))
+        if any(name.startswith(PREFIX) for name in names):
+            return CONTROLS
+        return (ALPHA, COLOR) if "target_latent" in names else (ALPHA,)
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        held = [name for name in ("target_latent", "manner", "pair") if getattr(self, name) is not None]
-        return self.controls_of(self.config, held)
+        held = ["target_latent"] if self.target_latent is not None else []
+        return self.controls_of(self.config, held + [PREFIX] * (self.drawn is not None))
 
     @property
     def base_name(self) -> str:
@@ -135,104 +122,59 @@ class DeformableStyle(Style):
         config = self.deformable.generator.config
         return config.n_latent, config.style_dim
 
+    @property
+    def draws_pictures(self) -> bool:
+        return self.drawn is not None
+
     def random(self, z: Tensor, *, truncation_psi: float) -> Face:
-        """Return random faces of the base's prior; without one by the style's own mapping, which training may have moved."""
-        if has_prior(self.base_name) and self.base.prior is not None:
+        """Return random faces: of the base where photos are drawn, else by the style's own mapping, which training may move."""
+        if self.drawn is not None:
             return super().random(z, truncation_psi=truncation_psi)
         generator = self.deformable.generator
         with torch.no_grad():
             w = generator.mapping(z.to(self.device), truncation_psi=truncation_psi, w_avg=self.w_avg)
             return Face(generator.broadcast(w))
 
+    @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
-        *_, made = self.draw_parts(face, look, landmarks=landmarks)
-        return made
+        values = {**{control.name: control.default for control in self.controls}, **look}
+        if self.drawn is not None:
+            return draw_faces(self.drawn, face, values, picture=self._undeformed, grids=self.grids)
+        places = np.repeat(MEAN_FACE[None], len(face), axis=0) if landmarks is None else landmarks
+        alpha = point_strengths(values["alpha"], places, self.deformable.config)
+        return self.deformable.synthesis(self.colored(face.w_plus, values.get("color_strength")), alpha=alpha,
+                                         noise=self.deformable.generator.fixed_noise(), residual=face.residual).image
+
+    def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,
+                   inside: Tensor | None = None) -> Tensor:
+        values = {**{control.name: control.default for control in self.controls}, **look}
+        return draw_frame(self.drawn, image, parts, faces, values, grids=self.grids, inside=inside)
+
+    def _undeformed(self, face: Face) -> Tensor:
+        """Return faces [N, 3, S, S] as the base shows them."""
+        generator = self.base.generator
+        image = generator.synthesis(face.w_plus, noise=generator.fixed_noise(), feature_transforms=face.transforms())
+        return self.base.enlarge(image).clamp(-1.0, 1.0)
 
     @torch.no_grad()
-    def draw_parts(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Iterator[Tensor | None]:
-        places = np.repeat(MEAN_FACE[None], len(face), axis=0) if landmarks is None else landmarks
-        values = {**{control.name: control.default for control in self.controls}, **look}
-        alpha = point_strengths(values["alpha"], places, self.deformable.config)
-        w_plus, detail, found = self.colored(face.w_plus, values.get("color_strength")), None, None
-        half = self._half(face)
-        if self.deformable.look is not None:
-            shown, photo = self.finder.shown(face.w_plus, face.residual, half), face.photo
-            if photo is not None and values[DETAIL.name]:
-                detail = values[DETAIL.name] * (fitted(photo, shown.shape[3]).to(shown) - shown)
-            if self.is_carried:
-                found = self.finder.points(shown) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(w_plus)
+    def grids(self, face: Face, alpha: float | ByRegion, landmarks: np.ndarray) -> list[Tensor]:
+        """Return the sampling grids [1, R, R, 2] that the transformers predict for a face, in turn.
+
+        Args:
+            face: one.
+            alpha: degree of deformation.
+            landmarks: [68, 2] of it as fractions of the side, for degrees by region.
+        """
         passed: list[Tensor] = []
-        image = self.deformable.synthesis(
-            w_plus, alpha=alpha, noise=self.deformable.generator.fixed_noise(), residual=face.residual,
-            look=values.get("look_strength", 0.0), places=found, detail=detail, passed=passed, half=half).image
-        yield None
-        manner, tone, patches = look_shares(values, whole=self._whole_look)
-        made = image
-        if manner and self.manner is not None:
-            made = painted(self.painter, made, self.manner[None], strength=manner)
-        if tone:
-            made = self._toned(made.clamp(-1.0, 1.0), tone)
-        if patches and self.pair is not None:
-            places = moved_places(found, composed(passed, image.shape[3])) if passed else found
-            made = self.pair(image, made, places, patches, face.last)
-        yield made
-
-    def _half(self, face: Face) -> Halfway | None:
-        """Return the first layers' features and image of faces, as drawn undeformed and in the style alike; else None."""
-        side = min(self.deformable.start, face.resolution or self.deformable.start)
-        if self._swap_layer <= layer_at(side):  # rows that take the drawing's colours are among those layers'
-            return None
-        if face.half is not None and face.half.features.shape[3] == side:
-            return face.half
-        generator = self.deformable.generator
-        return generator.halfway(face.w_plus, noise=generator.fixed_noise(), resolution=side)
-
-    def begins_as(self, generator: Generator, resolution: int) -> bool:
-        ours, theirs = (one.layers_at(resolution)[0].state_dict() for one in (self.deformable.generator, generator))
-        return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        degree = point_strengths(alpha, landmarks[None], self.deformable.config)
+        self.deformable.synthesis(face.w_plus, alpha=degree, noise=self.deformable.generator.fixed_noise(),
+                                  residual=face.residual, passed=passed)
+        return passed
 
     @property
     def _swap_layer(self) -> int:
         """First of the fine rows, which take the colours of the drawing."""
         return self.config.get("training", {}).get("settings", {}).get("swap_layer", 8)
-
-    def _toned(self, image: Tensor, tone: float) -> Tensor:
-        """Return images [N, 3, S, S] in the tones of the drawing, skin from skin where its landmarks are known."""
-        if not self.is_carried:
-            return in_tones(image, self.tones, strength=tone, colour=COLOR_SHARE * tone)
-        grid = landmark_grid(self.finder.points(image), self.deformable.look_places, image.shape[3] // CELL)
-        return in_tones(image, self.tones, grid=grid, strength=tone)
-
-    @property
-    def _whole_look(self) -> float:
-        """The look at which manner and tones are taken whole: the default where there is a painter."""
-        return 1.0 if self.manner is None else {c.name: c.default for c in self.controls}.get("look_strength", 1.0)
-
-    @cached_property
-    def painter(self) -> Painter:
-        """Draws in the manner of the drawing."""
-        return load_painter(device=self.device).module
-
-    @cached_property
-    def tones(self) -> Tones:
-        """Tones of the drawing, which is drawn from what the style holds of it: its rows, and the features of its look."""
-        deformable = self.deformable
-        drawn = deformable.look_source + deformable.look
-        with torch.no_grad():
-            image = deformable.generator.synthesis(
-                self.target_latent[None], noise=deformable.generator.fixed_noise(),
-                feature_transforms={layer_at(deformable.config.look): lambda features: drawn.to(features)})
-        return read_tones(image.clamp(-1.0, 1.0))
-
-    @property
-    def is_carried(self) -> bool:
-        """True where the style's look goes to each face's landmarks."""
-        return self.deformable.look is not None and self.deformable.config.look_form == "carried"
-
-    @cached_property
-    def finder(self) -> FaceLandmarks:
-        """Finds the landmarks of faces, to which a look is carried."""
-        return FaceLandmarks(self.deformable.generator, load_landmark_net(device=self.device).module)
 
     def colored(self, w_plus: Tensor, strength: float | None) -> Tensor:
         """Move the colours of latents [N, L, D] towards those of the style's drawing.
@@ -255,8 +197,10 @@ class DeformableStyle(Style):
 
     @classmethod
     def mix(cls, styles: Sequence[DeformableStyle], weights: Sequence[float]) -> DeformableStyle:
-        """Return a mixture: weights of the generators and the warps that the transformers predict are interpolated."""
+        """Return a mixture: weights of the generators, predicted warps, tones and strokes are interpolated."""
         names = ", ".join(style.name for style in styles)
+        if len({style.drawn is None for style in styles}) > 1:
+            raise CheckpointError(f"{names}: a released style cannot be mixed with one that draws photos")
         try:
             deformable = mix_deformables([style.deformable for style in styles], weights)
         except ValueError as error:
@@ -265,32 +209,20 @@ class DeformableStyle(Style):
         parts = list(zip(styles, weights, strict=True))
         digest = hashlib.sha256("\n".join(f"{style.fingerprint} {weight:.9f}" for style, weight in parts).encode())
         return cls(
-            deformable, sum(weight * style.w_avg for style, weight in parts),
-            {**styles[0].config, "painted": sum(weight * style.config.get("painted", 1.0) for style, weight in parts)},
+            deformable, sum(weight * style.w_avg for style, weight in parts), styles[0].config,
             "-".join(f"{style.name}{round(100 * weight)}" for style, weight in parts), digest.hexdigest()[:16],
             sum(weight * style.target_latent for style, weight in parts) if known else None,
-            sum(weight * style.manner for style, weight in parts) if all(s.manner is not None for s in styles) else None,
-            PairPatches.mix([s.pair for s in styles], weights) if all(s.pair is not None for s in styles) else None)
+            DrawnStyle.mix([style.drawn for style in styles], weights) if styles[0].drawn else None)
 
     def graph(self) -> nn.Module:
-        from styles.deformable_graph import DeformableGraph
+        from styles.deformable_graph import DeformableGraph, DrawnGraph
 
-        rows, defaults = None, {control.name: control.default for control in self.controls}
-        if self.deformable.look is not None:
-            rows = self.target_latent[self._swap_layer:]
-        strength, tone, patches = look_shares(defaults, whole=self._whole_look)
-        return DeformableGraph(
-            self.deformable, inputs=(ALPHA,), rows=rows, look=defaults.get("look_strength", 0.0),
-            color=defaults.get("color_strength") or 0.0, finder=self.finder if self.deformable.look is not None else None,
-            painter=None if self.manner is None else self.painter, manner=self.manner, manner_strength=strength,
-            tones=self.tones if TONE.name in defaults else None, tone=tone, detail=defaults.get(DETAIL.name, 0.0),
-            patches=self.pair if patches else None, patch_strength=patches)
+        return DeformableGraph(self.deformable, inputs=(ALPHA,)) if self.drawn is None else DrawnGraph(self.drawn)
 
 
 def save_style(
     path: str | Path, deformable: DeformableGenerator, *, w_avg: Tensor, base: Mapping[str, str],
-    training: Mapping[str, Any], target_latent: Tensor | None = None, manner: Tensor | None = None,
-    painted: float | None = None, pair: Mapping[str, Tensor] | None = None,
+    training: Mapping[str, Any], target_latent: Tensor | None = None, drawn: DrawnStyle | None = None,
 ) -> None:
     """Write a style as one safetensors file with its config inside.
 
@@ -301,20 +233,15 @@ def save_style(
         base: {"name", "fingerprint"} of the generator it was trained from.
         training: JSON-ready facts of the training.
         target_latent: w_plus [L, D] of the drawing, from which colours can be taken.
-        manner: how it is drawn, see ``DeformableStyle``.
-        painted: how much of it the painter draws by that, see ``training.manner``; all of it where None.
-        pair: what ``styles.patches.pair_tensors`` gives.
+        drawn: what the drawing stages know of the drawing.
     """
-    tensors = {"w_avg": w_avg, **_prefixed("g.", deformable.generator), **(pair or {})}
-    tensors |= {name: tensor for name, tensor in (("target_latent", target_latent), ("manner", manner)) if tensor is not None}
+    tensors = {"w_avg": w_avg, **_prefixed("g.", deformable.generator), **(drawn.tensors() if drawn else {})}
+    tensors |= {} if target_latent is None else {"target_latent": target_latent}
     for prefix, part in (("stns.", deformable.tps), ("rtstn.", deformable.affine)):
         if part is not None:
             tensors |= _prefixed(prefix, part)
-    if deformable.look is not None:
-        tensors |= {name: getattr(deformable, name) for name in look_tensors(deformable)}
     config = {"kind": "style", "style_kind": DeformableStyle.kind, "generator": deformable.generator.config.to_dict(),
               "transformers": asdict(deformable.config), "base": dict(base), "training": dict(training)}
-    config |= {} if painted is None else {"painted": painted}
     save_model(path, tensors, config)
 
 

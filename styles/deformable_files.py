@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from checkpoints.features import load_painter
 from checkpoints.io import CheckpointError, build_strict, check_finite, check_state, load_strict, read_config, take_vector
 from checkpoints.official import check_official
 from models.deformable import DeformableGenerator, configs_from_published
@@ -16,32 +15,16 @@ from models.spatial_transformer import SpatialTransformerConfig
 from models.stylegan2 import Generator, GeneratorConfig
 
 
-def look_tensors(deformable: DeformableGenerator) -> list[str]:
-    """Return the names of the tensors that hold a style's look."""
-    return [name for name in ("look", "look_source", "look_places") if getattr(deformable, name, None) is not None]
-
-
-def take_manner(path: Path, tensors: dict[str, Tensor]) -> Tensor | None:
-    """Take the code of a drawing's manner out of a style's tensors; CheckpointError for one that is not the painter's."""
-    if "manner" not in tensors:
-        return None
-    return take_vector(path, tensors, "manner", load_painter().module.config.code)
-
-
 def own_deformable(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any]) -> tuple[DeformableGenerator, Tensor]:
     """Return the network of a style's own file, and its w_avg [D]; CheckpointError for tensors that do not fit."""
+    if (config.get("transformers") or {}).get("look"):
+        raise CheckpointError(f"{path}: was trained by an older version, which drew otherwise; train the style anew")
     generator_config = read_config(path, config, "generator", GeneratorConfig.from_dict)
     transformers = read_config(path, config, "transformers", lambda values: SpatialTransformerConfig(**values))
     w_avg = take_vector(path, tensors, "w_avg", generator_config.style_dim)
     own = {name.removeprefix("g."): tensor for name, tensor in tensors.items() if name.startswith("g.")}
     generator = build_strict(lambda: Generator(generator_config), own, what=f"{path}: part g")
     deformable = _deform(path, generator, transformers)
-    if deformable.look is not None:
-        for name in look_tensors(deformable):
-            own, given = getattr(deformable, name), tensors.pop(name, None)
-            if given is None or given.shape != own.shape:
-                raise CheckpointError(f"{path}: holds no {name} {list(own.shape)}; train the style anew")
-            own.data.copy_(given)
     parts = {"stns.": deformable.tps, "rtstn.": deformable.affine}
     known = tuple(prefix for prefix, module in parts.items() if module is not None)
     strange = [name for name in tensors if not name.startswith(("g.", *known))]

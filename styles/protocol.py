@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from checkpoints.builders import Base, load_base
 from checkpoints.io import CheckpointError
 from models.face import Face
-from models.stylegan2 import Generator
 from styles.controls import Control, FileValue, Look
+from styles.drawn import FramedFace
 
 
 class FaceCache(Protocol):
@@ -115,16 +115,23 @@ class Style(ABC):
             CheckpointError: for values that this style cannot draw, in one line.
         """
 
-    def draw_parts(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Iterator[Tensor | None]:
-        """Draw as ``draw`` does in parts that take about as long, one for each ``next``: the last yields the faces.
-
-        Clips draw parts of different frames beside each other.
-        """
-        yield self.draw(face, look, landmarks=landmarks)
-
-    def begins_as(self, generator: Generator, resolution: int) -> bool:
-        """Whether faces are drawn by layers equal to another generator's up to ``layer_at(resolution)``."""
+    @property
+    def draws_pictures(self) -> bool:
+        """Whether faces are drawn from their photos at the photos' own size, and whole pictures by ``draw_frame``."""
         return False
+
+    def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,
+                   inside: Tensor | None = None) -> Tensor:
+        """Return a whole picture [1, 3, H, W] drawn, where ``draws_pictures`` says that this can be asked for.
+
+        Args:
+            image: in [-1, 1].
+            parts: of it, see ``faces.parts``, [1, K, H, W].
+            faces: in it, see ``styles.drawn.FramedFace``.
+            look: see ``draw``.
+            inside: weights [1, 1, H, W] of what is drawn; None draws everything.
+        """
+        raise CheckpointError(f"{self.name}: styles of the kind {self.kind!r} draw no whole pictures; use --frame crop")
 
     def prepare(self, look: Look) -> None:
         """Do once what ``draw`` needs for a look beside a face, so that a look that cannot be drawn is told of at once.

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from models.spatial_config import LOOK_FORMS
 
 DTYPES = ("float32", "bfloat16")
 WARP_FORMS = ("published", "smoothness")
@@ -37,11 +36,6 @@ class FineTuneConfig:
     reference_weight: float = 5e4
     landmark_weight: float = 0.0  # of a term for the transformers alone
     control_weight: float = 0.0  # of the control points' distance from those of the pair's landmarks, likewise
-    look: int = 0  # side in px of what the style does to features, as the drawing does to the real face; 0 for nothing
-    look_form: str = "added"  # or "matched" or "carried", see SpatialTransformerConfig
-    look_lr: float = 0.0
-    look_weight: float = 0.0  # of the distance of the real face's own stylization from the drawing
-    look_steps: int = 0  # of inverting the drawing for it
     warp_weight: float = 1e-6
     warp_form: str = "published"
     r1_gamma: float = 10.0
@@ -92,13 +86,11 @@ class FineTuneConfig:
             raise ValueError(f"adversarial_batch must be in 0..{self.batch}, got {self.adversarial_batch}")
         if not (1 <= self.heads <= 4 and 1 <= self.r1_heads <= 4):
             raise ValueError(f"heads and r1_heads must be in 1..4, got {self.heads} and {self.r1_heads}")
-        for name, allowed in (("look_form", LOOK_FORMS), ("dtype", DTYPES), ("warp_form", WARP_FORMS)):
+        for name, allowed in (("dtype", DTYPES), ("warp_form", WARP_FORMS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.control_weight and self.mode != "exact":
             raise ValueError("control_weight needs the mode 'exact'")
-        if self.look and min(self.warp_resolutions) < self.look:
-            raise ValueError(f"look must not be above the first warp, got {self.look} and {self.warp_resolutions}")
         if not (self.tune_generator or self.use_tps or self.use_affine):
             raise ValueError("nothing to train: tune_generator, use_tps and use_affine are all off")
 
@@ -123,8 +115,8 @@ class FineTuneConfig:
 
     @property
     def kept(self) -> int:
-        """Side in px up to which layers count as coarse: that of the style's own residual, else of the first warp."""
-        return self.look or min(self.warp_resolutions)
+        """Side in px up to which layers count as coarse: that of the first warp."""
+        return min(self.warp_resolutions)
 
     @property
     def n_adversarial(self) -> int:
@@ -132,20 +124,15 @@ class FineTuneConfig:
         return self.adversarial_batch or self.batch
 
 
-# The starter is trained for a quarter of the published steps on a network with far fewer weights, so its transformers
-# learn faster and its averages forget sooner; half of the adversarial samples keep a step short on two cores. Left to
-# itself the small generator learns the deformation in its own layers, where alpha does not reach: those before the first
-# warp stay as they are. Its ViT tells less of shapes than DINO does, so landmarks say where they should go; and the
-# gradients of its terms are a hundred times those of the discriminator, which alone knows the style's colours.
+# The starter trains its transformers alone: photos are drawn from their own pixels, so nothing is left for a generator to
+# paint. Its ViT tells less of shapes than DINO does, so the pair's landmarks say where control points should go.
 PROFILES: dict[str, dict[str, Any]] = {
     "published": {},
     "starter": {
-        "iterations": 24, "batch": 3, "g_lr": 1e-4, "coarse_rate": 0.0, "tune_mapping": False, "d_lr": 1e-3, "tps_lr": 5e-4,
-        "affine_lr": 2e-4, "adversarial_weight": 1.0, "adversarial_mixed": True, "swap_layer": 7, "transformer_ema": 0.9,
-        "g_ema": 0.9, "inversion_steps": 80, "inversion_lr": 2e-2, "look": 32, "look_form": "carried", "look_lr": 1e-3,
-        "look_weight": 4.0,
-        "look_steps": 60, "control_weight": 10.0, "warp_form": "smoothness", "warp_weight": 1.0, "warp_resolutions": (64,),
-        "warp_grid": 16, "guarded": True, "carry_image": True, "path_every": 0, "pair_weight": 5e3, "reference_weight": 5e3,
+        "iterations": 24, "batch": 3, "tune_generator": False, "d_lr": 1e-3, "tps_lr": 5e-4, "affine_lr": 2e-4,
+        "adversarial_mixed": True, "swap_layer": 7, "transformer_ema": 0.9, "inversion_steps": 40, "inversion_lr": 2e-2,
+        "control_weight": 10.0, "warp_form": "smoothness", "warp_weight": 1.0, "warp_resolutions": (64,), "warp_grid": 16,
+        "guarded": True, "carry_image": True, "path_every": 0, "pair_weight": 5e3, "reference_weight": 5e3,
         "directional_weight": 1.0,
     },
 }

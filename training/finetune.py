@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from data.landmarks68 import MEAN_FACE
 from losses import (
-    InversionLoss,
     PathLengthPenalty,
-    ViTTokenDistance,
     logistic_loss,
     nonsaturating_loss,
     r1_penalty,
@@ -32,16 +30,14 @@ from training.guide import LandmarkGuide
 from training.mixed import precision, recompute
 from training.checks import DivergedError, check_gradients, check_terms
 from training.objective import StructureObjective, warp_term
-from training.pair_start import PairStart, control_goals
-from training.pair_terms import control_term, look_term
+from training.pair_start import control_goals
+from training.pair_terms import control_term
 
-LIKENESS_LAYERS = (2, 5)
 # Terms that say whether the run still goes where the pair points.
-WATCHED = ("look", "control", "landmarks")
+WATCHED = ("control", "landmarks")
 __all__ = ["DivergedError", "FineTuneConfig", "FineTuner", "Pair", "TERMS"]
 
-TERMS = ("d", "r1", "adversarial", "directional", "pairs", "reference", "look", "control", "landmarks", "warp", "total",
-         "path")
+TERMS = ("d", "r1", "adversarial", "directional", "pairs", "reference", "control", "landmarks", "warp", "total", "path")
 
 
 class Pair(NamedTuple):
@@ -63,7 +59,7 @@ class FineTuner:
         pair: images of the generator's size.
         latents: w_plus [2, L, D] of source and target under the base, whose rows from ``swap_layer`` give colours.
         landmark_net: frozen landmark network; needed where ``config.landmark_weight`` or ``control_weight`` is not 0.
-        start: the pair in the generator; needed where ``config.look`` is not 0.
+        points: landmarks of source and target, [2, 68, 2] as fractions of the side, where they are known; read by the network if not.
 
     Raises:
         ValueError: for shapes or settings that do not fit the networks.
@@ -73,7 +69,7 @@ class FineTuner:
 
     def __init__(
         self, generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, config: FineTuneConfig,
-        pair: Pair, latents: Tensor, landmark_net: nn.Module | None = None, start: PairStart | None = None,
+        pair: Pair, latents: Tensor, landmark_net: nn.Module | None = None, points: Tensor | None = None,
     ) -> None:
         self.config, self.base = config, generator.eval().requires_grad_(False)
         self.device, self.dtype = generator.input.input.device, getattr(torch, config.dtype)
@@ -82,15 +78,12 @@ class FineTuner:
         self.pair = Pair(*(image.to(self.device).contiguous(memory_format=torch.channels_last) for image in pair))
         self.latents = latents.to(self.device)
         self.rng = torch.Generator().manual_seed(config.seed)
-        self.guide = self._new_guide(landmark_net)
-        sure = self.guide is not None and self.guide.is_sure
+        self.guide = self._new_guide(landmark_net, points)
         self.deformable = DeformableGenerator.for_generator(
             deepcopy(generator), rng=self.rng, resolutions=config.warp_resolutions, grid_size=config.warp_grid,
             mode=config.mode, tps=config.use_tps, affine=config.use_affine, guarded=config.guarded,
-            carry_image=config.carry_image, look=config.look,
-            look_form="matched" if config.look_form == "carried" and not sure else config.look_form,
+            carry_image=config.carry_image,
         ).to(self.device)
-        self.start = None if start is None else PairStart(*(part.to(self.device) for part in start))
         self._start_at_the_pair()
         self.ema = deepcopy(self.deformable).requires_grad_(False)
         with construction_rng(self.rng):
@@ -98,31 +91,20 @@ class FineTuner:
         self.path_penalty = PathLengthPenalty().to(self.device)
         self._choose_parameters()
         self.objective = StructureObjective(dino, config, source=self.pair.source, target=self.pair.target)
-        self.likeness = InversionLoss(ViTTokenDistance(dino, layers=LIKENESS_LAYERS), weight_detail=1.0)
         self.step_count = 0
         self.history: list[dict[str, float]] = []
 
-    def _new_guide(self, landmark_net: nn.Module | None) -> LandmarkGuide | None:
+    def _new_guide(self, landmark_net: nn.Module | None, points: Tensor | None) -> LandmarkGuide | None:
         if not (self.config.landmark_weight or self.config.control_weight):
             return None
         if landmark_net is None:
             raise ValueError("landmark_weight and control_weight need a landmark network")
-        return LandmarkGuide(landmark_net, source=self.pair.source, target=self.pair.target)
+        return LandmarkGuide(landmark_net, source=self.pair.source, target=self.pair.target, points=points)
 
     @torch.no_grad()
     def _start_at_the_pair(self) -> None:
-        """Set the style's look to what the drawing adds, and resting control points to where it moves a mean face."""
+        """Set resting control points to where the drawing moves a mean face."""
         config = self.config
-        if config.look:
-            if self.start is None:
-                raise ValueError("look needs the pair's start, see training.pair_start")
-            self.deformable.look.copy_(self.start.look)
-            if self.deformable.config.look_form != "added":
-                self.deformable.look_source.copy_(self.deformable.features(
-                    self.source.w_plus, noise=self.base.fixed_noise(), residual=self.start.residual, look=0.0,
-                    side=config.look))
-            if self.is_carried:
-                self.deformable.look_places.copy_(self.guide.points[:1])
         if config.control_weight and self.guide.is_sure and self.deformable.tps is not None:
             mean = torch.from_numpy(MEAN_FACE)[None].to(self.guide.points)
             goal = control_goals(mean, self.guide.goal(mean), grid_size=config.warp_grid)
@@ -155,8 +137,6 @@ class FineTuner:
                  (deformable.affine, config.affine_lr))
         groups = [{"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
                   for part, lr in parts if part is not None]
-        if deformable.look is not None:
-            groups.append({"params": [deformable.look], "lr": config.look_lr})
         groups = [group for group in groups if group["params"]]
         self.g_optimizer = torch.optim.Adam(groups, betas=(config.g_beta1, config.beta2))
         self.d_optimizer = torch.optim.Adam(self.patch.parameters(), lr=config.d_lr,
@@ -190,8 +170,6 @@ class FineTuner:
         for name in ("tps", "affine"):
             if getattr(self.ema, name) is not None:
                 update_ema(getattr(self.ema, name), getattr(self.deformable, name), config.transformer_ema)
-        if self.ema.look is not None:
-            self.ema.look.lerp_(self.deformable.look.detach(), 1.0 - config.g_ema)
         self.step_count += 1
         values = {name: float(terms[name].detach()) if name in terms else math.nan for name in TERMS}
         self.history.append(values)
@@ -215,17 +193,7 @@ class FineTuner:
     @property
     def source(self) -> Face:
         """The pair's real face in the drawing's rows."""
-        return Face(self.latents[1:], None if self.start is None else self.start.residual)
-
-    @property
-    def is_carried(self) -> bool:
-        """True where the look goes to each face's landmarks."""
-        return self.deformable.config.look > 0 and self.deformable.config.look_form == "carried"
-
-    @torch.no_grad()
-    def _places(self, images: Tensor) -> Tensor | None:
-        """Return the landmarks [N, 68, 2] of undeformed faces, where the look needs them."""
-        return self.guide.net(images).points if self.is_carried else None
+        return Face(self.latents[1:])
 
     def _noise(self, count: int) -> list[Tensor]:
         return self.base.random_noise(count, generator=self.rng)
@@ -264,10 +232,7 @@ class FineTuner:
             with torch.no_grad():
                 w_plus = self._draw_w(batch)
                 w_plus = self.mixed(w_plus, 1) if self.config.adversarial_mixed else w_plus
-                places = None
-                if self.is_carried:
-                    places = self._places(self.base.synthesis(self.mixed(w_plus, 0), noise=self.base.fixed_noise()))
-                fake = self.deformable.synthesis(w_plus, noise=self._noise(batch), places=places).image
+                fake = self.deformable.synthesis(w_plus, noise=self._noise(batch)).image
             fake_head, real_head = self._head(self.config.heads), self._head(self.config.heads)
             if fake_head == real_head:  # no layer up to the taps mixes samples, so one pass serves both
                 logits = self.patch(torch.cat([fake, self.pair.style_ref]), head=fake_head)
@@ -300,9 +265,7 @@ class FineTuner:
                 base = self.objective.tokens(image)
             # Samples do not touch each other in the generator, so mixed and unmixed latents share one pass.
             both = torch.cat([self.mixed(w_plus, 1), w_plus[:extra]])
-            places = self._places(image)
-            places = None if places is None else torch.cat([places, places[:extra]])
-            images, grids = self.deformable.synthesis(both, noise=self._noise(batch + extra), places=places)
+            images, grids = self.deformable.synthesis(both, noise=self._noise(batch + extra))
             judged = images if config.adversarial_mixed else images[batch:]
             logits = self.patch(judged, head=self._head(config.heads))
             stylized = self.objective.tokens(images[:batch])
@@ -315,11 +278,6 @@ class FineTuner:
         }
         if grids:
             terms["warp"] = config.warp_weight * warp_term(grids, config.warp_form)
-        if config.look_weight and self.start is not None:
-            with precision(self.device, self.dtype):
-                terms["look"] = config.look_weight * look_term(
-                    self.deformable, self.source, likeness=self.likeness, undeformed=self.start.unwarped,
-                    drawing=self.pair.target, places=self.guide.points[:1] if self.is_carried else None)
         warping: dict[str, Tensor] = {}
         if self.guide is not None and self.guide.is_sure and self.warps:
             # The layers after the transformers would paint the shape, where alpha does not reach, and blur it.
@@ -370,9 +328,7 @@ class FineTuner:
         noise = self.base.fixed_noise()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             rows = [self.base.synthesis(w_plus, noise=noise)]
-            places = self._places(rows[0])
-            w_plus = self.mixed(w_plus, 1) if self.config.look else w_plus
-            return rows + [self.ema.synthesis(w_plus, alpha=alpha, noise=noise, places=places).image for alpha in alphas]
+            return rows + [self.ema.synthesis(w_plus, alpha=alpha, noise=noise).image for alpha in alphas]
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"deformable": self.deformable, "ema": self.ema, "patch": self.patch, "path_penalty": self.path_penalty}
@@ -381,7 +337,7 @@ class FineTuner:
         """Return everything that the next step depends on, as tensors and plain values."""
         return {
             "step": self.step_count, "config": self.config.to_dict(), "rng": self.rng.get_state(),
-            "start": None if self.start is None else {name: part.cpu() for name, part in self.start._asdict().items()},
+            "points": None if self.guide is None else self.guide.points.cpu(),
             "latents": self.latents.cpu(), "pair": {name: image.cpu() for name, image in self.pair._asdict().items()},
             "networks": {name: module.state_dict() for name, module in self._modules().items()},
             "g_optimizer": self.g_optimizer.state_dict(), "d_optimizer": self.d_optimizer.state_dict(),

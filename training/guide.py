@@ -26,17 +26,21 @@ class LandmarkGuide:
         net: maps images [N, 3, S, S] to something with ``points`` [N, 68, 2], see ``models.landmarks``; frozen.
         source: real reference [1, 3, S, S] in [-1, 1].
         target: style reference [1, 3, S, S].
+        points: landmarks of both where they are known, [2, 68, 2] as fractions of the side.
 
     Attributes:
         points: landmarks [2, 68, 2] of source and target as fractions of the side.
         doubt: how far the landmarks of the pair are from those of its mirrored images, as a share of the eye distance.
     """
 
-    def __init__(self, net: nn.Module, *, source: Tensor, target: Tensor) -> None:
+    def __init__(self, net: nn.Module, *, source: Tensor, target: Tensor, points: Tensor | None = None) -> None:
         self.net = net
         with torch.no_grad():
-            points, doubt = surest(self._read, torch.cat([source, target]))
-            self.points, self.doubt = points, float(doubt.max())  # [2, 68, 2], fractions
+            doubt = torch.zeros(1)
+            if points is None:
+                points, doubt = surest(self._read, torch.cat([source, target]))
+            self.points, self.doubt = points.to(source), float(doubt.max())  # [2, 68, 2], fractions
+            points = self.points
             self.displacement = common_displacement(points[:1], points[1:])  # [1, 68, 2]
             far = self.displacement.norm(dim=2)
             self.weights = (1.0 / far.numel() + far / (far.sum() + 1e-8)) / 2.0  # [1, 68]

@@ -1,4 +1,4 @@
-"""Terms of fine-tuning that the pair itself supervises: its own stylization, and where its landmarks go."""
+"""The term of fine-tuning that the pair's landmarks supervise."""
 
 from __future__ import annotations
 
@@ -9,29 +9,6 @@ from models.deformable import DeformableGenerator
 from models.face import Face
 from training.guide import LandmarkGuide
 from training.pair_start import control_goals
-
-
-def look_term(
-    deformable: DeformableGenerator, face: Face, *, likeness: torch.nn.Module, undeformed: Tensor, drawing: Tensor,
-    places: Tensor | None = None,
-) -> Tensor:
-    """Return the distance of the real face's own stylization from the drawing, a scalar.
-
-    Undeformed it should be the drawing in the face's shape, deformed the drawing itself.
-
-    Args:
-        deformable: the style.
-        face: the pair's real face in the drawing's rows, one.
-        likeness: (images, targets) -> scalar.
-        undeformed: the drawing in the face's shape, [1, 3, S, S].
-        drawing: [1, 3, S, S].
-        places: landmarks [1, 68, 2] of the face.
-    """
-    alpha = torch.tensor([0.0, 1.0], device=drawing.device)
-    images = deformable.synthesis(
-        face.w_plus.expand(2, -1, -1), alpha=alpha, residual=face.residual.expand(2, -1, -1, -1),
-        noise=deformable.generator.fixed_noise(), places=None if places is None else places.expand(2, -1, -1)).image
-    return likeness(images, torch.cat([undeformed, drawing]))
 
 
 def control_term(
@@ -55,11 +32,6 @@ def control_term(
         points = torch.cat([guide.net(images).points, own[:1]])
         moved = torch.cat([guide.goal(points[:-1]), own[1:]])
         goal = control_goals(points, moved, grid_size=side, extent=deformable.config.extent).to(w_plus)
-        residual = None
-        if source.residual is not None:
-            none = source.residual.new_zeros(len(w_plus), *source.residual.shape[1:])
-            residual = torch.cat([none, source.residual])
-        features = deformable.features(torch.cat([w_plus, source.w_plus]), noise=deformable.generator.fixed_noise(),
-                                       residual=residual, places=points)
+        features = deformable.features(torch.cat([w_plus, source.w_plus]), noise=deformable.generator.fixed_noise())
     spacing = 2.0 * deformable.config.extent / (side - 1)
     return ((block.loc_net(features) - goal) / spacing).square().sum(dim=2).mean()

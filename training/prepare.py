@@ -12,16 +12,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from checkpoints.io import CheckpointError
-from losses import InversionLoss
 from models.dino import DinoFeatures
 from models.discriminator import Discriminator
 from models.stylegan2 import Generator
 from training.config import FineTuneConfig
 from training.finetune import FineTuner, Pair
 from training.inversion import invert
-from training.guide import LandmarkGuide
 from training.options import resumed_config
-from training.pair_start import PairStart, invert_with_look
 from training.state import restore
 
 
@@ -51,7 +48,8 @@ def invert_pair(
 
 def new_tuner(
     generator: Generator, discriminator: Discriminator, *, dino: DinoFeatures, config: FineTuneConfig, pair: Pair,
-    w_init: Tensor, objective: nn.Module, landmark_net: nn.Module | None = None, quiet: bool = False,
+    w_init: Tensor, objective: nn.Module, landmark_net: nn.Module | None = None, points: Tensor | None = None,
+    quiet: bool = False,
 ) -> FineTuner:
     """Invert the pair and return a tuner at step 0.
 
@@ -59,36 +57,24 @@ def new_tuner(
         generator, discriminator, dino, config, pair: see ``FineTuner``.
         w_init: start of the inversion [1 or 2, L, D].
         objective: of the inversion, see ``losses.InversionLoss``.
-        landmark_net: see ``FineTuner``.
+        landmark_net, points: see ``FineTuner``.
         quiet: show no progress bar.
     """
     pair = Pair(*(image.to(generator.input.input.device) for image in pair))
-    if config.look:
-        guide = None if landmark_net is None else LandmarkGuide(landmark_net, source=pair.source, target=pair.target)
-        sharp = InversionLoss(objective.perceptual, weight_detail=1.0)
-        steps = (config.inversion_steps, config.look_steps)
-        with tqdm(total=sum(steps), desc="inverting the pair", disable=quiet) as bar:
-            latents, start = invert_with_look(
-                pair.source, pair.target, generator, w_init=w_init, objective=sharp, guide=guide, side=config.look,
-                first_row=config.swap_layer, steps=steps, progress=lambda step, loss: bar.update(1))
-        return FineTuner(generator, discriminator, dino=dino, config=config, pair=pair, latents=latents,
-                         landmark_net=landmark_net, start=start)
     latents = invert_pair(pair, generator, config=config, w_init=w_init, objective=objective, quiet=quiet)
     return FineTuner(generator, discriminator, dino=dino, config=config, pair=pair, latents=latents,
-                     landmark_net=landmark_net)
+                     landmark_net=landmark_net, points=points)
 
 
-def run_parts(state: Mapping[str, Any]) -> tuple[FineTuneConfig, Pair, Tensor, PairStart | None]:
-    """Return config, pair, latents [2, L, D] and start of a fine-tuning run from what ``read_state`` gave.
+def run_parts(state: Mapping[str, Any]) -> tuple[FineTuneConfig, Pair, Tensor, Tensor | None]:
+    """Return config, pair, latents [2, L, D] and landmarks of a fine-tuning run from what ``read_state`` gave.
 
     Raises:
         CheckpointError: if it is the state of another kind of training.
     """
     saved = state["tuner"]
     try:
-        start = saved.get("start")
-        return (FineTuneConfig.from_dict(saved["config"]), Pair(**saved["pair"]), saved["latents"],
-                None if start is None else PairStart(**start))
+        return FineTuneConfig.from_dict(saved["config"]), Pair(**saved["pair"]), saved["latents"], saved.get("points")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{state['path']}: is no complete state of fine-tuning ({error}); start again without "
                               "--resume") from error
@@ -111,9 +97,9 @@ def resumed_tuner(
     """
     if state["run"]["fingerprint"] != fingerprint:
         raise ValueError(f"{state['path']}: was started from another base, {state['run']['base']}; name that with --base")
-    saved, pair, latents, start = run_parts(state)
+    saved, pair, latents, points = run_parts(state)
     tuner = FineTuner(generator, discriminator, dino=dino, config=resumed_config(args, saved), pair=pair, latents=latents,
-                      landmark_net=landmark_net, start=start)
+                      landmark_net=landmark_net, points=points)
     restore(tuner, state)
     return tuner
 
