@@ -18,7 +18,7 @@ LEAST_SHARE, OVERLAP = 0.1, 0.25
 # Score of the detector from which on a place is looked at.
 CANDIDATE = 0.4
 # Side of the square of a second look over that of the first, and how far from its middle the face may lie as a share.
-WIDER, NEAR = 1.5, 0.15
+WIDER, NEAR = 1.8, 0.25
 # Side of the square that the mesh network looks at over that of the detector's box, of the mesh and of the landmarks.
 AROUND, AROUND_LANDMARKS = 1.5, 1.7
 
