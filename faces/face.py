@@ -10,6 +10,8 @@ import numpy as np
 
 # Intersection over union from which on two boxes are of one face.
 SAME_FACE = 0.3
+# Score from which on a face is sure.
+SURE_SCORE = 0.5
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from PIL import Image
 from checkpoints.builders import landmarks_path
 from faces.align import align_face
 from faces.dlib_search import DlibSearch
-from faces.face import Face
+from faces.face import SURE_SCORE, Face
 from faces.mesh import LANDMARK_FILE
 from faces.search import MeshSearch
 from pipeline.cli import UserError, report
@@ -21,8 +21,8 @@ __all__ = ["KINDS", "MIN_FACE", "Face", "FaceFinder", "FinderSettings", "face_al
 KINDS = ("mesh", "dlib")
 MIN_FACE = 40.0
 MIN_SIDE = 32
-# Scores from which on a face is sure, and below which nobody would call it one.
-SURE_SCORE, NOTHING = 0.5, 0.1
+# Score below which nobody would call it a face.
+NOTHING = 0.1
 # Degrees beyond which half of a face is hidden, and share of the landmarks outside of the picture from which on it is cut off.
 MOST_YAW, MOST_OUTSIDE = 60.0, 0.1
 

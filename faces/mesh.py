@@ -32,18 +32,22 @@ def read_mesh(image: Image.Image, centre: np.ndarray, side: float, roll: float) 
         roll: degrees by which it is turned clockwise.
     """
     size = net(MESH).side
+    corner, across, down = square(np.asarray(centre) + 0.5, side, roll, size)
+    points, score = net(MESH)(np.asarray(cut(image, corner, across, down, size), np.float32)[None] / 255.0)
+    points = points.reshape(468, 3).astype(np.float64)
+    flat = corner + points[:, :1] * across + points[:, 1:2] * down - 0.5
+    return np.concatenate([flat, points[:, 2:] * (side / size)], axis=1), float(1.0 / (1.0 + np.exp(-score.item())))
+
+
+def square(centre: np.ndarray, side: float, roll: float, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the corner of a turned square of ``size`` pixels, and their steps across and down, in px of the photo."""
     angle, scale = math.radians(roll), side / size
     across, down = np.array([math.cos(angle), math.sin(angle)]) * scale, np.array([-math.sin(angle), math.cos(angle)]) * scale
-    corner = np.asarray(centre, dtype=np.float64) - (across + down) * size / 2.0
-    pixels = cut(image, corner, across, down, size)
-    points, score = net(MESH)(np.asarray(pixels, np.float32)[None] / 255.0)
-    points = points.reshape(468, 3).astype(np.float64)
-    flat = corner + points[:, :1] * across + points[:, 1:2] * down
-    return np.concatenate([flat, points[:, 2:] * scale], axis=1), float(1.0 / (1.0 + np.exp(-score.item())))
+    return np.asarray(centre, dtype=np.float64) - (across + down) * size / 2.0, across, down
 
 
 def cut(image: Image.Image, corner: np.ndarray, across: np.ndarray, down: np.ndarray, size: int) -> Image.Image:
-    """Return a square of ``size`` px cut out of a photo from ``corner`` on, a pixel being ``across`` and ``down`` of it.
+    """Return a square of ``size`` px cut out of a photo from ``corner`` on (pixel i covers i to i + 1), a pixel being ``across`` and ``down`` of it.
 
     Photos much finer than the result are reduced first, so that nothing aliases.
     """

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from data.landmarks68 import eye_distance
-from faces.face import Face, overlap
-from faces.find import SURE_SCORE, FaceFinder
+from faces.face import SURE_SCORE, Face, overlap
+from faces.find import FaceFinder
 from models.matches import Matches
 from pipeline.smoothing import Jitter, OneEuro
 
