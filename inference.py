@@ -22,15 +22,20 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="find and align faces; false for inputs that are aligned already")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--faces", choices=("largest", "all"), default=None,
-                       help="which faces of a photo; default is all with --paste-back, else the largest")
+                       help="which faces of a photo; default is the largest with --frame crop, else all")
     which.add_argument("--largest", action="store_const", const="largest", dest="faces", help="the same as --faces largest")
     which.add_argument("--face", type=cli.non_negative_int, default=None, help="one face by its number, 0 the largest")
     cli.add_finder(parser)
-    parser.add_argument("--paste_back", action="store_true", help="also write the whole photo with its restyled faces")
+    parser.add_argument("--frame", choices=("auto", "photo", "face", "crop"), default="auto",
+                        help="what is drawn: the whole photo, its faces alone with their surroundings as they are, or aligned faces; "
+                             "auto draws the photo where the style can")
+    parser.add_argument("--paste_back", action="store_const", const="face", dest="frame", help="the same as --frame face")
+    parser.add_argument("--size", type=cli.non_negative_int, default=0, help="longer side of drawn photos in px; 0 is their own")
     parser.add_argument("--paste_color", choices=("style", "photo"), default="style",
                         help="colours of pasted faces: the style's, or matched to the photo's")
-    parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e+optimize",
-                        help="how photos become latents: fast, slow without an encoder, or the encoder refined")
+    parser.add_argument("--inversion", choices=("auto", "e4e", "optimize", "e4e+optimize"), default="auto",
+                        help="how photos become latents: fast, slow without an encoder, or the encoder refined; auto is fast where the "
+                             "style draws photos themselves, else refined")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
     parser.add_argument("--lr", type=cli.finite_float, default=4.5e-2, help="learning rate of the optimisation")
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
@@ -54,9 +59,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         parser.error(f"argument --smooth: expected a number within 0 and 1, got {args.smooth}")
     if args.edit and args.residual == 64:
         parser.error("argument --edit: directions know features of 32 px; leave --residual 64 out")
-    args.faces = args.face if args.face is not None else args.faces or ("all" if args.paste_back else "largest")
-    if args.paste_back and not args.align:
-        parser.error("--paste-back needs the face's place in the photo, so it cannot go with --align false")
+    whole = args.frame in ("photo", "face") or (args.frame == "auto" and args.align)
+    args.faces = args.face if args.face is not None else args.faces or ("all" if whole else "largest")
+    if args.frame in ("photo", "face") and not args.align:
+        parser.error(f"--frame {args.frame} needs the face's place in the photo, so it cannot go with --align false")
     return args
 
 
@@ -64,9 +70,11 @@ def networks(args: Namespace) -> dict:
     """Return the arguments of ``build_stylizer`` that the options name."""
     from pipeline.stylize import InversionSettings
 
+    mode = None if args.inversion == "auto" else args.inversion
     return {"style": args.style, "base": args.base, "encoder": args.encoder, "align": args.align, "faces": args.faces,
             "finder": cli.finder_of(args), "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents",
-            "inversion": InversionSettings(args.inversion, args.steps, args.lr, residual=args.residual, edits=args.edit)}
+            "inversion": InversionSettings(mode, args.steps, args.lr, residual=args.residual, edits=args.edit)}
+
 
 def photo_rows(args: Namespace, photos: list) -> Iterator[dict]:
     """Restyle the photos that are not done yet and yield their rows."""
@@ -74,7 +82,7 @@ def photo_rows(args: Namespace, photos: list) -> Iterator[dict]:
     from pipeline.photos import PhotoSettings, drawer
     from pipeline.stylize import build_stylizer
 
-    settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype, args.paste_back, args.paste_color)
+    settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype, args.frame, args.size, args.paste_color)
     stylizer = build_stylizer(**settings.networks)
     stylizer.style.prepare(settings.look)
     if stylizer.rows_alone:
@@ -95,10 +103,11 @@ def clip_rows(args: Namespace, clips: list) -> Iterator[dict]:
     from pipeline.stylize import build_stylizer
 
     chosen = networks(args) | {"cache": None}  # a latent per frame is not worth keeping
-    if args.inversion == "e4e+optimize":  # refining every frame would take hours and flicker
+    if args.inversion in ("auto", "e4e+optimize"):  # refining every frame would take hours and flicker
         chosen["inversion"] = replace(chosen["inversion"], mode="e4e")
     settings = ClipSettings(chosen, args.output, cli.look_of(args), args.dtype,
-                            VideoSettings(args.smooth, aligned=args.clip_output == "face", colour=args.paste_color))
+                            VideoSettings(args.smooth, aligned=args.clip_output == "face" or args.frame == "crop",
+                                          surroundings=args.frame != "face", colour=args.paste_color))
     stylizer = build_stylizer(**settings.networks)
     stylizer.style.prepare(settings.look)
     if stylizer.rows_alone:

@@ -205,6 +205,12 @@ def to_tensor(image: Image.Image, size: int) -> Tensor:
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0  # [S, S, 3] -> [1, 3, S, S]
 
 
+def image_tensor(image: Image.Image) -> Tensor:
+    """Return an RGB image as [1, 3, H, W] in [-1, 1], at its own size."""
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0  # [H, W, 3] -> [1, 3, H, W]
+
+
 def to_pil(image: Tensor) -> Image.Image:
     """Return [3, H, W] or [1, 3, H, W] in [-1, 1] as an 8-bit RGB image; values outside are clamped."""
     if image.ndim == 4 and image.shape[0] == 1:

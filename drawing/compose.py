@@ -144,3 +144,11 @@ def reading_grid(shift: Tensor, size: tuple[int, int]) -> Tensor:
     y, x = ((torch.arange(side, dtype=torch.float32, device=shift.device) + 0.5) for side in size)
     pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)  # [H, W, 2]
     return 2.0 * (pixels[None] + shift.permute(0, 2, 3, 1)) / shift.new_tensor([width, height]) - 1.0
+
+
+def around_faces(faces: Sequence[PlacedFace], image: Tensor) -> Tensor:
+    """Return weights [1, 1, H, W] that are 1 at the faces of a picture [1, 3, H, W] and fall to 0 where their frames end."""
+    height, width = image.shape[2:]
+    small = (max(1, -(-height // CELL)), max(1, -(-width // CELL)))
+    windows = [frame_lookup(face.corners.to(image), small, (height, width))[1] for face in faces]
+    return enlarged(torch.stack(windows).amax(dim=0), (height, width))

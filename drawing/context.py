@@ -40,7 +40,12 @@ class FaceContext:
     @property
     def landmarks(self) -> np.ndarray:
         """The 68 landmarks [68, 2] in dlib's order, as fractions of the side."""
-        return landmarks_of(self.mesh[0].cpu().numpy())
+        return landmarks_in(self.mesh)
+
+
+def landmarks_in(mesh: Tensor) -> np.ndarray:
+    """Return the 68 landmarks [68, 2] in dlib's order of a mesh [1, 468, 3], in its unit."""
+    return landmarks_of(mesh[0].cpu().numpy())
 
 
 def aligned_mesh(image: Tensor) -> tuple[Tensor, float]:

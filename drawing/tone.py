@@ -24,8 +24,8 @@ FLAT, FLAT_LOW = 1e-6, 1e-2
 # Slopes of tone when nothing tells them, and how far they may be from it.
 SLOPE, SLOPES = 0.5, (0.2, 1.3)
 # How much of what sets a person apart from the pair's photo survives, by part (skin, hair, background, rest), for lightness and
-# the two colours: the rest is as the drawing has it.
-OWN = ((1.0, 0.6, 0.6), (0.6, 0.3, 0.3), (0.15, 0.1, 0.1), (0.4, 0.3, 0.3))
+# the two colours: the rest is as the drawing has it. Dark skin stays dark.
+OWN = ((0.85, 0.5, 0.5), (0.5, 0.25, 0.25), (0.08, 0.05, 0.05), (0.3, 0.2, 0.2))
 # Of tones that the drawing has in some places only, such as red cheeks, how much goes over.
 PLACED = 0.7
 
@@ -129,7 +129,7 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
     With B_l the bands and G the low pass of part k, filled beyond its borders, E its mean squares and m its mean,
 
         B_l' = clamp(sqrt(E_l(drawing) / E_l(photo))) B_l,
-        G' = m(drawing) + slope (G - m(photo) + own (m(photo) - m(pair's photo))) + placed.
+        G' = m(drawing) + own (m(photo) - m(pair's photo)) + slope (G - m(photo)) + placed.
 
     Args:
         image: [1, 3, H, W] in [-1, 1], deformed already.
@@ -156,7 +156,7 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
             gain = torch.cat([gain[:1], gain[1:].clamp(max=MOST_COLOR_GAIN)])
             drawn.append(band * gain[None, :, None, None])
         apart = mean.new_tensor(OWN[k]) * (mean - tone.photo_mean[k])
-        moved = (tone.mean[k] + tone.slope[k] * (apart - mean))[None, :, None, None]
+        moved = (tone.mean[k] + apart - tone.slope[k] * mean)[None, :, None, None]
         drawn_part = collapsed(drawn, tone.slope[k][None, :, None, None] * low + moved)
         made = made + parts[:, k:k + 1] * drawn_part
     if placed is not None:

@@ -10,7 +10,6 @@ from PIL import Image
 from data.landmarks68 import eye_distance
 from faces.face import SURE_SCORE, Face, overlap
 from faces.find import FaceFinder
-from models.matches import Matches
 from pipeline.smoothing import Jitter, OneEuro
 
 MIN_OVERLAP = 0.2
@@ -20,23 +19,29 @@ MAX_MISSED = 1
 
 @dataclass
 class Track:
-    """One face: its smoothed landmarks [68, 2], the face as it was found last, the filters, and what patches its last frame was
-    drawn with."""
+    """One face: its smoothed landmarks [68, 2], the face as it was found last, and the filters."""
 
     landmarks: np.ndarray
     face: Face
     points: OneEuro
     latent: OneEuro
     outline: OneEuro
+    mesh: OneEuro
     missed: int = 0
     jitter: Jitter = field(default_factory=Jitter)
     drawn_jitter: Jitter = field(default_factory=Jitter)
-    last: list[Matches] = field(default_factory=list)
 
     @property
     def raw(self) -> np.ndarray:
         """The landmarks [68, 2] as they were found."""
         return self.face.landmarks
+
+    def smooth_mesh(self, *, seconds: float) -> np.ndarray | None:
+        """Return the smoothed mesh [468, 3] in px of the frame, or None where the finder reads none."""
+        if self.face.mesh is None:
+            return None
+        self.mesh.scale = self.points.scale
+        return self.mesh(self.face.mesh, seconds=seconds)
 
 
 class FaceTracker:
@@ -101,4 +106,4 @@ class FaceTracker:
             number = self.faces if isinstance(self.faces, int) else 0
             new = free[number:number + 1]
         self.tracks = kept + [
-            Track(face.landmarks, face, *(OneEuro(self.smooth) for _ in range(3))) for face in new]
+            Track(face.landmarks, face, *(OneEuro(self.smooth) for _ in range(4))) for face in new]

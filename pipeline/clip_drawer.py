@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from data.images import to_pil
+from data.images import image_tensor, to_pil
 from data.landmarks68 import eye_distance
-from models.matches import Matches
 from faces.align import align_face, photo_corners
 from faces.face import Face, face_state, load_face
 from pipeline.paste import paste_back
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.stylize import Crop, Stylizer
 from faces.tracking import FaceTracker, Track
+from models.face import Face as Inverted
 from pipeline.video_io import ClipFrame
 from styles.controls import Look
 
@@ -38,6 +38,7 @@ class VideoSettings:
     Attributes:
         smooth: strength of the smoothing of landmarks and latents over time, 0..1.
         aligned: write the restyled square face alone instead of the whole frame.
+        surroundings: draw all of a frame where the style draws photos; else what is around faces stays.
         colour: of pasted faces, see ``pipeline.paste.harmonised``.
         every: frames between detections.
         segment: frames per segment, the unit of resuming and of memory.
@@ -46,6 +47,7 @@ class VideoSettings:
 
     smooth: float = 0.5
     aligned: bool = False
+    surroundings: bool = True
     colour: str = "style"
     every: int = 5
     segment: int = 120
@@ -70,7 +72,7 @@ class Drawer(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """A face of one frame: what draws it, part by part (see ``Style.draw_parts``), and how far the last frame is away.
+    """A face of one frame with its inversion, and how far the last frame is away.
 
     Its track goes on to the next frame while this one is drawn, so what is measured in the result is kept beside it: the
     face as it was found, and the eye distance of the smoothed landmarks in px.
@@ -78,17 +80,10 @@ class Found:
 
     track: Track
     crop: Crop
-    parts: Iterator[Tensor | None]
+    face: Inverted
     seconds: float
     filmed: Face
     unit: float
-
-
-class Drawn(NamedTuple):
-    """A restyled aligned face [1, 3, S, S], and how far its pixels are ground, [S', S'] from 0 to 1, where drawing told it."""
-
-    face: Tensor
-    ground: np.ndarray | None
 
 
 class ClipDrawer:
@@ -110,11 +105,11 @@ class ClipDrawer:
 
     def pictures(self, frames: Iterable[tuple[ClipFrame, float]]) -> Iterator[ClipFrame]:
         """Yield the restyled frames, see ``Drawer``; ``AHEAD`` more may have been taken than were yielded."""
-        with _in_threads(self._begun, self._drawn) as start:
-            waiting: deque[tuple[ClipFrame, list[Found], Callable[[], list[Drawn]]]] = deque()
+        with _in_threads(self._drawn) as start:
+            waiting: deque[tuple[ClipFrame, list[Found], Callable[[], Tensor | list[Tensor]]]] = deque()
             for frame, at in frames:
                 found = self._find(frame.image, at=at)
-                waiting.append((frame, found, start(found)))
+                waiting.append((frame, found, start((frame.image, found))))
                 if len(waiting) > AHEAD:
                     yield self._picture(*waiting.popleft())
             while waiting:
@@ -140,42 +135,44 @@ class ClipDrawer:
         def steady(rows: Tensor) -> Tensor:
             return torch.from_numpy(track.latent(rows.cpu().numpy(), seconds=seconds)).to(rows)
 
-        face = replace(self.stylizer.invert_frame(crop.image, steady), last=track.last)
-        parts = self.stylizer.restyle_parts(face, look=self.look, landmarks=crop.places())
-        return Found(track, crop, parts, seconds, track.face, float(eye_distance(track.landmarks)))
+        mesh = track.smooth_mesh(seconds=seconds)
+        crop = crop._replace(mesh=mesh)
+        return Found(track, crop, self.stylizer.invert_frame(crop.image, steady), seconds, track.face,
+                     float(eye_distance(track.landmarks)))
 
-    @staticmethod
-    def _begun(found: list[Found]) -> list[tuple[Found, Tensor | None]]:
-        """Draw the first part of the faces of a frame; return them with what it gave."""
-        return [(one, next(one.parts)) for one in found]
+    @property
+    def _whole(self) -> bool:
+        """Whether whole frames are drawn: nothing is pasted then."""
+        return self.stylizer.style.draws_pictures and not self.settings.aligned
 
-    @staticmethod
-    def _drawn(begun: list[tuple[Found, Tensor | None]]) -> list[Drawn]:
-        """Draw the other parts and return the restyled aligned faces of a frame."""
-        drawn = []
-        for one, first in begun:
-            *_, face = [first, *one.parts]
-            # Of the next frame it will be another.
-            known = [match.ground for match in one.track.last if match.ground is not None]
-            drawn.append(Drawn(face, known[0][0, 0].cpu().numpy() if known else None))
-        return drawn
+    def _drawn(self, given: tuple[Image.Image, list[Found]]) -> Tensor | list[Tensor]:
+        """Return a whole drawn frame [1, 3, H, W], or the drawn aligned faces of a frame."""
+        image, found = given
+        if self._whole and found:
+            faces = [self.stylizer.framed(one.crop, one.face) for one in found]
+            return self.stylizer.draw_framed(image_tensor(image).to(self.stylizer.device), faces, look=self.look,
+                                             surroundings=self.settings.surroundings)
+        return [self.stylizer.restyle(self.stylizer.known(one.crop, one.face), look=self.look, landmarks=one.crop.places())
+                for one in found]
 
-    def _picture(self, frame: ClipFrame, found: list[Found], drawn: Callable[[], list[Drawn]]) -> ClipFrame:
+    def _picture(self, frame: ClipFrame, found: list[Found], drawn: Callable[[], Tensor | list[Tensor]]) -> ClipFrame:
         """Return a frame with its restyled faces, or the face alone."""
         return replace(frame, image=self._pasted(frame.image, found, drawn()))
 
-    def _pasted(self, image: Image.Image, found: list[Found], drawn: list[Drawn]) -> Image.Image:
+    def _pasted(self, image: Image.Image, found: list[Found], drawn: Tensor | list[Tensor]) -> Image.Image:
         if self.settings.aligned:
             side = self.stylizer.size
-            return to_pil(drawn[0].face) if drawn else image.resize((side, side), Image.Resampling.LANCZOS)
+            return to_pil(drawn[0]) if drawn else image.resize((side, side), Image.Resampling.LANCZOS)
         result = image
-        for one, (face, ground) in zip(found, drawn, strict=True):
-            picture = to_pil(face)
-            filmed, made = self.stylizer.outlines(one.crop, picture)
-            made = one.track.outline(made, seconds=one.seconds)
-            ground = self.stylizer.ground(face, made) if ground is None else ground
-            result = paste_back(result, picture, one.crop.corners, original=one.crop.image, colour=self.settings.colour,
-                                outlines=(filmed, made), ground=ground)
+        if isinstance(drawn, Tensor):
+            result = to_pil(drawn)
+        else:
+            for one, face in zip(found, drawn, strict=True):
+                picture = to_pil(face)
+                filmed, made = self.stylizer.outlines(one.crop, picture)
+                made = one.track.outline(made, seconds=one.seconds)
+                result = paste_back(result, picture, one.crop.corners, original=one.crop.image, colour=self.settings.colour,
+                                    outlines=(filmed, made), ground=self.stylizer.ground(face, made))
         for one in found:
             self._measure(result, one)
         return result
@@ -230,7 +227,7 @@ def tracker_state(tracker: FaceTracker) -> dict[str, Any]:
     tracks = [{"landmarks": track.landmarks, "face": face_state(track.face), "missed": track.missed,
                "points": track.points.state(), "scale": track.points.scale, "latent": track.latent.state(),
                "outline": track.outline.state(), "jitter": track.jitter.recent, "drawn": track.drawn_jitter.recent,
-               "last": [one.state() for one in track.last]}
+               "mesh": track.mesh.state()}
               for track in tracker.tracks]
     return {"since": tracker.since, "cuts": tracker.cuts, "small": tracker.small, "tracks": tracks}
 
@@ -241,11 +238,10 @@ def load_tracker(tracker: FaceTracker, state: Mapping[str, Any]) -> None:
     tracker.small = None if state["small"] is None else np.asarray(state["small"], np.float32)
     tracker.tracks = []
     for row in state["tracks"]:
-        filters = [OneEuro(tracker.smooth) for _ in range(3)]
-        for one, name in zip(filters, ("points", "latent", "outline")):
+        filters = [OneEuro(tracker.smooth) for _ in range(4)]
+        for one, name in zip(filters, ("points", "latent", "outline", "mesh")):
             one.load({key: np.asarray(value) for key, value in row[name].items()})
         filters[0].scale = row["scale"]
         tracker.tracks.append(Track(
             np.asarray(row["landmarks"]), load_face(row["face"]), *filters, row["missed"],
-            *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn")),
-            [Matches.load(one) for one in row["last"]]))
+            *(Jitter(recent=[np.asarray(points) for points in row[name]]) for name in ("jitter", "drawn"))))

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.images import read_photo, save_image
+from PIL import Image
+
+from data.images import read_photo, save_image, to_pil
+from data.origin import Origin
 from pipeline import cli
 from pipeline.batch import Draw, Drawn, Photo, content_digest, settings_digest
 from pipeline.stylize import Look, Stylizer, build_stylizer, side_by_side, whole_photo
@@ -24,7 +27,9 @@ class PhotoSettings:
         output: folder of the pictures.
         look: how faces are drawn.
         dtype: arithmetic of the networks.
-        paste_back: also write the whole photo with its restyled faces.
+        frame: what is drawn: "photo", all of it, "face", its faces in their surroundings, or "crop", aligned faces; "auto" is the
+            photo where the style draws photos and faces are found, else aligned faces.
+        size: longer side of a drawn photo in px; 0 for its own.
         colour: of pasted faces.
     """
 
@@ -32,7 +37,8 @@ class PhotoSettings:
     output: Path
     look: Look
     dtype: str = "auto"
-    paste_back: bool = False
+    frame: str = "auto"
+    size: int = 0
     colour: str = "style"
 
     def digest(self, stylizer: Stylizer) -> str:
@@ -41,8 +47,14 @@ class PhotoSettings:
         return settings_digest(
             style=stylizer.style.fingerprint, networks=stylizer.digests(),
             finder=repr(finder), landmarks=finder and content_digest(finder.weights()), faces=self.networks["faces"],
-            inversion=self.networks["inversion"], look=repr(self.look), dtype=self.dtype, paste_back=self.paste_back,
-            colour=self.paste_back and self.colour)
+            inversion=self.networks["inversion"], look=repr(self.look), dtype=self.dtype, frame=self.frame, size=self.size,
+            colour=self.frame == "face" and self.colour)
+
+    def frame_of(self, stylizer: Stylizer) -> str:
+        """Return what is drawn with the styles and settings of a stylizer."""
+        if self.frame != "auto":
+            return self.frame
+        return "photo" if stylizer.style.draws_pictures and stylizer.finder is not None else "crop"
 
 
 def drawer(settings: PhotoSettings, stylizer: Stylizer | None = None) -> Draw:
@@ -51,19 +63,46 @@ def drawer(settings: PhotoSettings, stylizer: Stylizer | None = None) -> Draw:
     dtype = cli.resolve_dtype(settings.dtype, stylizer.device)
 
     def draw(photo: Photo) -> Drawn:
-        (image, origin), path, files, items = read_photo(photo.path), settings.output / photo.stem, [], []
-        crops = stylizer.crops(image, name=photo.path)
-        for number, crop in enumerate(crops):
-            with cli.autocast(stylizer.device, dtype):
-                items.append(stylizer.stylize(crop, look=settings.look))
-            name = f"{path.name}_face{number}" if len(crops) > 1 else path.name
-            files += [path.with_name(f"{name}.png"), path.with_name(f"{name}_side.png")]
-            save_image(files[-2], items[-1].result)
-            save_image(files[-1], side_by_side(items[-1]))
-        if settings.paste_back:
-            suffix = ".jpg" if Path(photo.path).suffix.lower() in JPEG_SUFFIXES else ".png"
-            files.append(path.with_name(f"{path.name}_photo{suffix}"))
-            save_image(files[-1], whole_photo(image, crops, items, colour=settings.colour), origin=origin)
-        return Drawn(len(crops), files, "; ".join(origin.notes))
+        image, origin = read_photo(photo.path)
+        with cli.autocast(stylizer.device, dtype):
+            if stylizer.style.draws_pictures and settings.frame_of(stylizer) != "crop":
+                return drawn_picture(settings, stylizer, photo, image, origin)
+            return drawn_faces(settings, stylizer, photo, image, origin)
 
     return draw
+
+
+def drawn_picture(settings: PhotoSettings, stylizer: Stylizer, photo: Photo, image: Image.Image, origin: Origin) -> Drawn:
+    """Draw a whole photo, or its faces in their surroundings, into one file."""
+    if settings.size:
+        scale = settings.size / max(image.size)
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    crops = stylizer.crops(image, name=photo.path)
+    result = stylizer.draw_frame(image, crops, look=settings.look, surroundings=settings.frame_of(stylizer) == "photo")
+    output = settings.output / photo.stem
+    file = output.with_name(output.name + suffix_of(photo))
+    save_image(file, to_pil(result), origin=origin)
+    return Drawn(len(crops), [file], "; ".join(origin.notes))
+
+
+def drawn_faces(settings: PhotoSettings, stylizer: Stylizer, photo: Photo, image: Image.Image, origin: Origin) -> Drawn:
+    """Draw the aligned faces of a photo into files, and paste them back where that is asked for."""
+    path, files, items = settings.output / photo.stem, [], []
+    crops = stylizer.crops(image, name=photo.path)
+    if settings.frame == "auto" and stylizer.faces == "all":
+        crops = crops[:1]
+    for number, crop in enumerate(crops):
+        items.append(stylizer.stylize(crop, look=settings.look))
+        name = f"{path.name}_face{number}" if len(crops) > 1 else path.name
+        files += [path.with_name(f"{name}.png"), path.with_name(f"{name}_side.png")]
+        save_image(files[-2], items[-1].result)
+        save_image(files[-1], side_by_side(items[-1]))
+    if settings.frame in ("photo", "face"):
+        files.append(path.with_name(f"{path.name}_photo{suffix_of(photo)}"))
+        save_image(files[-1], whole_photo(image, crops, items, colour=settings.colour), origin=origin)
+    return Drawn(len(crops), files, "; ".join(origin.notes))
+
+
+def suffix_of(photo: Photo) -> str:
+    """Return the ending of a picture made of a photo: JPEG stays JPEG, all else is PNG."""
+    return ".jpg" if Path(photo.path).suffix.lower() in JPEG_SUFFIXES else ".png"

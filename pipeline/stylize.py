@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,15 @@ from torch.nn import functional as F
 from checkpoints.builders import Base, Encoder, load_encoder
 from checkpoints.edits import load_directions
 from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
-from data.images import to_pil, to_tensor
+from data.images import image_tensor, to_pil, to_tensor
 from faces.align import align_face, crop_map, photo_corners
 from faces.find import FaceFinder, FinderSettings
 from losses.perceptual import InversionLoss
 from models.edits import Edit, edited
+from drawing.compose import around_faces
+from drawing.context import aligned_mesh, read_context
+from drawing.style import FRAME
+from faces.parts import face_parts
 from models.face import Face
 from models.parts import PartsNetwork, ground_of
 from pipeline.cli import UserError
@@ -29,6 +33,7 @@ from pipeline.paste import paste_back
 from pipeline.perceptual import inversion_objective
 from pipeline.sampling import base_of, undeformed
 from styles.controls import Look
+from styles.drawn import FramedFace
 from styles.protocol import Style
 from styles.registry import load_style
 from training.inversion import ResidualSettings, invert
@@ -44,11 +49,11 @@ MAX_ASPECT = 1.02
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """How photos become faces: ``mode`` of ``INVERSIONS``, optimisation ``steps``, learning rate ``lr``, the share
+    """How photos become faces: ``mode`` of ``INVERSIONS``, None for what suits the style, optimisation ``steps``, learning rate ``lr``, the share
     ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features that are found
     beside the rows of latents, 0 for rows alone; and the edits that inverted faces get, see ``models.edits``."""
 
-    mode: str = "e4e"
+    mode: str | None = "e4e"
     steps: int = 100
     lr: float = 4.5e-2
     decay: float = 0.4
@@ -57,7 +62,7 @@ class InversionSettings:
     edits: tuple[Edit, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.mode not in INVERSIONS:
+        if self.mode is not None and self.mode not in INVERSIONS:
             raise ValueError(f"inversion must be one of {INVERSIONS}, got {self.mode!r}")
 
     def schedule(self) -> dict[str, Any]:
@@ -78,21 +83,34 @@ class InversionSettings:
 
 
 class Crop(NamedTuple):
-    """An aligned face, its corners [4, 2] in the photo (see ``photo_corners``) and its landmarks [68, 2] in px of it.
+    """An aligned face, its corners [4, 2] in the photo (see ``photo_corners``), its landmarks [68, 2] and its mesh [468, 3] in px
+    of the photo.
 
-    Corners and landmarks are None for photos that came aligned.
+    All but the image are None for photos that came aligned, and the mesh also for finders that read none.
     """
 
     image: Image.Image
     corners: np.ndarray | None
     landmarks: np.ndarray | None
+    mesh: np.ndarray | None = None
 
     def places(self) -> np.ndarray | None:
         """Return the landmarks as fractions of the crop's side, or None."""
         if self.landmarks is None or self.corners is None:
             return None
+        return self._inside(self.landmarks)
+
+    def mesh_places(self) -> Tensor | None:
+        """Return the mesh [1, 468, 3] as fractions of the crop's side, or None."""
+        if self.mesh is None or self.corners is None:
+            return None
+        side = float(np.hypot(*(self.corners[3] - self.corners[0])))
+        flat = np.concatenate([self._inside(self.mesh[:, :2]), self.mesh[:, 2:] / side], axis=1)
+        return torch.from_numpy(flat)[None].float()
+
+    def _inside(self, points: np.ndarray) -> np.ndarray:
         matrix = crop_map(self.corners)
-        return (self.landmarks + 0.5) @ matrix[:, :2].T + matrix[:, 2]
+        return (points + 0.5) @ matrix[:, :2].T + matrix[:, 2]
 
 
 @dataclass(frozen=True)
@@ -136,15 +154,14 @@ class Stylizer:
         self.style, self.base, self.encoder, self.residual = style, base, encoder, residual
         self.settings, self.cache, self.finder, self.faces = settings, cache, finder, faces
         self._make_objective, self._objective = objective, None
-        self._alike: tuple[Style, bool] | None = None
         self._parts: PartsNetwork | None = None
         self.device = base.w_avg.device
         self._directions = load_directions(settings.edits, base)
 
     @property
     def size(self) -> int:
-        """Side of the images in px."""
-        return self.base.generator.config.size
+        """Side of aligned faces in px: that at which the style draws."""
+        return FRAME if self.style.draws_pictures else self.base.generator.config.size
 
     def crops(self, photo: Image.Image, *, name: str) -> list[Crop]:
         """Return the chosen aligned faces of a photo, largest first.
@@ -165,7 +182,7 @@ class Stylizer:
         elif self.faces == "largest":
             found = found[:1]
         return [Crop(align_face(photo, face.landmarks, output_size=self.size),
-                     photo_corners(face.landmarks, photo.size, output_size=self.size), face.landmarks) for face in found]
+                     photo_corners(face.landmarks, photo.size, output_size=self.size), face.landmarks, face.mesh) for face in found]
 
     def align(self, photo: Image.Image, *, name: str) -> list[Image.Image]:
         """Return the images of ``crops``."""
@@ -185,14 +202,7 @@ class Stylizer:
         photo = to_tensor(aligned, self.residual.module.config.input_size).to(self.device)
         finder, generator = self.residual.module, self.base.generator
         half = generator.halfway(w_plus, noise=generator.fixed_noise(), resolution=finder.config.resolution)
-        return Face(w_plus, finder(photo, half.features, w_plus).float(), half=half if self._begins_alike else None)
-
-    @property
-    def _begins_alike(self) -> bool:
-        """Whether the style, which may be exchanged, draws faces by layers equal to those of the base up to the residual."""
-        if self._alike is None or self._alike[0] is not self.style:
-            self._alike = self.style, self.style.begins_as(self.base.generator, self.residual.module.config.resolution)
-        return self._alike[1]
+        return Face(w_plus, finder(photo, half.features, w_plus).float())
 
     @property
     def rows_alone(self) -> bool:
@@ -231,7 +241,7 @@ class Stylizer:
             face = self.completed(aligned, self.encode(aligned))
         if settings.mode != "e4e":
             self._objective = self._objective or self._make_objective()
-            target = to_tensor(aligned, self.size).to(self.device)
+            target = to_tensor(aligned, self.base.generator.config.size).to(self.device)
             face = invert(target, self.base.generator, w_init=face.w_plus, objective=self._objective,
                           residual=settings.features(), residual_init=face.residual, **settings.schedule())
         if face.residual is not None:
@@ -254,16 +264,47 @@ class Stylizer:
         """
         return self.style.draw(face, look, landmarks=None if landmarks is None else landmarks[None])
 
-    def restyle_parts(self, face: Face, *, look: Look, landmarks: np.ndarray | None = None) -> Iterator[Tensor | None]:
-        """Do what ``restyle`` does in parts, see ``Style.draw_parts``."""
-        return self.style.draw_parts(face, look, landmarks=None if landmarks is None else landmarks[None])
+    def known(self, crop: Crop, face: Face) -> Face:
+        """Return a face with what the drawing stages need to know of it, where the style draws photos."""
+        if not self.style.draws_pictures:
+            return face
+        return replace(face, known=(read_context(face.photo, crop.mesh_places()),))
 
     def stylize(self, crop: Crop | Image.Image, *, look: Look) -> Stylized:
         """Invert and restyle one aligned face."""
         crop = crop if isinstance(crop, Crop) else Crop(crop, None, None)
-        face = self.invert(crop.image)
+        face = self.known(crop, self.invert(crop.image))
         result = self.restyle(face, look=look, landmarks=crop.places())
         return self.stylized(crop, face, result)
+
+    def draw_frame(self, photo: Image.Image, crops: Sequence[Crop], *, look: Look, surroundings: bool = True) -> Tensor:
+        """Return a whole photo [1, 3, H, W] drawn, every face by its own warp; where the style draws photos.
+
+        Args:
+            photo: of any size.
+            crops: its faces, see ``crops``; at least one.
+            look: how to draw.
+            surroundings: draw all of the photo; else what is around the faces stays as it is.
+        """
+        image = image_tensor(photo).to(self.device)
+        faces = [self.framed(crop, self.invert(crop.image)) for crop in crops]
+        return self.draw_framed(image, faces, look=look, surroundings=surroundings)
+
+    def draw_framed(self, image: Tensor, faces: Sequence[FramedFace], *, look: Look, surroundings: bool = True) -> Tensor:
+        """Do what ``draw_frame`` does for faces that are inverted, in an image [1, 3, H, W]."""
+        meshes = []
+        for one in faces:
+            corner, right, down = one.corners[0], one.corners[1] - one.corners[0], one.corners[2] - one.corners[0]
+            flat = corner + one.mesh[0, :, :1] * right + one.mesh[0, :, 1:2] * down - 0.5
+            meshes.append(torch.cat([flat, one.mesh[0, :, 2:] * right.norm()], dim=1).cpu().numpy().astype(np.float64))
+        inside = None if surroundings else around_faces(faces, image)
+        return self.style.draw_frame(image, face_parts(image, meshes), faces, look, inside=inside)
+
+    def framed(self, crop: Crop, face: Face) -> FramedFace:
+        """Return an inverted face with its place in the photo that it was cut from."""
+        mesh = crop.mesh_places()
+        mesh = (aligned_mesh(face.photo)[0] if mesh is None else mesh).to(self.device)
+        return FramedFace(face, mesh, torch.from_numpy(crop.corners[[0, 3, 1]]).float().to(self.device))
 
     def stylized(self, crop: Crop, face: Face, result: Tensor) -> Stylized:
         """Return one face with all that pasting it back takes."""
@@ -311,6 +352,8 @@ def build_stylizer(
     inversion = inversion or InversionSettings()
     device = torch.device(device)
     loaded = load_style(style, device=device)
+    if inversion.mode is None:
+        inversion = replace(inversion, mode="e4e" if loaded.draws_pictures else "e4e+optimize")
     inversion = replace(inversion, mode="e4e") if loaded.feed_forward else inversion
     ground = base_of(loaded, name=base)
     made = load_encoder(encoder or base or loaded.encoder_name, device=device) if inversion.mode != "optimize" else None
@@ -344,10 +387,10 @@ def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *,
 
 
 def side_by_side(item: Stylized) -> Tensor:
-    """Return the aligned photo, its inversion and the result in one row, [1, 3, S, 3S]."""
+    """Return the aligned photo, its inversion unless the photo itself was drawn, and the result in one row, [1, 3, S, 2S or 3S]."""
     size = item.result.shape[3]
     photo = to_tensor(item.aligned, size).to(item.result.device)
-    parts = [photo, item.inverted, item.result]
+    parts = [photo, item.result] if item.face.known else [photo, item.inverted, item.result]
     return torch.cat([F.interpolate(p, size=(size, size), mode="bilinear") if p.shape[3] != size else p
                       for p in parts], dim=3).clamp(-1.0, 1.0)
 

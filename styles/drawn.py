@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from drawing.compose import PlacedFace, Strengths, draw_aligned, draw_picture
-from drawing.context import FaceContext, read_context
+from drawing.context import landmarks_in, read_context
+from drawing.warp import with_rings
 from drawing.style import FRAME, DrawnStyle, enlarged_picture
 from models.face import Face
 from styles.controls import REGIONS, ByRegion, Control
@@ -30,21 +31,21 @@ Grids = Callable[[Face, float | ByRegion, np.ndarray], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class FramedFace:
-    """A face of a whole picture: its inversion, what is known of it in its aligned frame, and three corners of that frame in px
-    of the picture, see ``drawing.compose.PlacedFace``."""
+    """A face of a whole picture: its inversion, its mesh [1, 468, 3] as fractions of its aligned frame's side, and three corners of
+    that frame in px of the picture, see ``drawing.compose.PlacedFace``."""
 
     face: Face
-    context: FaceContext
+    mesh: Tensor
     corners: Tensor
 
 
-def strengths(values: Mapping[str, Any], context: FaceContext) -> Strengths:
-    """Return how far the stages go for a face, by values of ``CONTROLS``."""
+def strengths(values: Mapping[str, Any], mesh: Tensor) -> Strengths:
+    """Return how far the stages go for a face with a mesh [1, 468, 3], by values of ``CONTROLS``."""
     alpha = values[DEFORMATION.name]
     if isinstance(alpha, ByRegion):
-        weights = region_weights(context.points[0].cpu().numpy().astype(np.float64), context.landmarks)
+        weights = region_weights(with_rings(mesh)[0].cpu().numpy().astype(np.float64), landmarks_in(mesh))
         degrees = weights @ np.array([alpha.degree(name) for name in REGIONS])
-        alpha = torch.from_numpy(degrees).float()[None, :, None].to(context.mesh)
+        alpha = torch.from_numpy(degrees).float()[None, :, None].to(mesh)
     return Strengths(alpha, values[TONE.name], values[STROKES.name])
 
 
@@ -63,8 +64,8 @@ def draw_faces(drawn: DrawnStyle, face: Face, values: Mapping[str, Any], *, pict
     for index, image in enumerate(images.float().split(1)):
         context = face.known[index] if face.known else read_context(image)
         alpha = values[DEFORMATION.name]
-        own = grids(face[index:index + 1], alpha, context.landmarks)
-        made.append(draw_aligned(image, context, drawn, strengths(values, context), grids=own))
+        own = grids(face[index:index + 1], alpha, landmarks_in(context.mesh))
+        made.append(draw_aligned(image, context, drawn, strengths(values, context.mesh), grids=own))
     return torch.cat(made)
 
 
@@ -73,7 +74,7 @@ def draw_frame(drawn: DrawnStyle, image: Tensor, parts: Tensor, faces: Sequence[
     """Return a whole picture [1, 3, H, W] drawn in a style, see ``drawing.compose.draw_picture``."""
     placed, degrees = [], []
     for one in faces:
-        own = grids(one.face, values[DEFORMATION.name], one.context.landmarks)
-        placed.append(PlacedFace(one.context.points, own, one.corners))
-        degrees.append(strengths(values, one.context))
+        own = grids(one.face, values[DEFORMATION.name], landmarks_in(one.mesh))
+        placed.append(PlacedFace(with_rings(one.mesh), own, one.corners))
+        degrees.append(strengths(values, one.mesh))
     return draw_picture(image, parts, placed, drawn, degrees, inside=inside)
