@@ -1,4 +1,4 @@
-"""Where faces are at every angle and size: MediaPipe's detector over a pyramid of tiles, each find confirmed by its mesh network."""
+"""Where faces are at every angle and size: MediaPipe's detector over tiles, each find confirmed by its mesh network."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class MeshSearch:
     def candidates(self, image: Image.Image) -> list[Face]:
         """Return whatever may be a face in an RGB photo, the surest first, each once."""
         places = np.concatenate([detections(view) for view in views(image, self.min_face)])
-        found = [self._face(image, region_of_detection(place)) for place in places[distinct(places[:, 1:5], places[:, 0])]]
+        places = places[distinct(places[:, 1:5], places[:, 0])]
+        found = [self._face(image, region_of_detection(place)) for place in places]
         if not found:
             return []
         return [found[index] for index in distinct(np.array([face.box for face in found]),

@@ -76,7 +76,8 @@ def _media(source: Path, *, recursive: bool) -> list[Path]:
     found = []
     if source.is_dir():
         entries = source.rglob("*") if recursive else source.iterdir()
-        found = [path for path in entries if is_clip(path) and not any(part.startswith(".") for part in path.relative_to(source).parts)]
+        found = [path for path in entries
+                 if is_clip(path) and not any(part.startswith(".") for part in path.relative_to(source).parts)]
     try:
         return sorted({*found, *list_images(source, recursive=recursive)})
     except ImageError:
