@@ -37,6 +37,8 @@ RADIUS, SOFTNESS = 0.009, 1e-3
 # Histogram of colours: cells per axis of Lab, deviation of its softening in cells, weight of a colour that was never seen.
 CELLS, SPREAD, UNSEEN = 24, 1.0, 0.02
 ROUNDS = 3
+# Share of a face that the foreground network must have seen to be believed.
+SEEN = 0.5
 # Share of clothes far from a face that may be hands and arms, before colours decide.
 HANDS = 0.2
 # Vertices of the mesh along the face's oval, and those of the brows' upper edges.
@@ -144,9 +146,11 @@ def local_parts(crop: Tensor, points: np.ndarray, inside: Tensor) -> Tensor:
         points: the mesh's vertices [468, 2] as fractions of the side.
         inside: [1, 1, S, S], 1 where the picture has pixels.
     """
-    ahead = foreground(crop)[0, 0].double().numpy()
     oval, above = oval_masks(points, crop.shape[3])
-    place = likely_places(crop, points)
+    place, ahead = likely_places(crop, points), foreground(crop)[0, 0].double().numpy()
+    if (ahead * oval).sum() < SEEN * oval.sum():  # etchings and the like, in which it sees nobody
+        ahead = 1.0 - place[BACKGROUND]
+    ahead = np.maximum(ahead, oval)
     # In the oval it is skin, and above the brows hair at most; outside it is what the network says, as far as it is in front.
     place[SKIN] = np.maximum(place[SKIN], oval)
     place[REST] *= 1.0 - oval
@@ -155,9 +159,12 @@ def local_parts(crop: Tensor, points: np.ndarray, inside: Tensor) -> Tensor:
     place[BACKGROUND] = 0.0
     place = place + 1e-3
     place = place / place.sum(axis=0) * ahead
-    place[BACKGROUND] = (1.0 - ahead) * (1.0 - oval) + 1e-4
-    place = place / place.sum(axis=0)
-    share = by_colour(place, to_lab(crop), inside[0, 0].numpy())
+    place[BACKGROUND] = (1.0 - ahead) + 1e-4
+    share = by_colour(place / place.sum(axis=0), to_lab(crop), inside[0, 0].numpy())
+    # Below the brows no colour says otherwise.
+    face = oval * (1.0 - above)
+    share = share * (1.0 - face)
+    share[SKIN] += face
     return torch.from_numpy(share).float()[None]
 
 
