@@ -26,7 +26,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="rows that stay the face's own; the style's default where not given, published 6")
     parser.add_argument("--sample_zs", type=Path, default=None,
                         help="file of the faces' z [N, 512], .npy or .pt, in place of --seed; sets --pics")
-    parser.add_argument("--output", "--outdir", dest="output", type=Path, default=Path("outputs/blend_pairs"), help="output folder")
+    parser.add_argument("--output", "--outdir", dest="output", type=Path, default=Path("outputs/blend_pairs"),
+                        help="output folder")
     cli.add_common(parser, outdir=False)
     return parser.parse_args(argv)
 

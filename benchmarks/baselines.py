@@ -32,7 +32,8 @@ def colour_transfer(photo: Tensor, drawing: Tensor) -> Tensor:
 
     from skimage.color import lab2rgb, rgb2lab
 
-    given, wanted = (rgb2lab((image.clamp(-1, 1).permute(0, 2, 3, 1).cpu().double().numpy() + 1) / 2) for image in (photo, drawing))
+    given, wanted = (rgb2lab((image.clamp(-1, 1).permute(0, 2, 3, 1).cpu().double().numpy() + 1) / 2)
+                     for image in (photo, drawing))
     axes = (1, 2)
     scale = wanted.std(axis=axes, keepdims=True) / given.std(axis=axes, keepdims=True).clip(1e-3)
     made = (given - given.mean(axis=axes, keepdims=True)) * scale + wanted.mean(axis=axes, keepdims=True)

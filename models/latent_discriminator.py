@@ -27,7 +27,7 @@ class LatentDiscriminator(nn.Module):
 
 
 class LatentPool:
-    """The last ``size`` latents that an encoder made: half of what the discriminator sees are older ones (Shrivastava et al. 2017).
+    """Older latents of an encoder: half of what the discriminator sees comes from here (Shrivastava et al. 2017).
 
     Args:
         size: how many; 0 gives every batch as it is.
