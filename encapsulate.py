@@ -154,7 +154,8 @@ def run(args: Namespace) -> int:
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
     save_style(output, stage.result, None if args.without_critic else stage.critic, base=base, encoder=encoder,
-               encoder_name=args.encoder or args.base, training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
+               encoder_name=args.encoder or args.base,
+               training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
                **({"detail": SMALL_DETAIL, "bands": mean_bands(images), "manner": manner(images, stage.result)}
                   if size <= SMALL else {}))
     print(output)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train an e4e encoder of photos for a generator of your own, as published: latent discriminator, progressive offsets, identity."""
+"""Train an e4e encoder of photos for a generator of your own: latent discriminator, progressive offsets, identity term."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 from pipeline import cli
 
 HELP = {
-    "steps": "training steps", "batch": "photos per step", "lr": "learning rate of the encoder", "l2_lambda": "weight of the pixels",
+    "steps": "training steps", "batch": "photos per step", "lr": "learning rate of the encoder",
+    "l2_lambda": "weight of the pixels",
     "lpips_lambda": "weight of LPIPS", "id_lambda": "weight of the identity distance",
     "delta_norm_lambda": "weight of the offsets' lengths", "w_discriminator_lambda": "weight of the latent discriminator",
     "w_discriminator_lr": "learning rate of the latent discriminator", "r1": "weight of its gradient penalty",
@@ -38,7 +39,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     for field in fields(E4ETrainingConfig):
         if field.name in HELP:
             names = [f"--{field.name}", *([ALIASES[field.name]] if field.name in ALIASES else [])]
-            parser.add_argument(*names, dest=field.name, type=type_of(field.default), default=field.default, help=HELP[field.name])
+            parser.add_argument(*names, dest=field.name, type=type_of(field.default), default=field.default,
+                                help=HELP[field.name])
     parser.add_argument("--save_every", type=cli.non_negative_int, default=500, help="steps between saved states")
     parser.add_argument("--sheet_every", type=cli.non_negative_int, default=500, help="steps between sheets")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
@@ -89,7 +91,8 @@ def build(args: Namespace, base: Any, images: Any, encoder: Any) -> Any:
     from pipeline.perceptual import lpips_distance
     from training.e4e import E4ETrainingConfig, EncoderTraining
 
-    config = E4ETrainingConfig(**{name: getattr(args, name) for name in HELP}, frozen_norm=args.start is not None, seed=args.seed)
+    config = E4ETrainingConfig(**{name: getattr(args, name) for name in HELP}, frozen_norm=args.start is not None,
+                               seed=args.seed)
     identity = IdentityLoss(load_face_id(device=images.device).module)
     return EncoderTraining(encoder, base.generator, base.w_avg, config=config, perceptual=lpips_distance(images.device),
                            embed=identity.embed, source=lambda step, rng: images.random(config.batch, mirror=True, rng=rng),
@@ -126,7 +129,8 @@ def run(args: Namespace) -> int:
                 raise cli.UserError(f"{kept}: was started with another {' and '.join(other)}; start again without --resume")
             restore(trainer, state)
         hint = args.command if "--resume" in args.command.split() else f"{args.command} --resume"
-        Session(folder, facts, args.save_every, args.sheet_every, hint.replace(" --overwrite", ""), label="encoder").train(trainer)
+        Session(folder, facts, args.save_every, args.sheet_every, hint.replace(" --overwrite", ""), label="encoder"
+                ).train(trainer)
     except Interrupted as error:
         cli.report(error)
         return 130

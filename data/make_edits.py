@@ -74,7 +74,7 @@ def colours(image: Tensor) -> Tensor:
 
 
 def directions_of(codes: Tensor, attributes: Mapping[str, Tensor], held: Tensor) -> dict[str, Tensor]:
-    """Return a direction [...] for each attribute [N] of faces by their codes [N, ...], while ``held`` [N, H] stay as they are."""
+    """Return a direction [...] for each attribute [N] of faces by their codes [N, ...], while ``held`` [N, H] stay the same."""
     values = torch.cat([torch.stack(list(attributes.values()), dim=1), held], dim=1).double()
     flat = codes.float().flatten(1)
     weights = ridge(standard(values), torch.eye(len(values), dtype=torch.float64), weight=ROW_RIDGE).float()  # [K + H, N]
