@@ -29,8 +29,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--encoder", default=None, help="encoder to start from; the one of the base where not given")
     parser.add_argument("--vit", default=None, help="ViT: starter, official or a file; what suits the base where not given")
     parser.add_argument("--without_critic", action="store_true",
-                        help="leave the critic out of the file: it could tell more of the images than the other networks; test-time "
-                             "training then has no adversarial term")
+                        help="leave the critic out of the file: it could tell more of the images than the other networks; "
+                             "test-time training then has no adversarial term")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
     parser.add_argument("--save_every", type=cli.non_negative_int, default=50, help="steps between saved states")
@@ -153,7 +153,8 @@ def run(args: Namespace) -> int:
         return 130
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
-    save_style(output, stage.result, None if args.without_critic else stage.critic, base=base, encoder=encoder, encoder_name=args.encoder or args.base,
+    save_style(output, stage.result, None if args.without_critic else stage.critic, base=base, encoder=encoder,
+               encoder_name=args.encoder or args.base,
                training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
                **({"detail": SMALL_DETAIL, "bands": mean_bands(images), "manner": manner(images, stage.result)}
                   if size <= SMALL else {}))
