@@ -18,7 +18,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--max_upload_mb", type=cli.positive_int, default=20, help="largest file that may be uploaded")
     parser.add_argument("--faces", choices=("largest", "all"), default="all", help="which faces of a photo")
     parser.add_argument("--outdir", type=Path, default=Path("outputs/web"), help="folder of trainings")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--device", type=cli.device_name, default="auto", help="where to compute: auto, cpu, cuda, cuda:1, mps")
     return parser.parse_args(argv)
 
 
@@ -35,7 +35,7 @@ def run(args: Namespace) -> int:
 
     cli.ensure_dir(args.outdir)
     device = cli.resolve_device(args.device)
-    trainer = Trainer(args.outdir.resolve(), str(device.type))
+    trainer = Trainer(args.outdir.resolve(), str(device))
     with ends_with_the_page(trainer):
         page = layout.build(Studio(device=device, faces=args.faces), trainer)
         try:

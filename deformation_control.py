@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.published import add_file_options, add_switches, apply
 from styles.controls import REGIONS, ByRegion, Control, Look
 
 
@@ -29,6 +30,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--frames", type=cli.positive_int, default=24, help="frames from alpha0 to alpha1")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--output", type=Path, default=Path("outputs/control"), help="output folder")
+    add_file_options(parser)
+    add_switches(parser)
     cli.add_common(parser, outdir=False, seed=2334)
     args = parser.parse_args(argv)
     control = swept(args, parser)
@@ -80,6 +83,7 @@ def run(args: Namespace) -> int:
     cli.ensure_dir(args.output)
     device = cli.resolve_device(args.device)
     style = load_style(args.style, device=device)
+    apply(args, style)
     base = sampling.base_of(style, name=args.base)
     dtype = cli.resolve_dtype(args.dtype, device)
     finder = FaceFinder() if look_at(args, 0.0).has_regions else None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.published import add_file_options, apply
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -43,6 +44,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--jobs", type=cli.positive_int, default=1, help="processes that work on a folder")
     parser.add_argument("--force", action="store_true", help="do photos again that are done")
     parser.add_argument("--output", type=Path, default=Path("outputs/inference"), help="output folder")
+    add_file_options(parser)
     cli.add_common(parser, outdir=False)
     args = parser.parse_args(argv)
     if not 0.0 <= args.smooth <= 1.0:
@@ -70,6 +72,7 @@ def photo_rows(args: Namespace, photos: list) -> Iterator[dict]:
 
     settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype, args.paste_back, args.paste_color)
     stylizer = build_stylizer(**settings.networks)
+    apply(args, stylizer.style)
     stylizer.style.prepare(settings.look)
     if stylizer.rows_alone:
         cli.report(cli.ROWS_ALONE)
@@ -94,6 +97,7 @@ def clip_rows(args: Namespace, clips: list) -> Iterator[dict]:
     settings = ClipSettings(chosen, args.output, cli.look_of(args), args.dtype,
                             VideoSettings(args.smooth, aligned=args.clip_output == "face", colour=args.paste_color))
     stylizer = build_stylizer(**settings.networks)
+    apply(args, stylizer.style)
     stylizer.style.prepare(settings.look)
     if stylizer.rows_alone:
         cli.report(cli.ROWS_ALONE)
