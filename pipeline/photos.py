@@ -10,6 +10,7 @@ from checkpoints.builders import landmarks_path
 from data.images import read_photo, save_image
 from pipeline import cli
 from pipeline.batch import Draw, Drawn, Photo, content_digest, settings_digest
+from pipeline.latent_files import save_face
 from pipeline.stylize import Look, Stylizer, build_stylizer, side_by_side, whole_photo
 
 
@@ -27,6 +28,7 @@ class PhotoSettings:
         dtype: arithmetic of the networks.
         paste_back: also write the whole photo with its restyled faces.
         colour: of pasted faces.
+        save_latents: also write what each face was inverted to, see ``pipeline.latent_files``.
     """
 
     networks: dict[str, Any]
@@ -35,6 +37,7 @@ class PhotoSettings:
     dtype: str = "auto"
     paste_back: bool = False
     colour: str = "style"
+    save_latents: bool = False
 
     def digest(self, stylizer: Stylizer) -> str:
         """Return a digest of everything that changes the pictures: the options and the content of all weights."""
@@ -43,7 +46,7 @@ class PhotoSettings:
             style=stylizer.style.fingerprint, networks=stylizer.digests(),
             landmarks=align and content_digest(landmarks_path()), faces=self.networks["faces"],
             inversion=self.networks["inversion"], look=repr(self.look), dtype=self.dtype, paste_back=self.paste_back,
-            colour=self.paste_back and self.colour)
+            colour=self.paste_back and self.colour, **({"latents": True} if self.save_latents else {}))
 
 
 def drawer(settings: PhotoSettings, stylizer: Stylizer | None = None) -> Draw:
@@ -61,6 +64,9 @@ def drawer(settings: PhotoSettings, stylizer: Stylizer | None = None) -> Draw:
             files += [path.with_name(f"{name}.png"), path.with_name(f"{name}_side.png")]
             save_image(files[-2], items[-1].result)
             save_image(files[-1], side_by_side(items[-1]))
+            if settings.save_latents:
+                files.append(path.with_name(f"{name}_latents.npz"))
+                save_face(files[-1], items[-1].face, landmarks=crop.places(), fingerprint=stylizer.base.fingerprint)
         if settings.paste_back:
             suffix = ".jpg" if Path(photo.path).suffix.lower() in JPEG_SUFFIXES else ".png"
             files.append(path.with_name(f"{path.name}_photo{suffix}"))
