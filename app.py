@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The web page: restyle photos, clips and the webcam, draw random faces, train a style from a pair. On this machine only, unless told otherwise."""
+"""The web page: restyle photos, clips and the webcam, draw random faces, train a style. On this machine only, unless told."""
 
 from __future__ import annotations
 

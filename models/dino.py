@@ -144,7 +144,7 @@ def vit_from_file(path: str | Path, *, img_size: int | None = None) -> tuple[Vis
 
 
 def _reachable(name: str) -> bool:
-    """Tell whether a transformer of timm is on this machine already, or its hub answers; the hub itself would try for a minute."""
+    """Tell whether a transformer of timm is here already, or its hub answers; the hub itself would try for a minute."""
     import huggingface_hub
 
     if any(isinstance(huggingface_hub.try_to_load_from_cache(f"timm/{name}", file), str)

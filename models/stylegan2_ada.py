@@ -102,8 +102,8 @@ def convert_generator(state: Mapping[str, Tensor]) -> ConvertedGenerator:
                          "labels are read")
     colours = len(state["synthesis.b4.torgb.bias"]) if "synthesis.b4.torgb.bias" in state else 3
     if colours != 3:
-        raise ValueError(f"makes pictures of {colours} channel{'s' * (colours > 1)}, {'grey ones' if colours == 1 else 'not RGB'}; "
-                         "only networks of colour pictures are read")
+        told = "1 channel, grey ones" if colours == 1 else f"{colours} channels, not RGB"
+        raise ValueError(f"makes pictures of {told}; only networks of colour pictures are read")
     sides, source, out = _resolutions(state, r"synthesis\.b(\d+)\."), _Source(state), {}
     w_avg = source.take("mapping.w_avg")
     depth = len({key for key in state if re.fullmatch(r"mapping\.fc\d+\.weight", key)})

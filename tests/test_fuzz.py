@@ -168,7 +168,8 @@ def clip_seeds() -> list[tuple[str, bytes]]:
     blobs = []
     for suffix, codec, kind, transfer, aspect in (
             ("mp4", "libx264", "yuv420p", 1, None), ("ts", "libx264", "yuv420p", 1, None),
-            ("mkv", "libx265", "yuv420p10le", 18, None), ("avi", "mpeg4", "yuv420p", 1, Fraction(4, 3)), ("gif", "gif", "rgb8", 1, None)):
+            ("mkv", "libx265", "yuv420p10le", 18, None), ("avi", "mpeg4", "yuv420p", 1, Fraction(4, 3)),
+            ("gif", "gif", "rgb8", 1, None)):
         buffer = io.BytesIO()
         with av.open(buffer, "w", format={"ts": "mpegts", "mkv": "matroska"}.get(suffix, suffix)) as container:
             stream = container.add_stream(codec, rate=10)

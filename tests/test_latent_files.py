@@ -109,7 +109,9 @@ def test_what_was_drawn_is_drawn_again(styles, photo, tmp_path, monkeypatch, cap
     made = {path.name for path in (tmp_path / "c").iterdir()}
     assert made == {"other_me.png", "other_me.gif", "toy-other_other_me_latents.png", "toy-other_other_me_latents.mp4"}
     strip = np.asarray(Image.open(tmp_path / "c" / "other_me.png"), int)
-    side = strip.shape[1] // 4
-    assert abs(strip[:, side:2 * side] - strip[:, 3 * side:]).mean() > 0.5, "alpha must change the face"
+    size = first.shape[0]
+    step = (strip.shape[1] - size) // 3  # four cells with gaps between them
+    cells = [strip[-size:, i * step:i * step + size] for i in range(4)]
+    assert abs(cells[1] - cells[3]).mean() > 0.5, "alpha must change the face"
     assert deformation_control.main([*sweep, "--input_image", str(styles / "toy.safetensors")]) == 2
     assert "toy.safetensors" in capsys.readouterr().err

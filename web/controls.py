@@ -170,7 +170,8 @@ def _folded(control: Control, values: list[Any], prefix: str) -> list[gr.compone
         values = values[1:]
     if control.per == "region":
         made += [gr.Slider(*FACTOR_RANGE, factor, step=0.1, label=f"{control.title}, {name}: times",
-                           interactive=True, elem_id=f"{prefix}_{control.name}_{name}") for name, factor in zip(REGIONS, values, strict=True)]
+                           interactive=True, elem_id=f"{prefix}_{control.name}_{name}")
+                 for name, factor in zip(REGIONS, values, strict=True)]
     elif control.per == "row":
         made.append(gr.Textbox(values[0], label=f"{control.title}, by row", max_lines=1, elem_id=f"{prefix}_{control.name}_rows",
                                interactive=True, placeholder="numbers separated by commas; empty: the same for all"))

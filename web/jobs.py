@@ -94,7 +94,8 @@ class Trainer:
         run.mkdir(parents=True)
         command = [sys.executable, str(ROOT / "train.py"), "--style", name, "--source", str(source), "--target",
                    str(target), "--iterations", str(steps), "--align", str(align).lower(), "--outdir", str(run),
-                   "--sheet_every", str(max(10, steps // 8)), "--device", self.device, "--overwrite", *(["--force"] if force else [])]
+                   "--sheet_every", str(max(10, steps // 8)), "--device", self.device, "--overwrite",
+                   *(["--force"] if force else [])]
         self.cancelled = False
         with open(run / "log.txt", "wb") as log:
             # A session of its own, so that Ctrl-C in the page's terminal is passed on by the page alone.

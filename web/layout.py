@@ -30,9 +30,10 @@ ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "networks"}
 QUIETLY = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
 # What is made stays in view beside the controls, on a narrow screen above them; names of pictures are not cut.
 CSS = """
-.gradio-container {max-width: 1240px !important; width: 100% !important; margin: auto; overflow: visible !important} footer {display: none !important}
-#restyled img, #random img, #sheet img, #live img {width: 100% !important; min-width: 100%; height: auto !important; max-height: 82vh;
-  object-fit: contain !important}
+.gradio-container {max-width: 1240px !important; width: 100% !important; margin: auto; overflow: visible !important}
+footer {display: none !important}
+#restyled img, #random img, #sheet img, #live img {width: 100% !important; min-width: 100%;
+  height: auto !important; max-height: 82vh; object-fit: contain !important}
 .styles .grid-container {grid-template-columns: repeat(5, 1fr) !important; grid-auto-rows: auto !important; gap: 4px !important}
 .styles .grid-wrap {padding: 4px !important}
 .kept {position: sticky !important; top: 8px; align-self: flex-start; z-index: 5}
