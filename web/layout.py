@@ -36,6 +36,7 @@ footer {display: none !important}
   height: auto !important; max-height: 82vh; object-fit: contain !important}
 .styles .grid-container {grid-template-columns: repeat(5, 1fr) !important; grid-auto-rows: auto !important; gap: 4px !important}
 .styles .grid-wrap {padding: 4px !important}
+#restyled button:has(img), #restyled .image-frame {width: 100% !important}
 .kept {position: sticky !important; top: 8px; align-self: flex-start; z-index: 5}
 .tabs, .tabitem, .tabitem > div, .row {overflow: visible !important}
 .kept .image-container, .kept video {min-height: 200px}
@@ -44,6 +45,7 @@ footer {display: none !important}
 @media (max-width: 760px) {
   .kept {order: -1; top: 0; z-index: 20; background: var(--body-background-fill); padding-bottom: 4px}
   .kept img, .kept video {max-height: 36vh} .kept .image-container {min-height: 90px}
+  .styles .grid-container {grid-template-columns: repeat(4, 1fr) !important} .caption-label {font-size: 9px}
 }
 """
 NO_STYLE = "none"
@@ -204,11 +206,16 @@ def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown
         origin = read_photo(path)[1] if view == "whole photo" else None
         return picture, gr.DownloadButton(value=saved(picture, origin), interactive=True)
 
+    @told
+    def preview(path: str | None) -> Any:
+        shown = previews.of(path)
+        return gr.skip() if shown == path else shown
+
     # Only the last of many changes is drawn.
     drawing = {"fn": draw, "inputs": [photo, style, second, share, view, refine, psi, kept], "outputs": [result, download],
                "trigger_mode": "always_last", "show_progress": "minimal", "api_visibility": "private", **ONE_AT_A_TIME}
     gr.on([photo.change, style.change, second.change, share.change, view.change, refine.change, psi.change], **drawing)
-    photo.upload(told(previews.of), photo, photo, api_visibility="private", show_progress="hidden")
+    photo.upload(preview, photo, photo, api_visibility="private", show_progress="hidden")
 
     def show(chosen: str | None, known: Kept) -> None:
         panel = build_controls(studio, chosen, known, samples=False, prefix="photo")
