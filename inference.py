@@ -148,12 +148,15 @@ def run(args: Namespace) -> int:
     from tqdm import tqdm
 
     from pipeline import batch
+    from pipeline.video_io import clip_info
 
     if args.latents:
         return draw_latents(args)
     found = batch.folder_inputs(args.input_image, recursive=args.recursive, output=args.output)
     cli.ensure_dir(args.output)
     count = len(found.photos) + len(found.clips)
+    if found.clips and count == 1:
+        clip_info(args.input_image)  # tells what is wrong with a clip before networks are loaded
     rows = itertools.chain(photo_rows(args, found.photos) if found.photos else (),
                            clip_rows(args, found.clips) if found.clips else ())
     with batch.Report(batch.Ledger(args.output, "")) as report:
