@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from checkpoints import CheckpointError
 from checkpoints.builders import Base, Encoder, load_encoder
 from checkpoints.edits import load_directions
 from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
@@ -356,7 +357,14 @@ def build_stylizer(
         inversion = replace(inversion, mode="e4e" if loaded.draws_pictures else "e4e+optimize")
     inversion = replace(inversion, mode="e4e") if loaded.feed_forward else inversion
     ground = base_of(loaded, name=base)
-    made = load_encoder(encoder or base or loaded.encoder_name, device=device) if inversion.mode != "optimize" else None
+    made = None
+    if inversion.mode != "optimize":
+        try:
+            made = load_encoder(encoder or base or loaded.encoder_name, device=device)
+        except CheckpointError as error:
+            if encoder:
+                raise
+            raise CheckpointError(f"{error}; --inversion optimize needs no encoder, --encoder names another one") from error
     # Optimisation ends a little nearer to the photo from a residual of zero, with a sixth of its square.
     beside = residual_encoder(ground, inversion.residual, device=device) if inversion.mode == "e4e" else None
     loaded.cache = kept = LatentCache(cache)
