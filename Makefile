@@ -9,7 +9,7 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 0
 endif
 
-.PHONY: demo test nightly clean
+.PHONY: demo test nightly gpu clean
 
 demo: $(VENV)/.ops
 	$(PY) demo.py --outdir outputs/demo
@@ -20,6 +20,12 @@ test: $(VENV)/.ready-dev $(VENV)/.ops
 # All tests with twenty kills of each kind, ten thousand damaged files, every parity number, the notebook and what else is slow.
 nightly: $(VENV)/.ready-dev $(VENV)/.ops
 	NIGHTLY=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+
+# Everything that needs a CUDA device: its tests, then one table of figures, which can be pasted into the docs.
+gpu: $(VENV)/.ready-dev $(VENV)/.ops
+	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	then $(PY) -m pytest -q -m gpu tests && $(PY) -m benchmarks.gpu; \
+	else echo "no CUDA device here: nothing was run"; fi
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'

@@ -30,7 +30,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
-                        help="how photos become latents: at once, or refined by --steps, which keeps more of the person")
+                        help="how photos become latents: at once, or refined by --steps; the bundled style knows only what the "
+                             "encoders give at once and takes no other (it adds what a photo shows beyond that by --detail), a "
+                             "generator trained by train_blend.py or BlendGAN's takes all")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
     parser.add_argument("--force", action="store_true", help="do pictures again that are done")
@@ -75,6 +77,9 @@ def every_pair(args: Namespace, look: Look, photos: Sequence[Photo], pictures: S
     stylizer = build_stylizer(**networks)
     if PICTURE not in {control.name for control in stylizer.style.controls}:
         raise cli.UserError(f"--style {args.style}: takes no style picture; leave the option out, or use inference.py")
+    if args.inversion != stylizer.settings.mode:
+        cli.report(f"--inversion {args.inversion}: the style {stylizer.style.name} takes faces as the encoders give them, so "
+                   f"{stylizer.settings.mode} is used")
     for picture in pictures:
         try:
             chosen = look.changed(**{PICTURE: FileValue.read(picture.path)})

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import cli
 
@@ -30,6 +31,39 @@ FILES = {
 }
 
 
+def config_of(stage: str) -> type | None:
+    """Return the dataclass of a stage's settings."""
+    from training.blend.generator import BlendStageConfig
+    from training.blend.photos import PhotoStageConfig
+    from training.blend.rows import RowsStageConfig
+    from training.blend.style_encoder import StyleStageConfig
+
+    return {"encoder": StyleStageConfig, "generator": BlendStageConfig, "rows": RowsStageConfig, "photos": PhotoStageConfig
+            }.get(stage)
+
+
+def add_config(stage: cli.ArgumentParser, config: type) -> None:
+    """Add an option per number of a stage's settings."""
+    for field in fields(config):
+        if isinstance(field.default, (int, float)):
+            number = cli.positive_int if isinstance(field.default, int) else cli.finite_float
+            stage.add_argument(f"--{field.name}", type=number, default=None, help=f"{field.name.replace('_', ' ')} of "
+                               f"{config.__name__} [{field.default:g}]")
+
+
+def settings(args: Namespace) -> Any:
+    """Return the settings of the stage, None where the options name none; raises UserError for one that makes no sense."""
+    config = config_of(args.stage)
+    given = {field.name: getattr(args, field.name, None) for field in fields(config)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if negative := [name for name, value in given.items() if value < 0]:
+        raise cli.UserError(f"--{negative[0]} {given[negative[0]]:g}: must be at least 0")
+    try:
+        return config(**given) if given else None
+    except ValueError as error:
+        raise cli.UserError(f"train_blend.py {args.stage}: {error}") from error
+
+
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="train_blend.py", description=__doc__)
     stages = parser.add_subparsers(dest="stage", required=True, parser_class=cli.ArgumentParser)
@@ -41,6 +75,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         if name in MINUTES:
             stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
             stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+            add_config(stage, config_of(name))
         if name in ("generator", "rows", "export"):
             stage.add_argument("--base", default="starter", help="generator to begin with: starter, official, or a file")
         if name == "export":
@@ -58,7 +93,7 @@ def train(args: Namespace, device: torch.device) -> dict[str, float]:
     from training.pretrain.faces import FacePack
 
     packs = {name: FacePack.load(getattr(args, name)) for name in ("faces", "styles") if getattr(args, name, None)}
-    given = {"minutes": args.minutes, "device": device}
+    given = {"minutes": args.minutes, "device": device, "config": settings(args)}
     if args.stage == "encoder":
         return stages.train_style_encoder(packs["styles"], args.state, **given)
     if args.stage == "photos":

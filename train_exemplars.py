@@ -22,6 +22,20 @@ DETAIL, TONE = 1.0, 1.0
 REFINE = 100
 
 
+# Options by the published names -> the part of the settings and its field there, and what it is.
+PUBLISHED = {
+    "adv_loss": ("finetune", "adversarial", "weight of the adversarial term"),
+    "CX_loss": ("finetune", "contextual", "weight of the contextual term"),
+    "style_loss": ("finetune", "means", "weight of the features' means"),
+    "id_loss": ("finetune", "identity", "weight of the identity"),
+    "L2_reg_loss": ("finetune", "norm", "weight of the path's parameters"),
+    "lr": ("finetune", "rate", "learning rate of fine-tuning"),
+    "pretrain_lr": ("pretrain", "rate", "learning rate of the path's first training"),
+    "truncation": ("destylize", "truncation", "truncation of the faces behind portraits"),
+    "destylize_lr": ("destylize", "rate", "learning rate of destylisation"),
+}
+
+
 def stage_list(text: str) -> tuple[str, ...]:
     """Parse names of stages separated by commas."""
     from training.exemplar_run import STAGES
@@ -59,6 +73,15 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help=f"steps that take the face behind a portrait to the person who is expected there [{shown}]")
     shown = ", starter ".join(str(plan.sampler.samples) for plan in plans)
     parser.add_argument("--sampler_samples", type=cli.positive_int, default=None, help=f"samples that it sees [{shown}]")
+    for name, (stage, field, text) in PUBLISHED.items():
+        shown = ", starter ".join(f"{getattr(getattr(plan, stage), field):g}" for plan in plans)
+        parser.add_argument(f"--{name}", type=cli.finite_float, default=None, help=f"{text} [{shown}]")
+    parser.add_argument("--perc_loss", type=cli.finite_float, default=None,
+                        help="factor on the weights of a pair's feature maps [1]")
+    parser.add_argument("--snapshot_every", type=cli.non_negative_int, default=100,
+                        help="steps of fine-tuning between kept networks, each with a row on sheet_snapshots.png; 0 for none")
+    parser.add_argument("--snapshot", type=cli.positive_int, default=None, metavar="STEP",
+                        help="go on from the kept network of this step in place of the last; with --resume, before refine")
     parser.add_argument("--batch", type=cli.positive_int, default=plans[0].tune.batch, help="images per step")
     parser.add_argument("--save_every", type=cli.positive_int, default=plans[0].save_every, help="steps between saved states")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
@@ -80,12 +103,21 @@ def settings(args: Namespace, *, size: int) -> Any:
         steps, adversarial = getattr(args, f"{stage}_steps"), stage in ("tune", "pretrain", "finetune")
         changes = ({} if steps is None else {"steps": steps}) | (shared if adversarial else {})
         parts[stage] = replace(getattr(own, stage), **changes)
+    for name, (stage, field, _) in PUBLISHED.items():
+        value = getattr(args, name)
+        if value is not None:
+            if value < 0:
+                raise cli.UserError(f"--{name} {value:g}: must be at least 0")
+            parts[stage] = replace(parts[stage], **{field: value})
+    if args.perc_loss is not None:
+        parts["finetune"] = replace(parts["finetune"], pair=tuple(args.perc_loss * value for value in own.finetune.pair))
     if args.person_steps is not None:
         person = PersonSettings(steps=args.person_steps) if args.person_steps else None
         parts["destylize"] = replace(parts["destylize"], person=person)
     samples = own.sampler.samples if args.sampler_samples is None else args.sampler_samples
     sampler = replace(own.sampler, samples=samples, codes=min(own.sampler.codes, samples))
-    return replace(own, **parts, sampler=sampler, save_every=args.save_every, seed=args.seed)
+    return replace(own, **parts, sampler=sampler, save_every=args.save_every, seed=args.seed,
+                   snapshot_every=args.snapshot_every)
 
 
 def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: Any, trainer: Any, done: dict[str, Any]) -> None:
@@ -146,6 +178,7 @@ def run(args: Namespace) -> int:
     if not (args.resume or args.overwrite) and (output.exists() or kept):
         raise cli.UserError(f"{output if output.exists() else folder}: exists; go on with --resume, choose another --style, "
                             "or --overwrite it")
+    kept += folder.glob("finetune_[0-9]*.pt")
     for path in kept if args.overwrite and not args.resume else ():
         path.unlink()
     base, tools = load_tools(args.base, encoder=args.encoder, vit=args.vit, device=device)
@@ -153,7 +186,8 @@ def run(args: Namespace) -> int:
     try:
         with stop_on_sigint() as flag:
             config = settings(args, size=base.generator.config.size)
-            trainer = ExemplarRun(folder, portraits, tools=tools, config=config, flag=flag, report=cli.report)
+            trainer = ExemplarRun(folder, portraits, tools=tools, config=config, flag=flag, report=cli.report,
+                                  snapshot=args.snapshot)
             done = trainer.run(args.stages)
     except Interrupted as error:
         cli.report(error)

@@ -49,11 +49,13 @@ SHAPE = Control("add_weight_index", "rows of latents that stay the face's own: m
                 default=6.0, high=12.0, label="Shape: rows that stay the face's own")
 COLOR = Control("color_strength", "0 keeps the face's colours, 1 takes the style's; the strength where not given",
                 high=1.5, label="Colours: 0 the face's, 1 the style's")
-# Sweeps take the first number.
-CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED)
-# A style that reads features from the picture: shape stays the face's own, and a second picture may be mixed in.
 SECOND = Control("second_style_image", "another picture, mixed with the first", type="file", label="Second style picture")
-SHARE = Control("second_share", "share of the second picture in the mixture", default=0.5, label="Share of the second picture")
+SECOND_SEED = Control("second_style_seed", "seed of another random style, mixed with the first", low=0.0, high=100.0,
+                      label="Second random style")
+SHARE = Control("second_share", "share of the second style in the mixture", default=0.5, label="Share of the second style")
+# Sweeps take the first number.
+CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED, SECOND, SECOND_SEED, replace(SHARE, default=None))
+# A style that reads features from the picture: shape stays the face's own.
 DETAIL = Control("detail", "share of what a photo shows beyond its inversion; 0 leaves it out", default=0.75, high=1.0,
                  label="Detail of the photo")
 FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(FINE_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED,
@@ -199,7 +201,8 @@ class BlendStyle(Style):
         return found
 
     def style_w(self, look: Look) -> Tensor:
-        """Return w [1, D] of the style that a look asks for: of its picture, else of a random code of its seed.
+        """Return w [1, D] of the style that a look asks for: of its picture, else of a random code of its seed; where it names a
+        second one, what lies between both.
 
         The picture is squeezed into a square, as the published code does.
 
@@ -207,12 +210,19 @@ class BlendStyle(Style):
             ImageError: naming a picture that cannot be read.
             CheckpointError: for a seed that is no whole number of at least 0.
         """
-        picture = look.get(IMAGE.name)
+        first = self._code_w(look.get(IMAGE.name), look.get(SEED.name, 0))
+        if look.get(SECOND.name) is None and look.get(SECOND_SEED.name) is None:
+            return first
+        return torch.lerp(first, self._code_w(look.get(SECOND.name), look.get(SECOND_SEED.name, 0)),
+                          float(look.get(SHARE.name, SHARE.default)))
+
+    def _code_w(self, picture: FileValue | str | Path | None, seed: float) -> Tensor:
+        """Return w [1, D] of one picture, else of one random code."""
         if picture is not None:
             picture = picture if isinstance(picture, FileValue) else _read(picture)
             return self._kept(("picture", picture.digest),
                               lambda: self.generator.map_style(self.encoder(self._picture(file_path(picture)))))
-        seed = _whole(look.get(SEED.name, 0))
+        seed = _whole(seed)
         return self._kept(("seed", seed), lambda: self.generator.map_style(self.random_code(seed)))
 
     def random_code(self, seed: int) -> Tensor:

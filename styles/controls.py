@@ -71,6 +71,7 @@ class Control:
         per: numbers may also be given per "region" of the face or per "row" of the latents; None allows one only.
         choices: values of a choice.
         files: a choice may also name a file, beside its choices.
+        numbered: a choice may also be given by its number, from 0.
         samples: default for random faces, where it is another than for photos.
         label: title on the page; made from the name where empty.
     """
@@ -87,6 +88,7 @@ class Control:
     samples: Any = None
     label: str = ""
     files: bool = False
+    numbered: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.type not in TYPES or self.per not in PARTS:
@@ -122,6 +124,8 @@ class Control:
         if self.type == "choice":
             if text in self.choices:
                 return text
+            if self.numbered and text.isdecimal() and int(text) < len(self.choices):
+                return self.choices[int(text)]
             if not (self.files and Path(text[:255]).is_file()):
                 known = ", ".join(self.choices[:LISTED]) + (", ..." if len(self.choices) > LISTED else "")
                 raise argparse.ArgumentTypeError(f"expected {'a file or ' * self.files}one of {known}, got {text!r}")

@@ -26,7 +26,7 @@ from models.stylegan2 import layer_at
 from models.tones import CELL, Tones, in_tones
 from styles.controls import Control, FileValue, Look
 from styles.dualstyle_controls import (
-    COLOR, DETAIL, NONE, PRESERVE, RANDOM, REFINE, SAME, SEED, SHARE, STRUCTURE, TONE, WEIGHT, dual_controls,
+    COLOR, COLOR_SEED, DETAIL, NONE, PRESERVE, RANDOM, REFINE, SAME, SEED, SHARE, STRUCTURE, TONE, WEIGHT, dual_controls,
 )
 from styles.dualstyle_encoding import ExemplarEncoder
 from styles.dualstyle_files import (
@@ -152,6 +152,7 @@ class DualStyle(Style):
             return self._kept(value, lambda: self.gallery.codes[self.gallery.names.index(value)][None])
         if value == RANDOM and self.parts.samplers:
             seed = look.get(SEED.name, 0)
+            seed = look.get(COLOR_SEED.name, seed) if control == "color_exemplar" else seed
             if seed != int(seed) or not 0 <= seed < 2**63:
                 raise CheckpointError(f"{SEED.option} {seed:g}: expected a whole number of at least 0")
             return self._kept((RANDOM, int(seed)), lambda: self.random_code(int(seed)))
@@ -291,8 +292,10 @@ class DualStyle(Style):
 
     def _shown_of(self, look: Look, rows: slice) -> list[Any]:
         """Return what ``chosen`` does, for random ones the exemplar that is nearest to them by its rows."""
-        return [self.shown.nearest(self.code_of("exemplar", RANDOM, look), rows)
-                if value == RANDOM and self.parts.samplers else value for value in self.chosen(look)]
+        controls = ("exemplar", "second_exemplar", "color_exemplar")
+        return [self.shown.nearest(self.code_of(control, RANDOM, look), rows)
+                if value == RANDOM and self.parts.samplers else value
+                for control, value in zip(controls, self.chosen(look), strict=True)]
 
     @cached_property
     def shown(self) -> Shown:

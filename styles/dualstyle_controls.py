@@ -19,6 +19,8 @@ PRESERVE = Control("preserve_color", "make the exemplar's colours from the photo
 SAME, NONE = "same", "none"
 SEED = Control("style_seed", f"seed of the exemplar that is drawn for --exemplar {RANDOM}; 0 where not given", low=0.0,
                high=100.0, label="Random exemplar")
+COLOR_SEED = Control("color_seed", f"likewise for --color-exemplar {RANDOM}; the same where not given", low=0.0, high=100.0,
+                     label="Random colours")
 DETAIL = Control("detail", "share of what a photo shows beyond its rows, moved to where the exemplar's structure puts it; 0 "
                  "leaves the person to the rows", default=1.0, label="Detail of the person")
 TONE = Control("tone_strength", "how far sharpness, contrast and colours of the whole picture go to the exemplar's, 0 leaves "
@@ -35,12 +37,14 @@ def dual_controls(exemplars: tuple[str, ...], *, random: bool, truncation: float
     """Return the controls of a style with these exemplars, with ``random`` a sampler, and defaults of ``detail``, of the
     tones and of refinement, or none."""
     choices = (*exemplars, RANDOM) if random and RANDOM not in exemplars else exemplars
-    text = "an exemplar of the gallery, or the file of an aligned portrait"
+    text = "an exemplar of the gallery by its name or its number from 0, or the file of an aligned portrait"
     if choices:
-        exemplar = Control("exemplar", text, type="choice", choices=choices, default=choices[0], files=True)
+        exemplar = Control("exemplar", text, type="choice", choices=choices, default=choices[0], files=True,
+                           numbered=True)
         others = (
             Control("color_exemplar", "another one, whose colours are taken with the first one's structure", type="choice",
                     choices=(SAME, *choices), default=SAME, files=True, label="Colours of"),
+            *((COLOR_SEED,) if random else ()),
             Control("second_exemplar", "another one, mixed with the first", type="choice", choices=(NONE, *choices),
                     default=NONE, files=True, label="Second exemplar"), SHARE)
     else:

@@ -108,3 +108,34 @@ def test_single_stages_and_what_is_refused(command, tmp_path, weights, capsys):
                                  "--vit", str(weights / "vit.safetensors"), "--encoder",
                                  str(weights / "encoder.safetensors")]) == 2
     assert "absent" in capsys.readouterr().err
+
+
+def test_a_kept_network_may_be_chosen(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("training.exemplar_run.plot_losses", lambda path, history: None)
+    early = ("--stages", "tune,destylize,pretrain,finetune")
+    assert command(*early, "--snapshot_every", "1", "--CX_loss", "0.5", "--lr", "0.01", "--truncation", "0.8") == 0
+    folder = tmp_path / "outputs" / "exemplars" / "toons"
+    assert {path.name for path in folder.glob("finetune_*.pt")} == {"finetune_00001.pt", "finetune_00002.pt"}
+    assert (folder / "sheet_snapshots.png").is_file()
+    options = ("--resume", "--CX_loss", "0.5", "--lr", "0.01", "--truncation", "0.8")
+    capsys.readouterr()
+    assert command(*options, "--snapshot", "7") == 2
+    assert "kept are 1, 2" in capsys.readouterr().err
+    assert command(*options, "--snapshot", "1") == 0
+    first, last = (torch.load(folder / f"finetune_{step:05d}.pt", weights_only=True)["result"] for step in (1, 2))
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+    state = load_style("toons").network.state_dict()
+    assert all(torch.allclose(value, state[name], rtol=2e-3, atol=1e-4) for name, value in first.items() if name in state)
+    assert command(*options) == 2
+    assert "from the network of step 1" in capsys.readouterr().err.replace("was made from", "from")
+    assert command(*options, "--lr", "-1") == 2
+    assert "--lr -1" in capsys.readouterr().err
+
+
+def test_published_names_reach_the_settings():
+    args = train_exemplars.parse(["a", "--style", "b", "--CX_loss", "0.3", "--style-loss", "0.4", "--perc_loss", "2", "--id_loss", "0",
+                                  "--L2_reg_loss", "0.015", "--truncation", "0.6"])
+    config = train_exemplars.settings(args, size=1024)
+    fine = config.finetune
+    assert (fine.contextual, fine.means, fine.identity, fine.norm) == (0.3, 0.4, 0.0, 0.015)
+    assert fine.pair == (1.0, 2.0) and config.destylize.truncation == 0.6

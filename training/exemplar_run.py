@@ -27,13 +27,16 @@ from training.report import LossTable, contact_sheet, plot_losses
 from training.session import Interrupted, StopFlag
 
 STAGES = ("tune", "destylize", "pretrain", "finetune", "refine", "sampler")
+# Stages that depend on which network of fine-tuning is taken.
+AFTER = ("refine", "sampler")
 KIND, FORMAT = "exemplar-stage", 1
 SHOWN = 6
 
 
 @dataclass(frozen=True)
 class ExemplarConfig:
-    """Settings of all stages; ``chunk`` portraits are optimised side by side, states saved every ``save_every`` steps."""
+    """Settings of all stages; ``chunk`` portraits are optimised side by side, states saved every ``save_every`` steps, and
+    networks of fine-tuning kept every ``snapshot_every``, 0 for never."""
 
     tune: TuningConfig = field(default_factory=TuningConfig)
     destylize: DestylizeSettings = field(default_factory=DestylizeSettings)
@@ -43,6 +46,7 @@ class ExemplarConfig:
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     chunk: int = 8
     save_every: int = 50
+    snapshot_every: int = 0
     seed: int = 0
 
     @classmethod
@@ -63,7 +67,7 @@ class ExemplarConfig:
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, as plain values."""
-        return {name: value for name, value in asdict(self).items() if name != "save_every"}
+        return {name: value for name, value in asdict(self).items() if name not in ("save_every", "snapshot_every")}
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,12 @@ class ExemplarRun:
         config: see there.
         flag: raised to stop after the step that runs.
         report: called with a line per stage and interval.
+        snapshot: step of fine-tuning whose kept network the later stages take, the last where None.
     """
 
     def __init__(self, folder: Path, portraits: Tensor, *, tools: Tools, config: ExemplarConfig, flag: StopFlag | None = None,
-                 report: Callable[[str], None] = lambda line: None) -> None:
+                 report: Callable[[str], None] = lambda line: None, snapshot: int | None = None) -> None:
+        self.snapshot = snapshot
         self.folder, self.portraits, self.tools, self.config = folder, portraits, tools, config
         self.flag, self.report = flag or StopFlag(), report
         facts = json.dumps(config.facts(), sort_keys=True).encode() + tools.digest.encode()
@@ -134,9 +140,14 @@ class ExemplarRun:
                 if missing:
                     raise CheckpointError(f"{self.folder}: stage {stage} needs stage {missing}; run that first")
                 self.report(f"{stage} ...")
-                state = {"done": True, "result": getattr(self, f"_{stage}")(done, state)}
+                state = {"done": True, "result": getattr(self, f"_{stage}")(done, state), "snapshot": self.snapshot}
                 self._write(stage, state)
+            elif stage in AFTER and state.get("snapshot") != self.snapshot:
+                raise CheckpointError(f"{self._path(stage)}: was made from the network of step {state.get('snapshot') or 'the last'}"
+                                      f"; remove it, to go on from {self.snapshot or 'the last'}")
             done[stage] = state["result"]
+            if stage == "finetune" and self.snapshot is not None:
+                done[stage] = self._snapshot(self.snapshot)
         return done
 
     # -------------------------------------------------------------------------------------------------- files
@@ -167,14 +178,36 @@ class ExemplarRun:
         if self.flag.raised:
             raise Interrupted(f"stopped in stage {stage} after {where}; the same command with --resume goes on")
 
+    def _snapshot(self, step: int) -> dict[str, Tensor]:
+        """Return the network that was kept after a step of fine-tuning; raises CheckpointError where there is none."""
+        name = f"finetune_{step:05d}"
+        if not self._path(name).exists():
+            kept = [int(path.stem.rpartition("_")[2]) for path in sorted(self.folder.glob("finetune_[0-9]*.pt"))]
+            raise CheckpointError(f"--snapshot {step}: there is none in {self.folder}; kept are {', '.join(map(str, kept)) or 'none'}")
+        return self._read(name)["result"]
+
+    def _keep(self, trainer: PortraitTraining, codes: Tensor) -> None:
+        """Keep the network of this step, and show all kept ones on a sheet."""
+        count, every = trainer.step_count, self.config.snapshot_every
+        if not every or count % every:
+            return
+        self._write(f"finetune_{count:05d}", {"done": True, "result": trainer.state()["average"]})
+        rows = {"exemplars": self.portraits[:SHOWN]}
+        for path in sorted(self.folder.glob("finetune_[0-9]*.pt")):
+            step = int(path.stem.rpartition("_")[2])
+            rows[f"step {step}"] = self._drawn(self.trained(self._snapshot(step)), codes)["face 1"]
+        self._sheet("snapshots", rows)
+
     # ------------------------------------------------------------------------------------------------- stages
-    def _adversarial(self, stage: str, trainer: AdversarialStage, state: Mapping[str, Any] | None) -> AdversarialStage:
-        """Do the steps of a stage that are left, with its table and plot."""
+    def _adversarial(self, stage: str, trainer: AdversarialStage, state: Mapping[str, Any] | None,
+                     on_step: Callable[[], None] = lambda: None) -> AdversarialStage:
+        """Do the steps of a stage that are left, with its table and plot; ``on_step`` is called after each."""
         if state:
             trainer.load_state(state["trainer"])
         total = trainer.config.steps
         while trainer.step_count < total:
             trainer.step()
+            on_step()
             count = trainer.step_count
             self._pause(stage, lambda: {"trainer": trainer.state()}, due=count % self.config.save_every == 0 and count < total,
                         where=f"step {count} of {total}")
@@ -250,7 +283,7 @@ class ExemplarRun:
         network = self.trained(done["pretrain"])
         trainer = PortraitTraining(network, self.tools.critic(), maps=self.tools.maps, portraits=portraits,
                                    identity=self.tools.identity, shapes=self.tools.shapes, config=self.config.finetune)
-        self._adversarial("finetune", trainer, state)
+        self._adversarial("finetune", trainer, state, lambda: self._keep(trainer, codes["extrinsic"]))
         self._sheet("finetune", self._drawn(trainer.average, codes["extrinsic"]))
         return trainer.state()["average"]
 
