@@ -117,7 +117,7 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
     from drawing.pyramids import resized
     from models.dualstylegan import CodeSampler
     from styles.dualstyle import save_dual
-    from styles.dualstyle_files import DualParts, Gallery, gallery_of
+    from styles.dualstyle_files import DualParts, gallery_of
 
     codes = done["refine"]["extrinsic"]
     if args.gallery is not None:

@@ -1,4 +1,4 @@
-"""``python -m styles list|make|pack|pairs``: the ready styles, how they are trained, and small style files."""
+"""``python -m styles list|make|pack``: the ready styles, how they are trained, and small style files."""
 
 from __future__ import annotations
 
@@ -31,10 +31,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     make.add_argument("--work", type=Path, default=Path("outputs/styles"), help="folder of pairs, runs and full styles; a "
                                                                                "run that was interrupted goes on")
     make.add_argument("--output", type=Path, default=bundled_styles_dir(), help="folder of the small files")
-    pairs = commands.add_parser("pairs", help="write the pairs of looks for style files that hold none")
-    pairs.add_argument("looks", nargs="*", help="names of looks; all but the held-out ones where none is given")
-    pairs.add_argument("--work", type=Path, default=Path("outputs/styles"), help="folder of pairs")
-    pairs.add_argument("--output", type=Path, default=bundled_styles_dir() / "pairs", help="folder of the small files")
     args = parser.parse_args(words[:mark])
     args.training = words[mark + 1:]
     return args
@@ -61,35 +57,6 @@ def train(name: str, work: Path, options: Sequence[str]) -> Path:
     return work / "full" / f"{name}.safetensors"
 
 
-def write_pairs(names: Sequence[str], work: Path, output: Path) -> None:
-    """Draw the pairs of looks and write what style files keep of them; how looks deform is known and need not be read.
-
-    Raises:
-        UserError: where the landmarks of a pair are not sure.
-    """
-    import torch
-
-    from checkpoints.builders import load_base
-    from checkpoints.features import load_landmark_net
-    from data.images import read_image, to_tensor
-    from data.looks import LOOKS
-    from data.make_look_pairs import write_pair
-    from styles.patches import pair_tensors, save_pair
-    from training.guide import LandmarkGuide
-
-    size, network = load_base("starter").generator.config.size, load_landmark_net().module
-    for name in names:
-        source, target = (to_tensor(read_image(path), size) for path in write_pair(name, work / "pairs"))
-        guide = LandmarkGuide(network, source=source, target=target)
-        if not guide.is_sure:
-            raise cli.UserError(f"{name}: the landmarks of its pair are not sure; choose another face for it in data/looks.py")
-        points, look = guide.points[:1], LOOKS[name]
-        moved = look.warp.scaled(look.strength).displace(points[0].numpy())
-        points = torch.cat([points, torch.from_numpy(moved)[None].to(points)])
-        save_pair(output / f"{name}.safetensors", pair_tensors(source, target, points))
-        print(output / f"{name}.safetensors", flush=True)
-
-
 def run(args: Namespace) -> int:
     from checkpoints.paths import find_style
     from data.looks import LOOKS, READY
@@ -106,9 +73,6 @@ def run(args: Namespace) -> int:
     if strange:
         raise cli.UserError(f"no look {strange[0]!r}; there are {', '.join(LOOKS)}")
     cli.ensure_dir(args.work), cli.ensure_dir(args.output)
-    if args.command == "pairs":
-        write_pairs(args.looks or READY, args.work, args.output)
-        return 0
     for name in args.looks or READY:
         output = args.output / f"{name}.safetensors"
         print(f"{output} {pack_style(train(name, args.work, args.training), output) / 1e6:.2f} MB", flush=True)

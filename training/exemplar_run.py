@@ -235,7 +235,7 @@ class ExemplarRun:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _destylize(self, done: Mapping[str, Any], state: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        tools, tuned = self.tools, self._tuned(done)
+        tuned = self._tuned(done)
 
         def make(part: slice) -> dict[str, Tensor]:
             found = self._destylized(self.portraits[part], tuned)
