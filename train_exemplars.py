@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -58,6 +59,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         "offer in place of those it is trained on, which then stay private")
     parser.add_argument("--network", default=None, metavar="STYLE", help="train nothing: take the networks of this exemplar "
                         "style, and the folder's portraits as its gallery")
+    parser.add_argument("--credits", type=Path, default=None, help="JSON file of titles and artists by the portraits' names, which "
+                        "are kept in the style")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too")
     parser.add_argument("--base", default="starter", help="base generator with its encoder: starter or official")
     parser.add_argument("--vit", default=None, help="ViT of the distances: starter, official or a file; the one that suits "
@@ -131,7 +134,7 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
     config = {"base": {"name": base.name, "fingerprint": base.fingerprint}, "encoder": args.encoder or base.name,
               "exemplar_encoder": args.encoder or base.name,
               "training": {"run": trainer.digest, "settings": trainer.config.facts(), "portraits": len(trainer.portraits)},
-              **({"refine": REFINE} if small else {})}
+              **({"refine": REFINE} if small else {}), **credits_of(args, names)}
     # A larger generator draws photos itself, as published.
     gallery = gallery_of(names, codes, portraits, drawn=small)
     save_dual(path, DualParts(trainer.trained(done["finetune"]), base.w_avg, gallery, samplers, config))
@@ -143,6 +146,18 @@ def read_frames(args: Namespace, folder: Path, *, size: int) -> tuple[list[str],
     from pipeline.portraits import read_portraits
 
     return read_portraits(folder, size=max(FRAME, size), align=args.align, recursive=args.recursive)
+
+
+def credits_of(args: Namespace, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return what a style's config says of who made its portraits; UserError for a file that does not tell."""
+    if args.credits is None:
+        return {}
+    try:
+        told = json.loads(args.credits.read_text(encoding="utf-8"))
+        return {"credits": {name: str(told[name]) for name in names}}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise cli.UserError(f"{args.credits}: does not say who made each portrait ({' '.join(str(error).split())[:80]}); expected "
+                            'JSON {"NAME": "TITLE; ARTIST", ...}') from error
 
 
 def show_anew(args: Namespace, output: Path) -> None:
@@ -162,7 +177,8 @@ def show_anew(args: Namespace, output: Path) -> None:
     with torch.no_grad():
         codes = torch.cat([style.encoder.rows_of(resized(part, (side, side))) for part in portraits.split(1)])
     parts = replace(style.parts, gallery=gallery_of(names, codes, portraits, drawn=True),
-                    config={name: value for name, value in style.config.items() if name != "exemplars"})
+                    config={**{name: value for name, value in style.config.items() if name not in ("exemplars", "credits")},
+                            **credits_of(args, names)})
     save_dual(output, parts)
     print(output)
 

@@ -60,7 +60,7 @@ def test_masked_rows_alone_change(style) -> None:  # noqa: ANN001, F811
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--latent_mask", "4,6"], "makes the rows 5 to 7, so 4"), (["--num_style", "1", "--interpolate", "3"], "2 or more"),
-    (["--style", "flat"], "only encapsulated ones"),
+    (["--style", "any"], "only encapsulated ones"),
 ])
 def test_wrong_options_are_one_line(folder, style, tmp_path, capsys, options, message) -> None:  # noqa: ANN001, F811
     assert run_versions(folder, tmp_path / "out", *options) == 2
