@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from training.pretrain.faces import FacePack
 
 MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0,
-           "residual": 60.0, "painter": 90.0, "parts": 30.0}
+           "residual": 60.0, "parts": 30.0}
 SIZED = ("autoencoder", "gan")
 STARTED = ("gan", "encoder")
-TEACHED = ("autoencoder", "gan", "encoder", "painter")
+TEACHED = ("autoencoder", "gan", "encoder")
 PARALLEL = ("autoencoder", "gan", "encoder", "critic", "residual")
 STARTER = Path("checkpoints/starter")
-DATA = {"pack": "folder or tar of images", "painter": "folder written by the paintings stage"}
+DATA = {"pack": "folder or tar of images"}
 HELP = {
     "pack": "pack a folder or tar of aligned faces into one file",
     "autoencoder": "encoder and generator as an autoencoder; first at --size 64",
@@ -35,9 +35,7 @@ HELP = {
     "landmarks": "68 points: dlib's shape predictor, and the differentiable heat-map network",
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
     "parts": "network that tells skin, ground, hair and the rest of pictures apart",
-    "paintings": "draw packed faces in random looks, for the painter",
-    "painter": "networks that draw in the manner of any picture and turn drawings into photos, on what paintings drew",
-    "person": "the guess of who is behind a drawing, on a folder that the drawings stage wrote",
+    "paintings": "draw packed faces in random looks, for the landmark network",
     "export": "write the starter files from what is trained",
 }
 
@@ -80,9 +78,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--count", type=cli.positive_int, default=600, help="number of looks")
             stage.add_argument("--output", type=Path, required=True, help="folder; a run that was interrupted goes on")
-        elif name == "person":
-            stage.add_argument("--drawings", type=Path, required=True, help="folder that the drawings stage wrote")
-            stage.add_argument("--output", type=Path, default=STARTER / "person.safetensors", help="file")
         elif name == "landmarks":
             stage.add_argument("--drawings", type=Path, default=None,
                                help="file of the drawings stage, or folder of the paintings stage, to train on as well")
@@ -96,9 +91,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         else:
             stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
             stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
-        if name == "painter":
-            stage.add_argument("--part", choices=("painter", "destylizer"), default="painter",
-                               help="which to train: the destylizer turns drawings into photos and begins as the painter")
         if name in TEACHED:
             stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
         if name in PARALLEL:
@@ -185,11 +177,6 @@ def work(args: Namespace) -> dict:
         from training.pretrain.export import export_starter
 
         return export_starter(args.state, args.output, face_id=args.face_id)
-    if args.stage == "painter":
-        from training.pretrain.painter import train_painter
-
-        return train_painter(args.data, args.teacher, args.state, minutes=args.minutes, part=args.part,
-                             identity=identity_of("cpu"))
     pack = FacePack.load(args.data)
     if args.stage == "paintings":
         from training.pretrain.paintings import paint_folder
@@ -203,10 +190,6 @@ def work(args: Namespace) -> dict:
         return train_parts(pack, args.state, minutes=args.minutes)
     if args.stage == "landmarks":
         return train_landmarks(pack, args)
-    if args.stage == "person":
-        from training.pretrain.person import train_person
-
-        return train_person(pack, args.drawings, args.output)
     from training.pretrain.vit import train_vit
 
     return train_vit(pack, args.state, minutes=args.minutes)

@@ -140,7 +140,7 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
         strength: 0 leaves the photo, 1 is the drawing's tone.
     """
     count = octaves(frame)
-    energy = _matching(tone.energy, count)
+    energy = matched_octaves(tone.energy, count)
     colours, made = opponent(image), 0.0
     for k in range(parts.shape[1]):
         weight = sharpened(parts[:, k:k + 1])
@@ -165,7 +165,7 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
     return torch.lerp(image, from_opponent(made), strength)
 
 
-def _matching(energy: Tensor, count: int) -> Tensor:
+def matched_octaves(energy: Tensor, count: int) -> Tensor:
     """Return energies of ``count`` octaves, aligned at the coarsest: finer ones than the drawing has go on as its finest falls."""
     have = len(energy)
     if count <= have:

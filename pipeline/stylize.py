@@ -340,7 +340,7 @@ def build_stylizer(
         style: name, file, or mixture such as ``a:0.7,b:0.3``.
         base: base generator; None takes the one the style was trained from.
         encoder: None takes the one of the base.
-        inversion: how photos become latents; a style that knows only what encoders give takes no other.
+        inversion: how photos become latents.
         align: find and align faces.
         faces: see ``Stylizer``.
         finder: how faces are found.
@@ -355,7 +355,6 @@ def build_stylizer(
     loaded = load_style(style, device=device)
     if inversion.mode is None:
         inversion = replace(inversion, mode="e4e" if loaded.draws_pictures else "e4e+optimize")
-    inversion = replace(inversion, mode="e4e") if loaded.feed_forward else inversion
     ground = base_of(loaded, name=base)
     made = None
     if inversion.mode != "optimize":

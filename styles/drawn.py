@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from checkpoints.builders import Base
 from drawing.compose import PlacedFace, Strengths, draw_aligned, draw_picture
 from drawing.context import landmarks_in, read_context
 from drawing.warp import with_rings
@@ -39,6 +40,18 @@ class FramedFace:
     corners: Tensor
 
 
+def no_grids(face: Face, alpha: float | ByRegion, landmarks: np.ndarray) -> Sequence[Tensor]:
+    """Return the grids of a style without spatial transformers: none."""
+    return ()
+
+
+def undeformed(base: Base, face: Face) -> Tensor:
+    """Return faces [N, 3, S, S] as a base shows them."""
+    generator = base.generator
+    image = generator.synthesis(face.w_plus, noise=generator.fixed_noise(), feature_transforms=face.transforms())
+    return base.enlarge(image).clamp(-1.0, 1.0)
+
+
 def strengths(values: Mapping[str, Any], mesh: Tensor) -> Strengths:
     """Return how far the stages go for a face with a mesh [1, 468, 3], by values of ``CONTROLS``."""
     alpha = values[DEFORMATION.name]
@@ -46,7 +59,7 @@ def strengths(values: Mapping[str, Any], mesh: Tensor) -> Strengths:
         weights = region_weights(with_rings(mesh)[0].cpu().numpy().astype(np.float64), landmarks_in(mesh))
         degrees = weights @ np.array([alpha.degree(name) for name in REGIONS])
         alpha = torch.from_numpy(degrees).float()[None, :, None].to(mesh)
-    return Strengths(alpha, values[TONE.name], values[STROKES.name])
+    return Strengths(alpha, values[TONE.name], values.get(STROKES.name, 1.0))
 
 
 def draw_faces(drawn: DrawnStyle, face: Face, values: Mapping[str, Any], *, picture: Callable[[Face], Tensor],
