@@ -152,3 +152,16 @@ def around_faces(faces: Sequence[PlacedFace], image: Tensor) -> Tensor:
     small = (max(1, -(-height // CELL)), max(1, -(-width // CELL)))
     windows = [frame_lookup(face.corners.to(image), small, (height, width))[1] for face in faces]
     return enlarged(torch.stack(windows).amax(dim=0), (height, width))
+
+
+def changed(image: Tensor, change: Tensor, corners: Tensor) -> Tensor:
+    """Return a picture [1, 3, H, W] with a difference [1, 3, S, S] of a face's aligned frame added, which dies out at its border.
+
+    Args:
+        image: in [-1, 1].
+        change: what the aligned face has more.
+        corners: of the frame in px of the picture, see ``PlacedFace``.
+    """
+    size = (image.shape[2], image.shape[3])
+    there, window = frame_lookup(corners.to(image), size, size)
+    return (image + window * look_up(change.to(image), there)).clamp(-1.0, 1.0)

@@ -54,8 +54,20 @@ class Tone:
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Tone:
-        """Rebuild it from ``tensors()``."""
-        return cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
+        """Rebuild it from ``tensors()``.
+
+        Raises:
+            KeyError: naming one that is not there.
+            ValueError: naming one of another shape.
+        """
+        made = cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
+        parts = [len(made.mean), 3]
+        shapes = {"mean": parts, "photo_mean": parts, "slope": parts, "energy": [len(made.energy), *parts],
+                  "placed": [1, 3, *made.placed.shape[2:]]}
+        for name, shape in shapes.items():
+            if list(getattr(made, name).shape) != shape:
+                raise ValueError(f"{name} is {list(getattr(made, name).shape)}, expected {shape}")
+        return made
 
     def to(self, device: torch.device | str) -> Tone:
         """Return it on a device."""

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from models import look
-from models.deformable import DeformableGenerator
 from models.look import landmark_grid, look_maps, matched, tone_maps, toned, window_deviation, window_mean
 from models.sampling_grids import pixel_lattice
 from models.spatial_transformer import sample
-from tuner_worker import tiny_networks
 
 SIDE = 16
 
@@ -79,57 +77,6 @@ def test_maps_are_carried_to_landmarks():
     columns = (after.clamp_min(0.0)[0, 0].sum(dim=0) * torch.arange(64)).sum() / after.clamp_min(0.0).sum()
     assert abs(float(columns) - 31.5 - 4.0) < 0.8
     assert torch.allclose(landmark_grid(moved, origin, 64)[:, 0, 0], still.new_tensor([-63 / 64, -63 / 64]), atol=0.02)
-
-
-@pytest.fixture()
-def deformable() -> DeformableGenerator:
-    generator = tiny_networks()[0]
-    made = DeformableGenerator.for_generator(generator, resolutions=(32,), look=16, look_form="carried")
-    made.look.data.copy_(torch.randn(made.look.shape, generator=torch.Generator().manual_seed(1)))
-    made.look_source.copy_(torch.randn(made.look.shape, generator=torch.Generator().manual_seed(2)))
-    made.look_places.copy_(0.3 + 0.4 * torch.rand(1, 68, 2, generator=torch.Generator().manual_seed(3)))
-    return made.requires_grad_(False)
-
-
-def test_synthesis_draws_in_the_look(deformable):
-    w_plus = torch.randn(2, deformable.generator.config.n_latent, 32, generator=torch.Generator().manual_seed(4))
-    given = {"noise": deformable.generator.fixed_noise(), "alpha": 0.0}
-    bare = deformable.synthesis(w_plus, look=0.0, **given).image
-    assert torch.equal(bare, deformable.generator.synthesis(w_plus, noise=given["noise"]))
-    still = deformable.synthesis(w_plus, **given).image
-    assert not torch.allclose(still, bare, atol=1e-2)
-    places = deformable.look_places.expand(2, -1, -1)
-    assert torch.allclose(deformable.synthesis(w_plus, places=places, **given).image, still, atol=1e-5)
-    assert not torch.allclose(deformable.synthesis(w_plus, places=places + 0.1, **given).image, still, atol=1e-2)
-    # What a warp sees is what was drawn.
-    features = deformable.features(w_plus, noise=given["noise"], side=16)
-    plain = deformable.features(w_plus, noise=given["noise"], look=0.0, side=16)
-    assert torch.allclose(features, matched(plain, deformable.maps(None)), atol=1e-5)
-
-
-def test_first_layers_can_be_given_and_maps_are_kept_while_nothing_changes(deformable):
-    generator, noise = deformable.generator, deformable.generator.fixed_noise()
-    w_plus = torch.randn(2, generator.config.n_latent, 32, generator=torch.Generator().manual_seed(4))
-    first = deformable.synthesis(w_plus, noise=noise).image
-    assert deformable.start == 16
-    half = generator.halfway(w_plus, noise=noise, resolution=16)
-    assert torch.equal(deformable.synthesis(w_plus, noise=noise, half=half).image, first)
-    kept = deformable.maps(None)
-    assert deformable.maps(None) is kept
-    deformable.look.mul_(2.0)
-    assert torch.allclose(deformable.maps(None), look_maps(deformable.look, deformable.look_source))
-    assert not torch.allclose(deformable.synthesis(w_plus, noise=noise).image, first, atol=1e-2)
-    deformable.look.requires_grad_(True)
-    assert deformable.maps(None).requires_grad
-
-
-def test_own_features_give_the_drawing(deformable):
-    w_plus = torch.randn(1, deformable.generator.config.n_latent, 32, generator=torch.Generator().manual_seed(4))
-    noise = deformable.generator.fixed_noise()
-    deformable.look_source.copy_(deformable.features(w_plus, noise=noise, look=0.0, side=16))
-    drawn = deformable.synthesis(w_plus, noise=noise, alpha=0.0, places=deformable.look_places).image
-    added = deformable.synthesis(w_plus, noise=noise, alpha=0.0, residual=deformable.look, look=0.0).image
-    assert torch.allclose(drawn, added, atol=1e-4)
 
 
 def test_a_picture_gives_its_tones_and_contrast_and_no_lines():
