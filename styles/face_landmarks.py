@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from models.landmarks import LandmarkNet
-from models.stylegan2 import Generator, Halfway, layer_at
+from models.stylegan2 import Generator, layer_at
 
 
 class FaceLandmarks(nn.Module):
@@ -22,19 +22,15 @@ class FaceLandmarks(nn.Module):
         super().__init__()
         self.generator, self.net = generator, net
 
-    def shown(self, w_plus: Tensor, residual: Tensor | None, half: Halfway | None = None) -> Tensor:
-        """Return images [N, 3, S, S] of w_plus [N, L, D] and residual [N, C, R, R] or None, from ``half`` on if given."""
+    def shown(self, w_plus: Tensor, residual: Tensor | None) -> Tensor:
+        """Return images [N, 3, S, S] of w_plus [N, L, D] and residual [N, C, R, R] or None."""
         def add(features: Tensor, residual: Tensor) -> Tensor:
             return features + residual.to(features.dtype)
 
         transforms = {}
         if residual is not None:
             transforms[layer_at(int(residual.shape[3]))] = partial(add, residual=residual)
-        noise = self.generator.fixed_noise()
-        if half is None:
-            return self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms)
-        side = half.features.shape[3]
-        return self.generator.finish(half, w_plus, noise=noise, resolution=side, feature_transforms=transforms)
+        return self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
 
     def points(self, image: Tensor) -> Tensor:
         """Return landmarks [N, 68, 2] of images [N, 3, S, S] as fractions of the side."""

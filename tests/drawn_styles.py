@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from checkpoints.paths import ROOT
+from checkpoints.builders import load_base
 from drawing.context import FaceContext
 from drawing.strokes import StrokeConfig, StrokeNetwork
 from drawing.style import DrawnStyle
 from drawing.tone import Tone, read_tone
 from drawing.warp import with_rings
 from faces.topology import LOWER_LIP, UPPER_LIP
+from models.deformable import DeformableGenerator
+from styles.deformable import save_style
 
 # Widths of stroke networks that are fast to run.
 TINY = StrokeConfig(widths=(4, 4, 4))
@@ -20,7 +24,7 @@ TINY = StrokeConfig(widths=(4, 4, 4))
 
 def mean_mesh() -> Tensor:
     """Return a face's mesh [1, 468, 3] as fractions of its frame's side."""
-    flat = load_file(ROOT / "checkpoints" / "faces" / "mean_mesh.safetensors")["mean"][None]
+    flat = load_file(Path(__file__).parents[1] / "checkpoints" / "faces" / "mean_mesh.safetensors")["mean"][None]
     return torch.cat([flat[..., :2], torch.zeros_like(flat[..., :1])], dim=2)
 
 
@@ -65,3 +69,13 @@ def drawn_style(seed: int = 1, *, by: float = 0.03) -> DrawnStyle:
     target = source.clone()
     target[:, [*UPPER_LIP, *LOWER_LIP], 1] += by
     return DrawnStyle.of_points(source, target, tone_of(seed), network_of(seed))
+
+
+def save_drawn(path: Path, seed: int = 1) -> Path:
+    """Write a style of the starter whose transformers rest, which draws as ``drawn_style`` does, and return its file."""
+    base = load_base("starter")
+    deformable = DeformableGenerator.for_generator(base.generator, resolutions=(64,), grid_size=6, guarded=True, carry_image=True)
+    save_style(path, deformable, w_avg=base.w_avg, base={"name": "starter", "fingerprint": base.fingerprint},
+               training={"settings": {"swap_layer": 7}}, target_latent=base.generator.broadcast(base.w_avg[None])[0],
+               drawn=drawn_style(seed))
+    return path

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from models.tones import CELL, in_tones, joined, opponent, pyramid, read_tones
-from pipeline.sampling import random_faces
-from styles.registry import load_style
 
 
 @pytest.fixture
@@ -85,20 +83,3 @@ def test_between_two_pictures(pictures):
 def test_wrong_shapes_are_told(shape):
     with pytest.raises(ValueError, match="multiple of 16"):
         read_tones(torch.zeros(shape))
-
-
-def test_style_knows_the_tones_of_its_drawing():
-    style = load_style("ink")
-    face = random_faces(style, 3, [0], truncation_psi=0.7)
-    look = style.default_look(samples=True).changed(look_strength=1.0, manner_strength=0.0, tone_strength=0.7, patch_strength=0.0)
-    # Black on white paper: bright, and grey.
-    assert style.tones.mean[0, 0] > 1.2 and style.tones.mean[0, 1:].abs().max() < 0.2
-    plain, toned = style.draw(face, look.changed(tone_strength=0.0)), style.draw(face, look)
-    theirs = style.tones.bands
-    before, after = ((read_tones(image.clamp(-1.0, 1.0)).bands.log() - theirs.log()).abs().mean() for image in (plain, toned))
-    assert after < 0.7 * before
-    bare = look.changed(look_strength=0.0, manner_strength=0.7)
-    assert torch.equal(style.draw(face, bare), style.draw(face, bare.changed(tone_strength=0.0, manner_strength=0.0)))
-    with torch.no_grad():
-        graph = style.graph()(face.w_plus, None, None, torch.tensor([0.8]))
-    assert torch.allclose(graph, style.draw(face, style.default_look()), atol=1e-3)

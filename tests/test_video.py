@@ -15,6 +15,7 @@ import threading
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -97,7 +98,7 @@ class FakeFinder:
 class FakeStylizer:
     """Draws every face blue."""
 
-    size, faces = 32, "largest"
+    size, faces, style = 32, "largest", SimpleNamespace(draws_pictures=False)
 
     def __init__(self, finder=None, pause=0.0):
         self.finder, self.pause = finder or FakeFinder(), pause
@@ -112,10 +113,12 @@ class FakeStylizer:
     def ground(self, result, outline):
         return np.zeros((8, 8), np.float32)
 
-    def restyle_parts(self, face, *, look, landmarks=None):
+    def known(self, crop, face):
+        return face
+
+    def restyle(self, face, *, look, landmarks=None):
         assert landmarks.shape == (68, 2)
-        yield None
-        yield torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(face.w_plus.mean() / 255))], 1)
+        return torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(face.w_plus.mean() / 255))], 1)
 
 
 def restyle(path, output, *, stylizer=None, look=None, progress=None, **settings):

@@ -12,11 +12,11 @@ from torch import Tensor
 from checkpoints.builders import Base
 from checkpoints.features import load_squeezenet
 from checkpoints.paths import checkpoints_dir
-from drawing.compose import Strengths, normalised
+from drawing.compose import Strengths, maps_of, normalised
 from drawing.context import FaceContext, aligned_mesh, identity_grid, read_context
 from drawing.style import DrawnStyle, enlarged_picture
 from drawing.tone import read_tone, toned
-from drawing.warp import goals, sampled, warp_grid, warped, with_rings
+from drawing.warp import sampled, warped, with_rings
 from faces.mesh import landmarks_of
 from models.sampling_grids import moved_places
 from training.registration import register
@@ -148,11 +148,8 @@ def other_faces(base: Base, style: DrawnStyle, *, count: int = OTHERS, side: int
 @torch.no_grad()
 def warped_and_toned(image: Tensor, context: FaceContext, style: DrawnStyle) -> tuple[Tensor, Tensor]:
     """Return what strokes are put on, [1, 3, S, S], and its parts, as ``drawing.compose.draw_aligned`` makes it."""
-    points = context.points
-    wanted = goals(points, style.source, style.moved, Strengths().alpha)
-    grid = warp_grid((), points, wanted)
+    grid, placed = maps_of(context.points, style, Strengths())
     parts = normalised(warped(context.parts, grid))
-    placed = sampled(style.tone.placed, warp_grid((), style.shape, wanted))
     tone = toned(warped(image, grid), parts, style.tone, frame=image.shape[3], placed=placed)
     return tone.clamp(-1.0, 1.0), parts
 
