@@ -63,12 +63,17 @@ def network_of(seed: int) -> StrokeNetwork:
     return network.eval().requires_grad_(False)
 
 
+def mouth_moved(points: Tensor, by: float) -> Tensor:
+    """Return points [1, K, 2] of a face with the mouth, and less and less what is around it, moved down by ``by``."""
+    middle = points[:, [*UPPER_LIP, *LOWER_LIP]].mean(dim=1, keepdim=True)
+    share = (-(points - middle).square().sum(dim=2, keepdim=True) / (2.0 * 0.1**2)).exp()
+    return points + by * share * points.new_tensor([0.0, 1.0])
+
+
 def drawn_style(seed: int = 1, *, by: float = 0.03) -> DrawnStyle:
     """Return a style that moves the mouth down by a share ``by`` of the frame's side, with tone and strokes of its own."""
     source = with_rings(mean_mesh())
-    target = source.clone()
-    target[:, [*UPPER_LIP, *LOWER_LIP], 1] += by
-    return DrawnStyle.of_points(source, target, tone_of(seed), network_of(seed))
+    return DrawnStyle.of_points(source, mouth_moved(source, by), tone_of(seed), network_of(seed))
 
 
 def save_drawn(path: Path, seed: int = 1) -> Path:

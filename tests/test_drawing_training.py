@@ -15,6 +15,7 @@ from drawing.context import aligned_mesh
 from drawing.pyramids import opponent
 from drawing.style import DrawnStyle
 from drawing.warp import eye_axis, warp_grid, warped, with_rings
+from drawn_styles import mouth_moved
 from faces.find import FaceFinder, face_aligner
 from faces.topology import LOWER_LIP, UPPER_LIP
 from models.sampling_grids import moved_places
@@ -36,9 +37,7 @@ def photo() -> torch.Tensor:
 def caricature(photo) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The photo with its mouth moved down by 3 % and its colours changed, the grid of that, and the points where they were."""
     points = with_rings(aligned_mesh(photo)[0])
-    wanted = points.clone()
-    wanted[:, [*UPPER_LIP, *LOWER_LIP], 1] += 0.03
-    grid = warp_grid((), points, wanted)
+    grid = warp_grid((), points, mouth_moved(points, 0.03))
     drawing = 0.6 * warped(photo, grid) + torch.tensor([0.2, 0.0, -0.2])[:, None, None]
     return drawing.clamp(-1.0, 1.0), grid, points
 

@@ -52,10 +52,10 @@ def test_a_resumed_run_is_the_whole_run(features, tmp_path):
 
 
 def test_training_comes_nearer_to_the_drawing(features):
-    made = trainer(features, steps=30, rate=5e-3, batch=3, others=0, critic=0.0)
+    made = trainer(features, steps=40, batch=3, others=0, critic=0.0)
     lesson = made.lessons[0]
     before = (made.network(lesson.toned, lesson.parts) - lesson.drawing).abs().mean()
-    for _ in range(30):
+    for _ in range(40):
         values = made.step()
     assert math.isnan(values["keep"]) and math.isnan(values["critic"])
     network = made.finished()

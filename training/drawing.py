@@ -40,7 +40,8 @@ class Example:
         photo: likewise, in the drawing's shape; the softened drawing where there is no photo.
         parts: of ``photo``, [1, K, S, S].
         style: without strokes.
-        points: landmarks of photo and drawing, [2, 68, 2] as fractions of the side, for ``training.guide``.
+        points: landmarks of photo, or of the mean face, and of the drawing, [2, 68, 2] as fractions of the side, for
+            ``training.guide``.
     """
 
     drawing: Tensor
@@ -97,14 +98,14 @@ def example_of_drawing(target: Tensor, *, name: str = "target") -> Example:
     """
     mesh = mesh_of(target, name)
     mean = load_file(checkpoints_dir() / MEAN_MESH)["mean"][None]
-    after = with_rings(in_frame_of(mesh[..., :2], mean))
+    fitted = in_frame_of(mesh[..., :2], mean)
     context = read_context(target, mesh)
     soft = target
     for radius in SOFTENING:
         soft = softened(soft, radius * target.shape[3] / 512.0)
-    style = DrawnStyle.of_points(with_rings(mean), after, read_tone(target, context.parts, None, None))
-    places = torch.from_numpy(context.landmarks)[None].float()
-    return Example(target, soft, context.parts, style, torch.cat([places, in_frame_of(places, places)]))
+    style = DrawnStyle.of_points(with_rings(mean), with_rings(fitted), read_tone(target, context.parts, None, None))
+    places = [torch.from_numpy(landmarks_of(points[0].numpy())).float() for points in (mean, fitted)]
+    return Example(target, soft, context.parts, style, torch.stack(places))
 
 
 def in_frame_of(points: Tensor, reference: Tensor) -> Tensor:
