@@ -16,8 +16,8 @@ from drawing.tone import toned
 from drawing.warp import GRID, fading, goals, sampled, warp_grid, warped
 from models.sampling_grids import pixel_lattice
 
-# Side in px of the cells in which displacements of a whole picture are told.
-CELL = 8
+# Side in px of the cells in which displacements of a whole picture are told, and the side of maps of placed tones.
+CELL, PLACES = 8, 32
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ def draw_aligned(image: Tensor, context: FaceContext, style: DrawnStyle, strengt
 
 def maps_of(points: Tensor, style: DrawnStyle, strengths: Strengths, *, grids: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
     """Return the sampling grid [1, GRID, GRID, 2] of a face's warp, and the drawing's placed tones at the face's places,
-    [1, 3, GRID, GRID].
+    [1, 3, PLACES, PLACES].
 
     Args:
         points: of the face, [1, K, 2] as fractions of the frame's side.
         style, strengths, grids: see ``draw_aligned``.
     """
     wanted = goals(points, style.source, style.moved, strengths.alpha)
-    return warp_grid(grids, points, wanted), sampled(style.tone.placed, warp_grid((), style.shape, wanted))
+    return warp_grid(grids, points, wanted), sampled(style.tone.placed, warp_grid((), style.shape, wanted, size=PLACES))
 
 
 def draw_mapped(image: Tensor, parts: Tensor, grid: Tensor, placed: Tensor, style: DrawnStyle, strengths: Strengths) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 SLOPE = 0.2
 # Pictures are drawn in tiles of at most this side in px, which overlap by twice the reach of the network.
-TILE, REACH = 768, 48
+TILE, REACH = 1024, 48
 
 
 @dataclass(frozen=True)

@@ -238,14 +238,13 @@ def test_frames_drawn_beside_each_other_are_those_drawn_in_turn(threads):
     results, states, asked = [], [], []
     for count in (1, 2, 8):
         seen, stylizer = [], FakeStylizer(pause=0.002)
-        begun = stylizer.restyle_parts
+        begun = stylizer.restyle
 
-        def restyle_parts(face, begun=begun, seen=seen, **given):
-            for part in begun(face, **given):
-                seen.append(threading.get_ident())
-                yield part
+        def restyle(face, begun=begun, seen=seen, **given):
+            seen.append(threading.get_ident())
+            return begun(face, **given)
 
-        stylizer.restyle_parts = restyle_parts
+        stylizer.restyle = restyle
         drawer = ClipDrawer(stylizer, Look(alpha=1.0), VideoSettings())
         threads(count)
         taken = []
@@ -256,7 +255,7 @@ def test_frames_drawn_beside_each_other_are_those_drawn_in_turn(threads):
         results.append([np.asarray(one.image) for one in (first, *pictures)])
         assert torch.get_num_threads() == count
         states.append(json.dumps(drawer.state(), default=lambda value: np.asarray(value).tolist()))
-        assert len(set(seen)) == (1 if count == 1 else 2)
+        assert len(set(seen)) == 1 and (seen[0] == threading.get_ident()) == (count == 1)
     assert len(set(states)) == 1 and asked == [1 + AHEAD] * 3
     for result in results[1:]:
         assert len(result) == 9 and all((one == other).all() for one, other in zip(result, results[0], strict=True))

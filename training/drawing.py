@@ -104,7 +104,9 @@ def example_of_drawing(target: Tensor, *, name: str = "target") -> Example:
     for radius in SOFTENING:
         soft = softened(soft, radius * target.shape[3] / 512.0)
     style = DrawnStyle.of_points(with_rings(mean), with_rings(fitted), read_tone(target, context.parts, None, None))
-    places = [torch.from_numpy(landmarks_of(points[0].numpy())).float() for points in (mean, fitted)]
+    # The mean face has no depth of its own; the landmarks of both are told with the drawing's.
+    places = [torch.from_numpy(landmarks_of(torch.cat([points, mesh[..., 2:]], dim=2)[0].numpy())).float()
+              for points in (mean, fitted)]
     return Example(target, soft, context.parts, style, torch.stack(places))
 
 
