@@ -18,9 +18,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--style", default=cli.DEFAULT_STYLE, help="name of a style in checkpoints/, or a file")
     parser.add_argument("--format", choices=tuple(SUFFIXES), default="onnx", help="kind of file")
     parser.add_argument("--what", choices=("generator", "photo", "drawing"), default=None,
-                        help="drawing: the stages by which a style draws a photo that is given with its parts and its warp, the "
-                             "default where the style has them; generator: w_plus and the style's numbers to image; photo: aligned "
-                             "photo and these, the default else")
+                        help="drawing: the stages by which a style draws a photo given with its parts and its warp, the default "
+                             "where the style has them; generator: w_plus and the style's numbers to image; photo: aligned photo "
+                             "and these, the default else")
     parser.add_argument("--face", type=Path, nargs="*", default=[],
                         help="aligned photos: what the drawing needs to know of each is written beside the file as NAME.npz")
     parser.add_argument("--alpha", type=cli.finite_float, default=1.0, help="degree of deformation of --face")
@@ -28,8 +28,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
                         help="side in px of the features that are found beside the latents of photos, 0 for latents alone")
     parser.add_argument("--size", type=cli.image_side, default=None,
-                        help="side of the photo in px: for --what photo a multiple of the encoder's, which is the default; for --what "
-                             "drawing a multiple of 32, default 512")
+                        help="side of the photo in px: for --what photo a multiple of the encoder's, which is the default; for "
+                             "--what drawing a multiple of 32, default 512")
     parser.add_argument("--batch", type=cli.positive_int, default=1, help="images per run, fixed in the file")
     parser.add_argument("--output", type=Path, default=None, help="file to write; default outputs/export/STYLE_WHAT")
     return parser.parse_args(argv)
@@ -87,7 +87,8 @@ def export_drawing(args: Namespace, style: Any, path: Path) -> Any:
     if args.face:
         from data.images import read_image
 
-        stylizer = build_stylizer(args.style, encoder=args.encoder, inversion=InversionSettings(residual=args.residual), align=False)
+        settings = InversionSettings(residual=args.residual)
+        stylizer = build_stylizer(args.style, encoder=args.encoder, inversion=settings, align=False)
         for photo in args.face:
             crop = stylizer.crops(read_image(photo), name=str(photo))[0]
             save_face(path.parent / f"{photo.stem}.npz", style, photo, stylizer.invert(crop.image), side=side, alpha=args.alpha)

@@ -95,8 +95,8 @@ def export_drawing(path: Path, style: DeformableStyle, *, config: ExportConfig) 
     sets, graph = random_inputs(style, style.base, side), style.graph().eval()
     shapes = {name: f"float32 {list(value.shape)}: {INPUTS[name]}" for name, value in sets[0].items()}
     facts = {name: str(value) for name, value in style.facts().items()} | {
-        "part": "drawing", "version": VERSION, "inputs": json.dumps(shapes), "output": f"float32 [1, 3, {side}, {side}]: RGB, [-1, 1]",
-        "licence": LICENCES.get(style.base_name, OTHER_LICENCE)}
+        "part": "drawing", "version": VERSION, "inputs": json.dumps(shapes),
+        "output": f"float32 [1, 3, {side}, {side}]: RGB, [-1, 1]", "licence": LICENCES.get(style.base_name, OTHER_LICENCE)}
 
     def reference(inputs: dict[str, Tensor]) -> Tensor:
         return draw_mapped(inputs["photo"], inputs["parts"], inputs["grid"], inputs["placed"], style.drawn, Strengths())
