@@ -61,16 +61,15 @@ def read_setting(args: Namespace) -> Setting:
     Raises:
         UserError: for options that do not go together.
     """
-    try:
-        choose_config(args, size=0, dtype="float32")
-    except ValueError as error:
-        raise cli.UserError(f"train.py: {error}") from error
     device = cli.resolve_device(args.device)
     base = builders.load_base(args.base, device=device, with_discriminator=True)
     size = base.generator.config.size
     if args.img_res not in (None, size):
         raise cli.UserError(f"--img_res {args.img_res}: the base makes images of {size} px; leave the option out")
-    config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))
+    try:
+        config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))
+    except ValueError as error:
+        raise cli.UserError(f"train.py: {error}") from error
     if args.export_published and (config.guarded or config.carry_image):
         raise cli.UserError("--export_published: the published file cannot hold the starter profile's warps; add "
                             "--profile published, or --guarded false --carry_image false")
