@@ -6,13 +6,14 @@ background, the rest) is toned as if it filled the frame, so nothing of one part
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from drawing.pyramids import collapsed, enlarged, filled, from_opponent, laplacian, opponent, resized
+from drawing.pyramids import collapsed, enlarged, filled, from_opponent, halved, laplacian, opponent, resized
 
 # Octaves of detail on a frame of FRAME px; below is the low pass that colours and light are told by.
 OCTAVES, FRAME = 5, 512
@@ -54,8 +55,20 @@ class Tone:
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Tone:
-        """Rebuild it from ``tensors()``."""
-        return cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
+        """Rebuild it from ``tensors()``.
+
+        Raises:
+            KeyError: naming one that is not there.
+            ValueError: naming one of another shape.
+        """
+        made = cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
+        parts = [len(made.mean), 3]
+        shapes = {"mean": parts, "photo_mean": parts, "slope": parts, "energy": [len(made.energy), *parts],
+                  "placed": [1, 3, *made.placed.shape[2:]]}
+        for name, shape in shapes.items():
+            if list(getattr(made, name).shape) != shape:
+                raise ValueError(f"{name} is {list(getattr(made, name).shape)}, expected {shape}")
+        return made
 
     def to(self, device: torch.device | str) -> Tone:
         """Return it on a device."""
@@ -70,7 +83,7 @@ class Tone:
 
 def octaves(frame: float) -> int:
     """Return the number of bands in which a face's frame of this side in px has its detail, as 512 px have ``OCTAVES``."""
-    return max(1, OCTAVES + round(torch.tensor(frame / FRAME).log2().item()))
+    return max(1, OCTAVES + round(math.log2(frame / FRAME)))
 
 
 def sharpened(parts: Tensor) -> Tensor:
@@ -144,17 +157,18 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
     colours, made = opponent(image), 0.0
     for k in range(parts.shape[1]):
         weight = sharpened(parts[:, k:k + 1])
-        if float(weight.mean()) < 1e-4:
+        if _is_absent(weight):
             made = made + parts[:, k:k + 1] * colours
             continue
         bands, low = laplacian(filled(colours, weight), count)
-        mean = part_means(low, resized(weight, tuple(low.shape[2:])))[0]
         drawn = []
         for band, wanted in zip(bands, energy[:, k], strict=True):
-            energy_here = part_means(band.square(), resized(weight, tuple(band.shape[2:])))[0]
-            gain = ((wanted + FLAT) / (energy_here + FLAT)).sqrt().clamp(LEAST_GAIN[k], MOST_GAIN)
+            found = part_means(band.square(), weight)[0]
+            weight = halved(weight)
+            gain = ((wanted + FLAT) / (found + FLAT)).sqrt().clamp(LEAST_GAIN[k], MOST_GAIN)
             gain = torch.cat([gain[:1], gain[1:].clamp(max=MOST_COLOR_GAIN)])
             drawn.append(band * gain[None, :, None, None])
+        mean = part_means(low, weight)[0]
         own = mean.new_tensor(OWN[k]) * (tone.slope[k] / SLOPE).clamp(max=1.0)
         apart = own * (mean - tone.photo_mean[k])
         moved = (tone.mean[k] + apart - tone.slope[k] * mean)[None, :, None, None]
@@ -163,6 +177,12 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
     if placed is not None:
         made = made + PLACED * enlarged(placed, image.shape[2:])
     return torch.lerp(image, from_opponent(made), strength)
+
+
+def _is_absent(weight: Tensor) -> bool:
+    """Tell whether a part of weights [1, 1, H, W] is nowhere; a graph that is traced draws every part."""
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return not traced and float(weight.mean()) < 1e-4
 
 
 def matched_octaves(energy: Tensor, count: int) -> Tensor:

@@ -32,12 +32,13 @@ Grids = Callable[[Face, float | ByRegion, np.ndarray], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class FramedFace:
-    """A face of a whole picture: its inversion, its mesh [1, 468, 3] as fractions of its aligned frame's side, and three corners of
-    that frame in px of the picture, see ``drawing.compose.PlacedFace``."""
+    """A face of a whole picture: its inversion, its mesh [1, 468, 3] as fractions of its aligned frame's side, three corners of
+    that frame in px of the picture, see ``drawing.compose.PlacedFace``, and what edits changed in that frame, [1, 3, S, S]."""
 
     face: Face
     mesh: Tensor
     corners: Tensor
+    change: Tensor | None = None
 
 
 def no_grids(face: Face, alpha: float | ByRegion, landmarks: np.ndarray) -> Sequence[Tensor]:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from checkpoints.builders import Base
 from checkpoints.features import load_squeezenet
-from drawing.compose import Strengths, normalised
+from drawing.compose import Strengths, maps_of, normalised
 from drawing.context import FaceContext, identity_grid, read_context
-from drawing.reading import in_frame_of, mean_style, mesh_of, style_of_drawing
+from drawing.reading import in_frame_of, mean_mesh, mean_style, mesh_of, style_of_drawing
 from drawing.style import DrawnStyle, enlarged_picture
 from drawing.tone import read_tone, toned
-from drawing.warp import goals, sampled, warp_grid, warped, with_rings
+from drawing.warp import sampled, warped, with_rings
 from faces.mesh import landmarks_of
 from models.sampling_grids import moved_places
 from training.registration import register
@@ -36,7 +36,8 @@ class Example:
         photo: likewise, in the drawing's shape; the softened drawing where there is no photo.
         parts: of ``photo``, [1, K, S, S].
         style: without strokes.
-        points: landmarks of photo and drawing, [2, 68, 2] as fractions of the side, for ``training.guide``.
+        points: landmarks of photo, or of the mean face, and of the drawing, [2, 68, 2] as fractions of the side, for
+            ``training.guide``.
     """
 
     drawing: Tensor
@@ -83,8 +84,11 @@ def example_of_drawing(target: Tensor, *, name: str = "target") -> Example:
     soft = target
     for radius in SOFTENING:
         soft = softened(soft, radius * target.shape[3] / 512.0)
-    places = torch.from_numpy(context.landmarks)[None].float()
-    return Example(target, soft, context.parts, style_of_drawing(target, context), torch.cat([places, in_frame_of(places, places)]))
+    # The mean face has no depth of its own; the landmarks of both are told with the drawing's.
+    mean = mean_mesh()
+    places = [torch.from_numpy(landmarks_of(torch.cat([points, mesh[..., 2:]], dim=2)[0].numpy())).float()
+              for points in (mean, in_frame_of(mesh[..., :2], mean))]
+    return Example(target, soft, context.parts, style_of_drawing(target, context), torch.stack(places))
 
 
 def softened(image: Tensor, radius: float) -> Tensor:
@@ -119,11 +123,8 @@ def other_faces(base: Base, style: DrawnStyle, *, count: int = OTHERS, side: int
 @torch.no_grad()
 def warped_and_toned(image: Tensor, context: FaceContext, style: DrawnStyle) -> tuple[Tensor, Tensor]:
     """Return what strokes are put on, [1, 3, S, S], and its parts, as ``drawing.compose.draw_aligned`` makes it."""
-    points = context.points
-    wanted = goals(points, style.source, style.moved, Strengths().alpha)
-    grid = warp_grid((), points, wanted)
+    grid, placed = maps_of(context.points, style, Strengths())
     parts = normalised(warped(context.parts, grid))
-    placed = sampled(style.tone.placed, warp_grid((), style.shape, wanted))
     tone = toned(warped(image, grid), parts, style.tone, frame=image.shape[3], placed=placed)
     return tone.clamp(-1.0, 1.0), parts
 
