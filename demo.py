@@ -105,7 +105,8 @@ def run(args: Namespace) -> int:
     seconds = {}
     seconds["training"] = call("train.py", [
         "--style", STYLE, "--source", str(pair[0]), "--target", str(pair[1]), "--num_iter", str(args.num_iter),
-        "--stroke_steps", str(args.stroke_steps), "--outdir", str(outdir / "training"), "--seed", str(args.seed), *machine], train.main)
+        "--stroke_steps", str(args.stroke_steps), "--outdir", str(outdir / "training"), "--seed", str(args.seed), *machine],
+        train.main)
     for alpha in ("0", "1"):
         seconds[f"drawing a photo, alpha {alpha}"] = call("inference.py", [
             "--style", STYLE, "--input_image", str(photo), "--alpha", alpha, "--cache", str(outdir / "inference/latents"),
@@ -118,11 +119,12 @@ def run(args: Namespace) -> int:
         "--style", STYLE, "--n_each", "6", "--output", str(outdir / "samples"), *machine],
         generate_samples.main)
     seconds["sweep"] = call("deformation_control.py", [
-        "--style", STYLE, "--n_each", "1", "--split", "4", "--animate", "gif", "--frames", "8", "--output", str(outdir / "sweep"), *machine],
+        "--style", STYLE, "--n_each", "1", "--split", "4", "--animate", "gif", "--frames", "8",
+        "--output", str(outdir / "sweep"), *machine],
         deformation_control.main)
     sections = [
         figure(outdir, "The pair", "One real face and the same face as drawn: larger eyes, narrower jaw, wider mouth.", pair),
-        figure(outdir, "Training of the deformation", "Base faces above, deformed ones below at alpha 0, 0.5 and 1; then the terms.",
+        figure(outdir, "Training of the deformation", "Base faces above, deformed ones below at alpha 0, 0.5, 1; then the terms.",
                last_sheet(outdir / "training")),
         figure(outdir, "Training of the strokes", "The drawing; toned faces; the same with strokes; then the terms.",
                last_sheet(outdir / "training" / "strokes")),

@@ -15,8 +15,8 @@ from pipeline import cli
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 # A package may import those that stand before it.
-ORDER = ("op", "models", "losses", "checkpoints", "data", "faces", "drawing", "styles", "training", "pipeline", "projection", "web",
-         "benchmarks")
+ORDER = ("op", "models", "losses", "checkpoints", "data", "faces", "drawing", "styles", "training", "pipeline", "projection",
+         "web", "benchmarks")
 # The way of a photo: file and function, and what is done there.
 WAY = (
     ("inference.py", "photo_rows", "reads the options, loads the style, goes through the photos"),
@@ -63,7 +63,7 @@ def exceptions(root: Path = ROOT) -> list[tuple[str, str]]:
 
 
 def graph(root: Path = ROOT) -> str:
-    """Return the graph of the packages for mermaid; imports against the order are dotted, those that others imply are left out."""
+    """Return the graph of the packages for mermaid: imports against the order dotted, those that others imply left out."""
     edges = {package: set() for package in ORDER}
     for module, others in module_imports(root).items():
         edges[package_of(module)] |= {package_of(other) for other in others} - {package_of(module)}

@@ -61,7 +61,8 @@ class Stylizer:
         device: auto, cpu, cuda or mps.
 
     Attributes:
-        controls: what can be set by keywords of ``photo`` and ``samples``; each has ``name``, ``help``, ``default``, ``low``, ``high``.
+        controls: what can be set by keywords of ``photo`` and ``samples``; each has ``name``, ``help``, ``default``, ``low`` and
+            ``high``.
 
     Raises:
         checkpoints.CheckpointError: if there is no such style, or its file is damaged.
@@ -125,7 +126,8 @@ class Stylizer:
         known = {control.name: control for control in self.controls}
         strange = sorted(set(controls) - set(known))
         if strange:
-            raise ValueError(f"the style {self._whole.style.name!r} has no control {strange[0]!r}; it has {', '.join(known) or 'none'}")
+            raise ValueError(f"the style {self._whole.style.name!r} has no control {strange[0]!r}; it has "
+                             f"{', '.join(known) or 'none'}")
         values = {}
         for name, value in controls.items():
             try:

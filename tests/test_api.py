@@ -77,7 +77,8 @@ def test_a_photo_keeps_its_size_and_what_is_around_the_face(drawn, tmp_path):
     wide.save(tmp_path / "wide.png")
     whole, face = drawn.photo(tmp_path / "wide.png"), drawn.photo(wide, frame="face", alpha="eyes=1.2,0.5")
     assert whole.image.size == face.image.size == (640, 320)
-    assert (pixels(face)[:, 560:] == np.asarray(wide)[:, 560:]).all() and (pixels(whole)[:, 560:] != np.asarray(wide)[:, 560:]).any()
+    assert (pixels(face)[:, 560:] == np.asarray(wide)[:, 560:]).all()
+    assert (pixels(whole)[:, 560:] != np.asarray(wide)[:, 560:]).any()
     saved = whole.save(tmp_path / "out.jpg")
     assert Image.open(saved).format == "JPEG"
     undrawn = drawn.photo(wide, alpha=0.0, tone_strength=0.0, stroke_strength=0.0)
