@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--styles", default="ink", help="styles that draw photos, separated by commas; a row each")
     parser.add_argument("--photo", type=Path, default=Path("data/test_inputs/001.png"), help="photo")
     parser.add_argument("--cell", type=cli.image_side, default=256, help="side of a picture in px")
-    parser.add_argument("--output", type=Path, default=Path("docs/stages.png"), help="picture to write")
+    parser.add_argument("--output", type=Path, default=Path("docs/stages.jpg"), help="picture to write")
 
     def work(args) -> int:  # noqa: ANN001
         from data.grids import grid

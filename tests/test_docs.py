@@ -26,8 +26,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 STAGED = ("pretrain", "train_blend", "checkpoints", "styles", "op", "benchmarks.bench")
 STYLE_OPTIONS = {name for control in (ALPHA, COLOR, *CONTROLS) for name in (control.option, control.option.replace("_", "-"))}
 # Pages whose commands are typed nightly, and words of commands that want what is not here.
-TYPED = ("README.md", "method.md", "controls.md", "export.md")
-ELSEWHERE = ("app.py", "official", "FILE", "list.parquet", "/shared/list.txt", "--jobs")
+TYPED = ("README.md", "method.md", "controls.md")
+ELSEWHERE = ("app.py", "official", "FILE", "--jobs")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Command:
 
 def commands_of(page: Path) -> list[Command]:
     """Return the commands of a page's blocks, in their order."""
-    found = []
-    for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
+    found, text = [], page.read_text(encoding="utf-8")
+    indented = "\n".join(re.findall(r"^    (python .*)", FENCE.sub("", text), re.MULTILINE))
+    for language, block in [*FENCE.findall(text), ("", indented)]:
         if language in ("python", "diff", "mermaid", "bibtex"):
             continue
         for line in block.replace("\\\n", " ").splitlines():
@@ -96,6 +97,14 @@ def test_a_command_is_understood(command, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_that_are_named_are_there(page):
+    named = re.findall(r"`python (-m )?([\w.]+)", page.read_text(encoding="utf-8"))
+    for module, name in named:
+        file = ROOT / (name.replace(".", "/") if module else name)
+        assert file.is_file() or file.with_suffix(".py").is_file() or (file / "__main__.py").is_file(), f"{name}: is not here"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http", "#"))]
@@ -138,7 +147,7 @@ def test_the_main_pages_work_as_they_are_typed(clone):
     wrong = []
     for command in typed:
         # A picture of the documents is not drawn anew.
-        words = [word.replace("docs/stages.png", "outputs/stages.png") for word in shlex.split(command.text)[1:]]
+        words = [word.replace("docs/stages.jpg", "outputs/stages.jpg") for word in shlex.split(command.text)[1:]]
         done = subprocess.run([sys.executable, *words], cwd=clone, env=environment, capture_output=True, text=True, check=False)
         wrong += [f"{command.page}: {command.text}: {done.stderr[-300:]}"] if done.returncode else []
     assert wrong == []
