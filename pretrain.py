@@ -20,7 +20,7 @@ MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "
            "residual": 60.0, "painter": 90.0, "parts": 30.0, "decoder": 90.0}
 SIZED = ("autoencoder", "gan")
 STARTED = ("gan", "encoder")
-TEACHED = ("autoencoder", "gan", "encoder", "painter", "decoder", "all")
+TEACHED = ("autoencoder", "gan", "encoder", "painter", "all")
 RANDOM = ("prior", "decoder")
 PARALLEL = ("autoencoder", "gan", "encoder", "critic", "residual")
 STARTER = Path("checkpoints/starter")
@@ -57,6 +57,15 @@ def add_random(stage: cli.ArgumentParser, name: str) -> None:
         stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
 
 
+def add_all(stage: cli.ArgumentParser) -> None:
+    """Add the options of the stage that runs all others."""
+    stage.add_argument("--hours", type=cli.finite_float, default=6.0, help="wall-clock budget of all stages together")
+    stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
+    stage.add_argument("--output", type=Path, required=True,
+                       help="folder of starter files to write; scripts take it where STARTER_DIR names it")
+    stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+
+
 def words(text: str) -> tuple[str, ...]:
     """Parse names separated by commas."""
     return tuple(word.strip() for word in text.split(","))
@@ -82,10 +91,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--output", type=Path, required=True, help="file to write, .npz")
         elif name == "all":
-            stage.add_argument("--hours", type=cli.finite_float, default=6.0, help="wall-clock budget of all stages together")
-            stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
-            stage.add_argument("--output", type=Path, required=True, help="folder of starter files to write")
-            stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+            add_all(stage)
         elif name == "drawings":
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--count", type=cli.positive_int, default=2400, help="number of drawings")

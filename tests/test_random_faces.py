@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import squeezenet1_1
 
 import generate_samples
+import pretrain
 from benchmarks.sample_figures import alike, nearest
 from checkpoints.builders import Base, has_prior, load_base
 from checkpoints.io import save_model
+from checkpoints.paths import starter_dir
 from checkpoints.samplers import load_decoder, load_prior
 from models.decoder import FACE, Decoder, DecoderConfig, enlarged, no_sketch, placed, sketch_of, smoothed
 from models.face import Face
@@ -21,6 +25,7 @@ from models.stylegan2 import Generator, GeneratorConfig
 from pipeline.cli import UserError, int_ranges
 from pipeline.face_files import load_faces, save_faces
 from pipeline.sampling import random_face, seed_path, shown, slerp
+from training.pretrain import whole
 from training.pretrain.prior import fit_gaussian
 
 SMALL = DecoderConfig(widths=(8, 8, 8), fine=4, blocks=(1, 1, 1))
@@ -249,3 +254,54 @@ def test_wrong_wishes_are_one_line(argv, words, tmp_path, capsys, monkeypatch):
     assert generate_samples.main(["--style", "ink", *argv]) == 2
     printed = capsys.readouterr().err
     assert words in printed and printed.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "squeezenet.npz"
+    torch.manual_seed(0)
+    np.savez(path, **{f"features.{k}": v.numpy() for k, v in squeezenet1_1(weights=None).features.state_dict().items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).resize((256, 256)).save(folder / f"photo_{number}.png")
+    return folder
+
+
+def test_stages_of_random_faces_follow_each_other(photos, teacher, tmp_path, capsys):
+    pack, state = tmp_path / "faces.npz", ["--state", str(tmp_path / "state")]
+    assert pretrain.main(["pack", "--data", str(photos), "--size", "256", "--output", str(pack)]) == 0
+    decoder = ["decoder", "--data", str(pack), "--teacher", str(teacher), "--minutes", "0.0001", *state]
+    assert pretrain.main(decoder) == 2
+    assert "prior.pt: not found; run the prior stage first" in capsys.readouterr().err
+    assert pretrain.main(["prior", "--data", str(pack), *state]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["faces"] == 6
+    assert pretrain.main(decoder) == 0
+    assert pretrain.main(["export", *state, "--output", str(tmp_path / "starter")]) == 0
+    base = load_base("starter")
+    assert load_prior(tmp_path / "starter" / "prior.safetensors", generator=base.fingerprint).config.n_latent == 12
+    assert load_decoder(tmp_path / "starter" / "decoder.safetensors", generator=base.fingerprint) is not None
+    small = tmp_path / "small.npz"
+    assert pretrain.main(["pack", "--data", str(photos), "--size", "128", "--output", str(small)]) == 0
+    assert pretrain.main(["decoder", "--data", str(small), *decoder[3:]]) == 2
+    assert "pack them with --size 256" in capsys.readouterr().err
+
+
+def test_all_stages_end_with_a_starter_folder(photos, teacher, tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(whole, "_stage", lambda name, *args, minutes, **kwargs: lambda: ran.append((name, minutes)))
+    argv = ["all", "--data", str(photos), "--teacher", str(teacher), "--hours", "1", "--state", str(tmp_path / "state"),
+            "--output", str(tmp_path / "mine")]
+    assert pretrain.main(argv) == 0
+    assert [name for name, _ in ran] == [name for name, _ in whole.SHARES]
+    assert sum(minutes for _, minutes in ran) == pytest.approx(60.0)
+    assert "vit.safetensors" in json.loads(capsys.readouterr().out.splitlines()[-1])["files"]
+    ran.clear()
+    assert pretrain.main(argv) == 0 and not ran  # what is finished stays finished
+    monkeypatch.setenv("STARTER_DIR", str(tmp_path / "mine"))
+    assert starter_dir() == tmp_path / "mine"

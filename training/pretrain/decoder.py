@@ -94,6 +94,13 @@ class Pairs:
         photo, image = (torch.where(flip, part.flip(3), part) for part in both)
         return halved(photo, 2 * image.shape[3]), image
 
+    def check(self) -> None:
+        """Raise MissingStageError unless every pack has at least twice the side of the generator's images."""
+        for pack, faces in zip(self.packs, self.encoded, strict=True):
+            if pack.images.shape[3] < 2 * faces.plain.shape[3]:
+                raise MissingStageError(f"the pack has faces of {pack.images.shape[3]} px; pack them with --size "
+                                        f"{2 * faces.plain.shape[3]} for the decoder")
+
 
 class Drawn(NamedTuple):
     """What a step draws: images [N, 3, S, S], their sketches, and the photos [M, 3, 2S, 2S] of the first M."""
@@ -257,6 +264,7 @@ def train_decoder(
                              generator=encoded[0].generator)
     resume(trainer, folder / "decoder.pt")
     pairs = Pairs(packs, encoded, seed=7000 + trainer.seen)
+    pairs.check()
 
     def report() -> dict[str, float]:
         return decoder_sheet(trainer.average, packs, encoded, folder / "decoder.png", random=random)
