@@ -159,6 +159,8 @@ class BlendStyle(Style):
         if self.reader is None:
             return faces
         with torch.no_grad():
+            if faces.photo is not None:
+                return replace(self.reader.face(faces.photo_at(self.generator.config.size)), photo=faces.photo)
             images = self.generator.synthesis(faces.w_plus, noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
             return replace(self.reader.face(images), photo=images)
 
@@ -222,9 +224,9 @@ class BlendStyle(Style):
 
     def random_picture(self, seed: int) -> Image.Image:
         """Return a face of the generator drawn in a random look, both by the seed."""
-        face = super().random(self.random_code(seed), truncation_psi=RANDOM_TRUNCATION)
         with torch.no_grad():
-            image = self.generator.synthesis(face.w_plus, noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
+            w = self.generator.mapping(self.random_code(seed), truncation_psi=RANDOM_TRUNCATION, w_avg=self.w_avg)
+            image = self.generator.synthesis(self.generator.broadcast(w), noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
             points = self.reader.landmarks(image).points[0]
         drawn = random_drawing(image.cpu(), points.cpu().numpy(), seed=seed)
         return Image.fromarray((drawn * 255.0).round().astype(np.uint8))
@@ -267,7 +269,7 @@ class BlendStyle(Style):
         if face.photo is not None:
             share = values[DETAIL.name]
             share = share.reshape(-1, 1, 1, 1) if isinstance(share, Tensor) else share
-            detail = share * (face.photo - shown)
+            detail = share * (face.photo_at(shown.shape[3]) - shown)
             image, plain = image + detail, shown + detail
         return style.finished(image, self.reader.painter.module, places=places, strength=values[STRENGTH.name],
                               colour=values.get(COLOR.name), plain=plain)

@@ -240,7 +240,7 @@ class DualStyle(Style):
             if self.gallery.shape is not None:
                 after = {layer_at(BENT): partial(bent, places=places + shift, goal=goal)}
             if detail and face.photo is not None:
-                beyond = self._share(look) * bent(face.photo - shown, places=places, goal=goal)
+                beyond = self._share(look) * bent(face.photo_at(shown.shape[3]) - shown, places=places, goal=goal)
             if detail:
                 face = Face(face.w_plus, carried(face, places, shift) * self._share(look))
         image = beyond + self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms(),
