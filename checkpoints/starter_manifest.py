@@ -10,7 +10,8 @@ from checkpoints.io import atomic_write
 
 LICENCE = "CC BY-NC-SA 4.0"
 DATA = ("4,230 FFHQ-aligned faces (750 FFHQ photos, CC BY-NC-SA 4.0, and 3,480 StyleGAN samples); 200 further photos "
-        "are held out of all training")
+        "are held out of all training; prior.safetensors and decoder.safetensors also 945 StyleGAN2 samples of Peterson et al. "
+        "(2022, CC BY-NC-SA 4.0), the prior 1,200 more FFHQ photos")
 PURPOSES = {
     "generator.safetensors": "StyleGAN2 generator, 128 px",
     "discriminator.safetensors": "StyleGAN2 discriminator, 128 px, for the patch heads",
