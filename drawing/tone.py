@@ -27,6 +27,8 @@ SLOPE, SLOPES = 0.5, (0.2, 1.3)
 # How much of what sets a person apart from the pair's photo survives, by part (skin, hair, background, rest), for lightness and
 # the two colours: the rest is as the drawing has it. Dark skin stays dark, as far as the drawing followed its photo's light.
 OWN = ((0.85, 0.5, 0.5), (0.5, 0.25, 0.25), (0.08, 0.05, 0.05), (0.3, 0.2, 0.2))
+# Means of photos by part in opponent colours, medians of 60 of FFHQ: what a drawing without a photo is held against.
+PHOTO_MEANS = ((0.009, 0.231, -0.055), (-0.464, 0.069, -0.015), (-0.019, 0.035, 0.004), (-0.410, 0.045, -0.015))
 # Of tones that the drawing has in some places only, such as red cheeks, how much goes over.
 PLACED = 0.7
 
@@ -101,7 +103,7 @@ def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts:
     """Return what a drawing does to tones.
 
     With x the low pass of the photo and y that of the drawing, the slope of part k is cov_k(x, y) / var_k(x), drawn towards
-    ``SLOPE``; placed is y less what means and slopes say. Without a photo slopes are ``SLOPE`` and photo means the drawing's.
+    ``SLOPE``; placed is y less what means and slopes say. Without a photo slopes are ``SLOPE`` and photo means ``PHOTO_MEANS``.
 
     Args:
         drawing: [1, 3, H, W] in [-1, 1].
@@ -113,7 +115,7 @@ def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts:
     weights = sharpened(resized(parts, tuple(low.shape[2:])))
     mean = part_means(low, weights)
     energy = torch.stack([part_means(band.square(), sharpened(resized(parts, tuple(band.shape[2:])))) for band in bands])
-    slope, photo_mean = torch.full_like(mean, SLOPE), mean
+    slope, photo_mean = torch.full_like(mean, SLOPE), mean.new_tensor(PHOTO_MEANS)
     if photo is None:
         placed = (low - _by_part(mean, weights)) * SLOPE
         return Tone(mean, photo_mean, slope, energy, placed)

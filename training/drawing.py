@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Example:
         style: without strokes.
         points: landmarks of photo, or of the mean face, and of the drawing, [2, 68, 2] as fractions of the side, for
             ``training.guide``.
+        is_alone: whether there is no photo.
     """
 
     drawing: Tensor
@@ -45,12 +46,15 @@ class Example:
     parts: Tensor
     style: DrawnStyle
     points: Tensor
+    is_alone: bool = False
 
     def lesson(self) -> Lesson:
         """Return what strokes are learned from."""
-        placed = sampled(self.style.tone.placed, identity_grid(32))
-        tone = toned(self.photo, self.parts, self.style.tone, frame=self.photo.shape[3], placed=placed)
-        return Lesson(tone.clamp(-1.0, 1.0), self.parts, self.drawing)
+        tone = self.style.tone
+        if self.is_alone:  # what stands for its photo has the drawing's own means
+            tone = replace(tone, photo_mean=tone.mean)
+        made = toned(self.photo, self.parts, tone, frame=self.photo.shape[3], placed=sampled(tone.placed, identity_grid(32)))
+        return Lesson(made.clamp(-1.0, 1.0), self.parts, self.drawing)
 
 
 def example_of_pair(source: Tensor, target: Tensor, *, names: tuple[str, str] = ("source", "target")) -> Example:
@@ -88,7 +92,7 @@ def example_of_drawing(target: Tensor, *, name: str = "target") -> Example:
     mean = mean_mesh()
     places = [torch.from_numpy(landmarks_of(torch.cat([points, mesh[..., 2:]], dim=2)[0].numpy())).float()
               for points in (mean, in_frame_of(mesh[..., :2], mean))]
-    return Example(target, soft, context.parts, style_of_drawing(target, context), torch.stack(places))
+    return Example(target, soft, context.parts, style_of_drawing(target, context), torch.stack(places), True)
 
 
 def softened(image: Tensor, radius: float) -> Tensor:

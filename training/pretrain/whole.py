@@ -16,7 +16,7 @@ from training.pretrain.faces import FacePack, pack_faces
 from training.pretrain.residual import Identity
 
 # What does not depend on the generator: it knows faces and pictures in general, and is taken as the starter has it.
-GENERAL = ("vit", "landmarks", "landmarks_net", "face_id", "parts", "painter", "destylizer", "person")
+GENERAL = ("vit", "landmarks", "landmarks_net", "face_id", "parts")
 SMALL, LARGE = 128, 256  # sides of the packs in px: the generator's, and the decoder's
 
 
