@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw random faces in random styles of a gallery: each with a face, a structure and colours of its own (DualStyleGAN's generate)."""
+"""Draw random faces in random styles of a gallery: each has a face, a structure and colours of its own (DualStyleGAN)."""
 
 from __future__ import annotations
 

@@ -28,11 +28,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--faces", choices=("largest", "all"), default="largest", help="which faces of a photo or frame")
     cli.add_finder(parser)
     parser.add_argument("--predictor", type=Path, default=None,
-                        help="dlib shape predictor, implies --finder dlib; default is the official 68-point file, else the starter's")
+                        help="dlib shape predictor, implies --finder dlib; default is the official 68-point file, else the "
+                             "starter's")
     parser.add_argument("--every", type=cli.positive_int, default=None,
                         help="clips: every so many frames one; the sharpest of each second where not given")
     parser.add_argument("--landmark_files", type=Path, default=None,
-                        help="folder of landmark files (npy, json, csv, pts) that say where the face of the photo of that name is")
+                        help="folder of landmark files (npy, json, csv, pts) that say where the face of the photo of that "
+                             "name is")
     parser.add_argument("--landmarks", action="store_true",
                         help="also write NAME.json: the 68 landmarks in px of the crop and of the photo")
     return parser.parse_args(argv)

@@ -41,8 +41,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
                         help="side in px of the features that are found beside the latents, 0 for latents alone")
     parser.add_argument("--edit", type=parse_edits, default=(),
-                        help="change the face first, smile=1.5,age=-1: directions of the starter (age, glasses, masculine, beard, "
-                             "pose, nod, smile, mouth), sefa0 and on, or files; NAME@0-7=1 for some rows")
+                        help="change the face first, smile=1.5,age=-1: directions of the starter (age, glasses, masculine, "
+                             "beard, pose, nod, smile, mouth), sefa0 and on, or files; NAME@0-7=1 for some rows")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")

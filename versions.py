@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def strengths(args: Namespace, first: int, rows: int) -> float | tuple[float, ...]:
-    """Return --mix_alpha for the style rows of --latent_mask and 0 for the others; ``first`` is the first of ``rows`` style rows."""
+    """Return --mix_alpha for the rows of --latent_mask and 0 for the others; ``first`` is the first of ``rows`` style rows."""
     if args.latent_mask is None:
         return args.mix_alpha
     beyond = [row for row in args.latent_mask if not first <= row < first + rows]

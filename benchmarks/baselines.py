@@ -28,13 +28,19 @@ def colour_transfer(photo: Tensor, drawing: Tensor) -> Tensor:
     Returns:
         [N, 3, H, W] in [-1, 1].
     """
+    import warnings
+
     from skimage.color import lab2rgb, rgb2lab
 
-    given, wanted = (rgb2lab((image.clamp(-1, 1).permute(0, 2, 3, 1).cpu().double().numpy() + 1) / 2) for image in (photo, drawing))
+    given, wanted = (rgb2lab((image.clamp(-1, 1).permute(0, 2, 3, 1).cpu().double().numpy() + 1) / 2)
+                     for image in (photo, drawing))
     axes = (1, 2)
     scale = wanted.std(axis=axes, keepdims=True) / given.std(axis=axes, keepdims=True).clip(1e-3)
     made = (given - given.mean(axis=axes, keepdims=True)) * scale + wanted.mean(axis=axes, keepdims=True)
-    return torch.from_numpy(lab2rgb(made)).permute(0, 3, 1, 2).float().clamp(0, 1) * 2 - 1  # [N, H, W, 3] -> [N, 3, H, W]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # colours beyond the screen's, which are clamped
+        drawn = lab2rgb(made)
+    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float().clamp(0, 1) * 2 - 1  # [N, H, W, 3] -> [N, 3, H, W]
 
 
 def activations(discriminator: Discriminator, image: Tensor) -> list[Tensor]:

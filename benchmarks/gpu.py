@@ -21,7 +21,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--batch", type=cli.positive_int, default=4, help="samples per call and step")
     parser.add_argument("--iterations", type=cli.positive_int, default=500, help="steps of fine-tuning")
     parser.add_argument("--repeat", type=cli.positive_int, default=10, help="timed calls of the generator")
-    parser.add_argument("--starter", action="store_true", help="the bundled 128 px weights in place of official shapes; --size 128")
+    parser.add_argument("--starter", action="store_true",
+                        help="the bundled 128 px weights in place of official shapes; --size 128")
     parser.add_argument("--output", type=Path, default=Path("outputs/gpu.md"), help="file of the table")
     return parser.parse_args(argv)
 
@@ -115,7 +116,8 @@ def run(args: Namespace) -> int:
     settings = Settings(args.size, args.batch, torch.float32, device, random_weights=not args.starter)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     rows = [*parity(settings), *drawing(args, settings), *tuning(args, settings)]
-    text = "\n".join([f"| {name}, torch {torch.__version__} | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])
+    text = "\n".join([f"| {name}, torch {torch.__version__} | |", "|---|---|",
+                      *(f"| {what} | {value} |" for what, value in rows)])
     cli.ensure_dir(args.output.parent)
     with atomic_write(args.output) as temporary:
         temporary.write_text(text + "\n")

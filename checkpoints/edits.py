@@ -53,7 +53,8 @@ def load_directions(edits: Sequence[Edit], base: Base) -> dict[str, Direction]:
     bundled, found, last = bundled_directions(base), {}, base.generator.config.n_latent - 1
     for edit in edits:
         if edit.rows and edit.rows[1] > last:
-            raise CheckpointError(f"--edit {edit.name}@{edit.rows[0]}-{edit.rows[1]}: the generator {base.name} has rows 0 to {last}")
+            raise CheckpointError(f"--edit {edit.name}@{edit.rows[0]}-{edit.rows[1]}: the generator {base.name} has rows 0 to "
+                                  f"{last}")
         name, rank = edit.name, SEFA.fullmatch(edit.name)
         files = [Path(name), *(checkpoints_dir() / f"{name}{suffix}" for suffix in SUFFIXES)]
         if name in bundled:
@@ -64,8 +65,8 @@ def load_directions(edits: Sequence[Edit], base: Base) -> dict[str, Direction]:
             path = next((path for path in files if path.suffix in SUFFIXES and path.is_file()), None)
             if path is None:
                 known = ", ".join([*sorted(bundled), "sefa0, sefa1, ..."])
-                raise CheckpointError(f"--edit {name}: no such direction for the generator {base.name}; it has {known}; or name a "
-                                      "file, .pt or .npy")
+                raise CheckpointError(f"--edit {name}: no such direction for the generator {base.name}; it has {known}; or "
+                                      "name a file, .pt or .npy")
             found[name] = Direction(read_direction(path, base))
     return found
 
@@ -80,7 +81,8 @@ def read_direction(path: Path, base: Base) -> Tensor:
         try:
             value = torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), np.float32))
         except (OSError, ValueError, TypeError, EOFError) as error:
-            raise CheckpointError(f"{path}: holds no array of numbers ({' '.join(str(error).split())[:80]}); get it again") from error
+            reason = " ".join(str(error).split())[:80]
+            raise CheckpointError(f"{path}: holds no array of numbers ({reason}); get it again") from error
     else:
         value = read_torch(path)
     width, rows = base.generator.config.style_dim, base.generator.config.n_latent

@@ -61,7 +61,6 @@ LOOKS: dict[str, DrawnLook] = {
                             Caricature(eyes=1.1, length=0.92, mouth=1.3), {"colour": CHALK, "paper": BOARD, "shade": 0.5},
                             held_out=True),
 }
-READY = tuple(name for name, look in LOOKS.items() if not look.held_out)
 
 
 def look_named(name: str) -> DrawnLook:

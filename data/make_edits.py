@@ -68,13 +68,13 @@ def colours(image: Tensor) -> Tensor:
     """Return the mean colours [N, 6] of the middle of aligned faces [N, 3, S, S] and of the upper corners beside them."""
     side = image.shape[3]
     middle = image[:, :, 3 * side // 8:25 * side // 32, 5 * side // 16:11 * side // 16].mean(dim=(2, 3))
-    corners = torch.cat([part.flatten(2) for part in image[:, :, :side // 6].split([side // 10, side - 2 * (side // 10),
-                                                                                    side // 10], dim=3)[::2]], dim=2).mean(dim=2)
+    left, right = image[:, :, :side // 6, :side // 10], image[:, :, :side // 6, side - side // 10:]
+    corners = torch.cat([left, right], dim=3).mean(dim=(2, 3))
     return torch.cat([middle, corners], dim=1)
 
 
 def directions_of(codes: Tensor, attributes: Mapping[str, Tensor], held: Tensor) -> dict[str, Tensor]:
-    """Return a direction [...] for each attribute [N] of faces by their codes [N, ...], while ``held`` [N, H] stay as they are."""
+    """Return a direction [...] for each attribute [N] of faces by their codes [N, ...], while ``held`` [N, H] stay the same."""
     values = torch.cat([torch.stack(list(attributes.values()), dim=1), held], dim=1).double()
     flat = codes.float().flatten(1)
     weights = ridge(standard(values), torch.eye(len(values), dtype=torch.float64), weight=ROW_RIDGE).float()  # [K + H, N]

@@ -24,7 +24,7 @@ FLAT, FLAT_LOW = 1e-6, 1e-2
 # Slopes of tone when nothing tells them, and how far they may be from it.
 SLOPE, SLOPES = 0.5, (0.2, 1.3)
 # How much of what sets a person apart from the pair's photo survives, by part (skin, hair, background, rest), for lightness and
-# the two colours: the rest is as the drawing has it. Dark skin stays dark.
+# the two colours: the rest is as the drawing has it. Dark skin stays dark, as far as the drawing followed its photo's light.
 OWN = ((0.85, 0.5, 0.5), (0.5, 0.25, 0.25), (0.08, 0.05, 0.05), (0.3, 0.2, 0.2))
 # Of tones that the drawing has in some places only, such as red cheeks, how much goes over.
 PLACED = 0.7
@@ -151,11 +151,12 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
         mean = part_means(low, resized(weight, tuple(low.shape[2:])))[0]
         drawn = []
         for band, wanted in zip(bands, energy[:, k], strict=True):
-            own = part_means(band.square(), resized(weight, tuple(band.shape[2:])))[0]
-            gain = ((wanted + FLAT) / (own + FLAT)).sqrt().clamp(LEAST_GAIN[k], MOST_GAIN)
+            energy_here = part_means(band.square(), resized(weight, tuple(band.shape[2:])))[0]
+            gain = ((wanted + FLAT) / (energy_here + FLAT)).sqrt().clamp(LEAST_GAIN[k], MOST_GAIN)
             gain = torch.cat([gain[:1], gain[1:].clamp(max=MOST_COLOR_GAIN)])
             drawn.append(band * gain[None, :, None, None])
-        apart = mean.new_tensor(OWN[k]) * (mean - tone.photo_mean[k])
+        own = mean.new_tensor(OWN[k]) * (tone.slope[k] / SLOPE).clamp(max=1.0)
+        apart = own * (mean - tone.photo_mean[k])
         moved = (tone.mean[k] + apart - tone.slope[k] * mean)[None, :, None, None]
         drawn_part = collapsed(drawn, tone.slope[k][None, :, None, None] * low + moved)
         made = made + parts[:, k:k + 1] * drawn_part

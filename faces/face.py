@@ -70,4 +70,5 @@ def face_state(face: Face) -> dict[str, Any]:
 def load_face(state: Mapping[str, Any]) -> Face:
     """Return the face of a state, which may have been JSON."""
     mesh = None if state["mesh"] is None else np.asarray(state["mesh"], np.float64)
-    return Face(tuple(state["box"]), state["score"], mesh, np.asarray(state["landmarks"], np.float64), state["roll"], state["yaw"])
+    landmarks = np.asarray(state["landmarks"], np.float64)
+    return Face(tuple(state["box"]), state["score"], mesh, landmarks, state["roll"], state["yaw"])

@@ -125,7 +125,8 @@ def judged(face: Face, size: tuple[int, int], min_face: float) -> tuple[bool, st
     if face.score < SURE_SCORE:
         if face.score < NOTHING:
             return False, ""
-        return False, f"{where} is left out, it is unsure ({face.score:.2f}, {SURE_SCORE} is sure); use a sharper or larger picture"
+        return False, (f"{where} is left out, it is unsure ({face.score:.2f}, {SURE_SCORE} is sure); use a sharper or larger "
+                       "picture")
     if face.width < min_face:
         return False, f"{where} is left out, it is small; --min_face {int(face.width)} takes it"
     if abs(face.yaw) > MOST_YAW:
@@ -133,7 +134,8 @@ def judged(face: Face, size: tuple[int, int], min_face: float) -> tuple[bool, st
                        "both eyes")
     outside = ((face.landmarks < 0) | (face.landmarks > np.array(size) - 1)).any(axis=1).mean()
     if outside > MOST_OUTSIDE:
-        return True, f"{where} is cut off by the picture's border ({100 * outside:.0f} % of it); use a wider picture for better results"
+        return True, (f"{where} is cut off by the picture's border ({100 * outside:.0f} % of it); use a wider picture for "
+                      "better results")
     return True, ""
 
 

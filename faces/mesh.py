@@ -47,7 +47,9 @@ def square(centre: np.ndarray, side: float, roll: float, size: int) -> tuple[np.
 
 
 def cut(image: Image.Image, corner: np.ndarray, across: np.ndarray, down: np.ndarray, size: int) -> Image.Image:
-    """Return a square of ``size`` px cut out of a photo from ``corner`` on (pixel i covers i to i + 1), a pixel being ``across`` and ``down`` of it.
+    """Return a square of ``size`` px cut out of a photo from ``corner`` on, a pixel being ``across`` and ``down`` of it.
+
+    The corner is in continuous px, pixel i covers i to i + 1.
 
     Photos much finer than the result are reduced first, so that nothing aliases.
     """

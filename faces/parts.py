@@ -37,6 +37,10 @@ RADIUS, SOFTNESS = 0.009, 1e-3
 # Histogram of colours: cells per axis of Lab, deviation of its softening in cells, weight of a colour that was never seen.
 CELLS, SPREAD, UNSEEN = 24, 1.0, 0.02
 ROUNDS = 3
+# Share of a face that the foreground network must have seen to be believed.
+SEEN = 0.5
+# Share of clothes far from a face that may be hands and arms, before colours decide.
+HANDS = 0.2
 # Vertices of the mesh along the face's oval, and those of the brows' upper edges.
 OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136,
         172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
@@ -65,10 +69,27 @@ def face_parts(image: Tensor, meshes: Sequence[np.ndarray]) -> Tensor:
     size = [max(8, round(s * scale)) for s in image.shape[2:]]
     small = resized(image, size)
     ahead = foreground(small)
-    parts = torch.cat([torch.zeros(1, 2, *size), 1.0 - ahead, ahead], dim=1)
+    # A fifth map says where a face's square has told the parts.
+    parts = torch.cat([torch.zeros(1, 2, *size), 1.0 - ahead, ahead, torch.zeros(1, 1, *size)], dim=1)
     for mesh in sorted(meshes, key=lambda mesh: float(np.ptp(mesh[:, 1]))):
         parts = with_face(parts, image, mesh)
+    parts, told = parts.split([len(PARTS), 1], dim=1)
+    if meshes and bool((told < 1.0).any()):
+        parts = torch.lerp(with_hands(parts, small), parts, told)
     return guided(parts, small, image).to(device, dtype)
+
+
+def with_hands(parts: Tensor, image: Tensor) -> Tensor:
+    """Return maps [1, 4, h, w] in which what is in front and has the colours of the skin that is known is skin too."""
+    place = parts[0].double().numpy()
+    place = np.stack([place[SKIN] + HANDS * place[REST], place[HAIR], place[BACKGROUND], (1.0 - HANDS) * place[REST]]) + 1e-4
+    share = by_colour(place / place.sum(axis=0), to_lab(image), np.ones(place.shape[1:]))
+    return torch.from_numpy(share).float()[None]
+
+
+def to_lab(image: Tensor) -> np.ndarray:
+    """Return an image [1, 3, h, w] in [-1, 1] in Lab, [h, w, 3]."""
+    return rgb2lab(image[0].permute(1, 2, 0).double().numpy() / 2.0 + 0.5)
 
 
 def resized(image: Tensor, size: Sequence[int]) -> Tensor:
@@ -88,7 +109,7 @@ def foreground(image: Tensor) -> Tensor:
 
 
 def with_face(parts: Tensor, image: Tensor, mesh: np.ndarray) -> Tensor:
-    """Return maps [1, 4, h, w] of a frame in which those around one face are told by ``local_parts``.
+    """Return maps [1, 5, h, w] of a frame in which those around one face are told by ``local_parts``, and the last is 1 there.
 
     Args:
         parts: of the frame.
@@ -108,10 +129,10 @@ def with_face(parts: Tensor, image: Tensor, mesh: np.ndarray) -> Tensor:
     crop = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)
     inside = ((grid.abs() <= 1.0).all(dim=3)).float()[:, None]
     within = (np.linalg.inv(turn) @ (mesh[:, :2] + 0.5 - centre).T).T / 2.0 + 0.5  # fractions of the square
-    told = local_parts(crop, within, inside)
+    told = torch.cat([local_parts(crop, within, inside), torch.ones_like(inside)], dim=1)
     # Back: for each pixel of the frame where it lies in the square.
     back = np.linalg.inv(np.concatenate([there.numpy().astype(np.float64), [[0.0, 0.0, 1.0]]]))[:2]
-    grid = F.affine_grid(torch.tensor(back, dtype=torch.float32)[None], [1, 4, *parts.shape[2:]], align_corners=False)
+    grid = F.affine_grid(torch.tensor(back, dtype=torch.float32)[None], [1, 5, *parts.shape[2:]], align_corners=False)
     edge = ((1.0 - grid.abs().amax(dim=3)) / 0.1).clamp(0.0, 1.0)[:, None]
     told = F.grid_sample(told, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return torch.lerp(parts, told, edge)
@@ -125,9 +146,11 @@ def local_parts(crop: Tensor, points: np.ndarray, inside: Tensor) -> Tensor:
         points: the mesh's vertices [468, 2] as fractions of the side.
         inside: [1, 1, S, S], 1 where the picture has pixels.
     """
-    ahead = foreground(crop)[0, 0].double().numpy()
     oval, above = oval_masks(points, crop.shape[3])
-    place = likely_places(crop, points)
+    place, ahead = likely_places(crop, points), foreground(crop)[0, 0].double().numpy()
+    if (ahead * oval).sum() < SEEN * oval.sum():  # etchings and the like, in which it sees nobody
+        ahead = 1.0 - place[BACKGROUND]
+    ahead = np.maximum(ahead, oval)
     # In the oval it is skin, and above the brows hair at most; outside it is what the network says, as far as it is in front.
     place[SKIN] = np.maximum(place[SKIN], oval)
     place[REST] *= 1.0 - oval
@@ -136,10 +159,12 @@ def local_parts(crop: Tensor, points: np.ndarray, inside: Tensor) -> Tensor:
     place[BACKGROUND] = 0.0
     place = place + 1e-3
     place = place / place.sum(axis=0) * ahead
-    place[BACKGROUND] = (1.0 - ahead) * (1.0 - oval) + 1e-4
-    place = place / place.sum(axis=0)
-    lab = rgb2lab(crop[0].permute(1, 2, 0).double().numpy() / 2.0 + 0.5)
-    share = by_colour(place, lab, inside[0, 0].numpy())
+    place[BACKGROUND] = (1.0 - ahead) + 1e-4
+    share = by_colour(place / place.sum(axis=0), to_lab(crop), inside[0, 0].numpy())
+    # Below the brows no colour says otherwise.
+    face = oval * (1.0 - above)
+    share = share * (1.0 - face)
+    share[SKIN] += face
     return torch.from_numpy(share).float()[None]
 
 

@@ -1,4 +1,4 @@
-"""Where faces are at every angle and size: MediaPipe's detector over a pyramid of tiles, each find confirmed by its mesh network."""
+"""Where faces are at every angle and size: MediaPipe's detector over tiles, each find confirmed by its mesh network."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from faces.refine import refined
 
 # The detector sees faces from about a tenth of its input on; faces up to a quarter of a tile lie whole in one of the tiles.
 LEAST_SHARE, OVERLAP = 0.1, 0.25
+# Tiles of more than this share of the photo show nothing new.
+ALIKE = 0.8
 # Score of the detector from which on a place is looked at.
 CANDIDATE = 0.4
 # Side of the square of a second look over that of the first, and how far from its middle the face may lie as a share.
@@ -46,7 +48,8 @@ class MeshSearch:
     def candidates(self, image: Image.Image) -> list[Face]:
         """Return whatever may be a face in an RGB photo, the surest first, each once."""
         places = np.concatenate([detections(view) for view in views(image, self.min_face)])
-        found = [self._face(image, region_of_detection(place)) for place in places[distinct(places[:, 1:5], places[:, 0])]]
+        places = places[distinct(places[:, 1:5], places[:, 0])]
+        found = [self._face(image, region_of_detection(place)) for place in places]
         if not found:
             return []
         return [found[index] for index in distinct(np.array([face.box for face in found]),
@@ -76,12 +79,13 @@ class View:
 
 
 def views(image: Image.Image, min_face: float) -> Iterator[View]:
-    """Yield the whole photo with a wide border, the photo, and tiles that halve in side down to ten times ``min_face``."""
+    """Yield the whole photo with a wide border, the photo, and tiles of ten times ``min_face``, twice as much and so on."""
     side = net(DETECTOR).side
-    whole = float(max(image.size))
+    whole, tile = float(max(image.size)), min_face / LEAST_SHARE
     tiles = [2.0 * whole, whole]
-    while tiles[-1] > min_face / LEAST_SHARE:
-        tiles.append(max(tiles[-1] / 2.0, min_face / LEAST_SHARE))
+    while tile < ALIKE * whole:
+        tiles.append(tile)
+        tile *= 2.0
     for tile in tiles:
         scale = side / tile
         size = [max(1, round(s * scale)) for s in image.size]

@@ -23,7 +23,8 @@ from losses.warp import PublishedWarpLoss, WarpSmoothness, published_warp_loss, 
 
 __all__ = [
     "ConsistencyLoss", "DirectionalLoss", "IdentityLoss", "InversionLoss", "LPIPSDistance", "PathLengthPenalty",
-    "PublishedWarpLoss", "SqueezeNetLPIPS", "ViTTokenDistance", "WarpSmoothness", "detail_distance", "directional_loss", "identity_distance",
+    "PublishedWarpLoss", "SqueezeNetLPIPS",
+    "ViTTokenDistance", "WarpSmoothness", "detail_distance", "directional_loss", "identity_distance",
     "logistic_loss", "nonsaturating_loss", "pair_consistency", "path_length_penalty", "path_lengths",
     "published_warp_loss", "r1_penalty", "reference_consistency", "softmax_discrepancy", "token_distance",
     "warp_smoothness",

@@ -113,7 +113,8 @@ def edited(face: Face, edits: Sequence[Edit], directions: Mapping[str, Direction
     if face.photo is None:
         return result
     noise = generator.fixed_noise()
-    before, after = (generator.synthesis(one.w_plus, noise=noise, feature_transforms=one.transforms()) for one in (face, result))
+    before, after = (generator.synthesis(one.w_plus, noise=noise, feature_transforms=one.transforms())
+                     for one in (face, result))
     change, size = after - before, face.photo.shape[2:]
     if change.shape[2:] != size:
         change = F.interpolate(change, size=size, mode="bicubic", antialias=True)
@@ -132,4 +133,5 @@ def sefa(generator: Generator, count: int) -> Tensor:
     _, vectors = torch.linalg.eigh(weight.T @ weight)  # rising eigenvalues, in columns
     found = vectors.flip(1).T[:count]
     # An eigenvector's sign is free: its largest number is made positive, so that a direction stays what it was.
-    return (found * found.gather(1, found.abs().argmax(dim=1, keepdim=True)).sign() * generator.config.style_dim**0.5 / 8).float()
+    signs = found.gather(1, found.abs().argmax(dim=1, keepdim=True)).sign()
+    return (found * signs * generator.config.style_dim**0.5 / 8).float()

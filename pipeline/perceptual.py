@@ -21,7 +21,7 @@ def lpips_distance(device: torch.device | str, *, networks: tuple[str, ...] = ("
 
 
 def published_distance(device: torch.device | str) -> nn.Module:
-    """Return the distance of the published landmark projection: LPIPS in VGG16 where its file is there, see ``lpips_distance``."""
+    """Return the distance of the published landmark projection: LPIPS in VGG16 where its file is, see ``lpips_distance``."""
     return lpips_distance(device, networks=("vgg", "alex"))
 
 

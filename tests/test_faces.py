@@ -19,7 +19,7 @@ from faces.face import Face, distinct, face_state, load_face, overlap
 from faces.find import FaceFinder, FinderSettings, judged
 from faces.landmark_files import read_landmarks
 from faces.mesh import VERTEX_MIRROR, VERTICES, landmarks_of, read_mesh
-from faces.parts import BACKGROUND, HAIR, REST, SKIN, face_parts
+from faces.parts import BACKGROUND, HAIR, REST, SKIN, face_parts, with_hands
 from faces.search import ANCHORS, decode, region_of_mesh, starts
 from pipeline.cli import UserError
 
@@ -182,6 +182,17 @@ def test_parts_are_shares_at_the_picture_s_own_size(parts, face):
     assert parts.min() >= 0.0
     wide = face_parts(torch.zeros(1, 3, 90, 333), [])
     assert list(wide.shape) == [1, 4, 90, 333] and wide[:, [SKIN, HAIR]].max() < 0.01
+
+
+def test_clothes_with_the_colours_of_skin_are_hands():
+    image, maps = torch.zeros(1, 3, 60, 60), torch.zeros(1, 4, 60, 60)
+    image[:] = torch.tensor([-0.6, -0.4, 0.3])[None, :, None, None]
+    maps[:, REST] = 1.0
+    skin = torch.tensor([0.6, 0.2, 0.0])[None, :, None, None]
+    image[:, :, :20, :20], image[:, :, 40:50, 40:50] = skin, skin
+    maps[:, SKIN, :20, :20], maps[:, REST, :20, :20] = 1.0, 0.0
+    told = with_hands(maps, image)[0].argmax(dim=0)
+    assert (told[42:48, 42:48] == SKIN).all() and (told[:, 25:38] == REST).all() and (told[:18, :18] == SKIN).all()
 
 
 @pytest.mark.parametrize("image", [torch.zeros(2, 3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(3, 64, 64)])

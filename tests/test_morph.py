@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from test_video import decoded
 
+import blend_pairs
 import morph
 import train_blend
 from checkpoints.builders import load_base
@@ -86,3 +87,27 @@ def test_settings_of_the_stages_are_options(capsys) -> None:  # noqa: ANN001
     args = train_blend.parse(["photos", "--faces", "b", "--teacher", "c", "--lr", "-1"])
     with pytest.raises(train_blend.cli.UserError, match="--lr -1"):
         train_blend.settings(args)
+
+
+# ------------------------------------------------------------------------------------------------------------------- pairs
+def test_pairs_are_single_files(blend, tmp_path, monkeypatch, capsys) -> None:  # noqa: ANN001
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(blend))
+    zs = torch.randn(2, 512)
+    np.save(tmp_path / "z.npy", zs.numpy())
+    torch.save(zs, tmp_path / "z.pt")
+    argv = ["--style", "blendy", "--output", str(tmp_path / "out")]
+    assert blend_pairs.main([*argv, "--sample_zs", str(tmp_path / "z.npy"), "--add_weight_index", "6"]) == 0
+    names = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
+    assert names == ["000000.png", "000001.png", "natural/000000.png", "natural/000001.png", "sheet.png",
+                     "styled/000000.png", "styled/000001.png"]
+    pair = np.asarray(Image.open(tmp_path / "out" / "000001.png"))
+    parts = [np.asarray(Image.open(tmp_path / "out" / name / "000001.png")) for name in ("natural", "styled")]
+    assert pair.shape == (128, 256, 3) and np.array_equal(pair, np.concatenate(parts, axis=1)) and (parts[0] != parts[1]).any()
+    assert blend_pairs.main([*argv, "--sample_zs", str(tmp_path / "z.pt")]) == 0
+    again = np.asarray(Image.open(tmp_path / "out" / "natural" / "000001.png"))
+    assert np.array_equal(again, parts[0])
+    np.save(tmp_path / "z.npy", np.zeros((2, 3)))
+    capsys.readouterr()
+    assert blend_pairs.main([*argv, "--sample_zs", str(tmp_path / "z.npy")]) == 2
+    assert "expected finite z [N, 512]" in capsys.readouterr().err
+    assert blend_pairs.main(["--style", "flat", "--output", str(tmp_path)]) == 2

@@ -89,6 +89,12 @@ class FakeFinder:
         face = self._face(image)
         return [face] if face else []
 
+    def told(self, image, *, name):
+        found = self.find(image)
+        if not found:
+            raise UserError(f"{name}: no face found")
+        return found
+
     def follow(self, image, faces):
         found = [self._face(image) for _ in faces]
         return [face or Face((0.0, 0.0, 50.0, 50.0), 1.0, None, MEAN_FACE * 50, 0.0, 0.0) for face in found]

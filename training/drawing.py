@@ -62,9 +62,9 @@ def example_of_pair(source: Tensor, target: Tensor, *, names: tuple[str, str] = 
     grid = register(source, target, meshes, load_squeezenet())
     before = with_rings(meshes[0])
     after = moved_places(before, grid, steps=12)
-    photo, own, drawn = warped(source, grid), read_context(source, meshes[0]), read_context(target, meshes[1])
+    photo, own = warped(source, grid), read_context(source, meshes[0])
     parts = normalised(warped(own.parts, grid))
-    style = DrawnStyle.of_points(before, after, read_tone(target, drawn.parts, photo, parts))
+    style = DrawnStyle.of_points(before, after, read_tone(target, parts, photo, parts))
     places = torch.from_numpy(landmarks_of(meshes[0][0].numpy()))[None].float()
     return Example(target, photo, parts, style, torch.cat([places, moved_places(places, grid, steps=12)]))
 

@@ -130,8 +130,9 @@ class ExemplarRun:
                 state = {"done": True, "result": getattr(self, f"_{stage}")(done, state), "snapshot": self.snapshot}
                 self._write(stage, state)
             elif stage in AFTER and state.get("snapshot") != self.snapshot:
-                raise CheckpointError(f"{self._path(stage)}: was made from the network of step {state.get('snapshot') or 'the last'}"
-                                      f"; remove it, to go on from {self.snapshot or 'the last'}")
+                was, now = (f"the network of step {step}" if step else "the last network" for step in (
+                    state.get("snapshot"), self.snapshot))
+                raise CheckpointError(f"{self._path(stage)}: was made from {was}; remove it, to go on from {now}")
             done[stage] = state["result"]
             if stage == "finetune" and self.snapshot is not None:
                 done[stage] = self._snapshot(self.snapshot)
@@ -170,7 +171,8 @@ class ExemplarRun:
         name = f"finetune_{step:05d}"
         if not self._path(name).exists():
             kept = [int(path.stem.rpartition("_")[2]) for path in sorted(self.folder.glob("finetune_[0-9]*.pt"))]
-            raise CheckpointError(f"--snapshot {step}: there is none in {self.folder}; kept are {', '.join(map(str, kept)) or 'none'}")
+            known = ", ".join(map(str, kept)) or "none"
+            raise CheckpointError(f"--snapshot {step}: there is none in {self.folder}; kept are {known}")
         return self._read(name)["result"]
 
     def _keep(self, trainer: PortraitTraining, codes: Tensor) -> None:

@@ -22,7 +22,7 @@ TAPS, DIRECTIONS, SIDE = (4, 7, 12), 12, 256
 EDGE_SIDE, OUTLINE_SIDE = 128, 64
 # Control points a side, one grid after the other, with steps on each.
 LEVELS, STEPS, RATE = (8, 16, 24), 40, 4e-3
-EDGES, OUTLINE, BENDING, FOLDING = 0.5, 2.0, 30.0, 50.0
+EDGES, OUTLINE, BENDING, FOLDING = 2.5, 2.0, 3.0, 50.0
 # Least determinant of the displacement's Jacobian that costs nothing.
 LEAST = 0.25
 
