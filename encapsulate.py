@@ -31,8 +31,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--encoder", default=None, help="encoder to start from; the one of the base where not given")
     parser.add_argument("--vit", default=None, help="ViT: starter, official or a file; what suits the base where not given")
     parser.add_argument("--without_critic", action="store_true",
-                        help="leave the critic out of the file: it could tell more of the images than the other networks; test-time "
-                             "training then has no adversarial term")
+                        help="leave the critic out of the file: it could tell more of the images than the other networks; "
+                             "test-time training then has no adversarial term")
     parser.add_argument("--network", default=None, metavar="STYLE", help="train nothing: take the networks of this encapsulated "
                         "style, and from the images what they have in common")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")

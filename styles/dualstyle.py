@@ -59,6 +59,7 @@ class DualStyle(Style):
 
     kind = "dual"
     levels = 31
+    grids = staticmethod(no_grids)
 
     def __init__(self, parts: DualParts, name: str, *, folder: Path, device: torch.device) -> None:
         networks = [parts.network, *parts.samplers.values()]
@@ -110,7 +111,7 @@ class DualStyle(Style):
 
     def prepare(self, look: Look) -> None:
         self.weights(look)
-        self.drawn(look) if self.draws_pictures else self.code(look)
+        self.drawn_in(look) if self.draws_pictures else self.code(look)
 
     # ------------------------------------------------------------------------------------------------- exemplars
     def code(self, look: Look) -> Tensor:
@@ -231,12 +232,12 @@ class DualStyle(Style):
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
         if self.draws_pictures:
-            return draw_faces(self.drawn(look), face, self.shares(look), picture=partial(self.sample, look=look), grids=no_grids)
+            return draw_faces(self.drawn_in(look), face, self.shares(look), picture=partial(self.sample, look=look), grids=no_grids)
         return self.synthesised(face, look)
 
     def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,
                    inside: Tensor | None = None) -> Tensor:
-        return draw_frame(self.drawn(look), image, parts, faces, self.shares(look), grids=no_grids, inside=inside)
+        return draw_frame(self.drawn_in(look), image, parts, faces, self.shares(look), grids=no_grids, inside=inside)
 
     def synthesised(self, face: Face, look: Look) -> Tensor:
         """Return faces [N, 3, S, S] as the generator with its extrinsic path makes them."""
@@ -260,7 +261,12 @@ class DualStyle(Style):
         tone = 0.0 if look.get(PRESERVE.name) == "yes" else float(weights[FIRST_COLOR_ROW:].mean().clamp(0.0, 1.0))
         return {DEFORMATION.name: float(weights[:FIRST_COLOR_ROW].mean()), TONE.name: tone}
 
-    def drawn(self, look: Look) -> DrawnStyle:
+    @property
+    def drawn(self) -> DrawnStyle:
+        """What photos are drawn by with the default look."""
+        return self.drawn_in(self.default_look())
+
+    def drawn_in(self, look: Look) -> DrawnStyle:
         """Return the style of the portraits that a look asks for; random codes have that of the exemplar nearest to them."""
         controls = ("exemplar", "second_exemplar", "color_exemplar")
         first, second, colours = (
@@ -303,7 +309,7 @@ class DualStyle(Style):
         if self.draws_pictures:
             from styles.deformable_graph import DrawnGraph
 
-            return DrawnGraph(self.drawn(self.default_look()))
+            return DrawnGraph(self.drawn)
         return DrawGraph(self)
 
     def pictures(self, control: str) -> dict[str, Image.Image]:

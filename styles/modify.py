@@ -57,6 +57,7 @@ class ModifyStyle(Style):
 
     kind = KIND
     levels = 15
+    grids = staticmethod(no_grids)
 
     def __init__(self, model: StyleModel, critic: nn.Module | None, base: Base, config: Mapping[str, Any], name: str, digest: str,
                  drawn: DrawnStyle | None = None) -> None:

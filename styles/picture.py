@@ -50,6 +50,7 @@ class PictureStyle(Style):
 
     kind = "picture"
     draws_pictures = True
+    grids = staticmethod(no_grids)
 
     def __init__(self, config: Mapping[str, Any], name: str, *, device: torch.device) -> None:
         super().__init__(name, config, self.kind, device=device)
@@ -74,9 +75,14 @@ class PictureStyle(Style):
         return FaceFinder()
 
     def prepare(self, look: Look) -> None:
-        self.drawn(look)
+        self.drawn_in(look)
 
-    def drawn(self, look: Look) -> DrawnStyle:
+    @property
+    def drawn(self) -> DrawnStyle:
+        """What the default look is drawn by."""
+        return self.drawn_in(self.default_look())
+
+    def drawn_in(self, look: Look) -> DrawnStyle:
         """Return the style of the pictures of a look; a line tells of one without a face.
 
         Raises:
@@ -123,11 +129,11 @@ class PictureStyle(Style):
 
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
-        return draw_faces(self.drawn(look), face, self._values(look), picture=partial(undeformed, self.base), grids=no_grids)
+        return draw_faces(self.drawn_in(look), face, self._values(look), picture=partial(undeformed, self.base), grids=no_grids)
 
     def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,
                    inside: Tensor | None = None) -> Tensor:
-        return draw_frame(self.drawn(look), image, parts, faces, self._values(look), grids=no_grids, inside=inside)
+        return draw_frame(self.drawn_in(look), image, parts, faces, self._values(look), grids=no_grids, inside=inside)
 
     def _values(self, look: Look) -> dict[str, Any]:
         return {**{control.name: control.default for control in CONTROLS}, **look}
@@ -136,7 +142,7 @@ class PictureStyle(Style):
         """Return the network with the default look's picture as a constant."""
         from styles.deformable_graph import DrawnGraph
 
-        return DrawnGraph(self.drawn(self.default_look()))
+        return DrawnGraph(self.drawn)
 
 
 def save_picture_style(path: str | Path, *, base: str = "starter") -> None:

@@ -92,9 +92,9 @@ def test_a_portrait_of_the_mean_face_deforms_nothing():
 def test_two_pictures_are_mixed(style, photo):
     first, second = FileValue.read(DRAWING), FileValue.read(FACE)
     mixture = Look(style_image=first, second_style_image=second)
-    one, other = style.drawn(Look(style_image=first)), style.drawn(Look(style_image=second))
+    one, other = style.drawn_in(Look(style_image=first)), style.drawn_in(Look(style_image=second))
     for share in (0.0, 0.25, 1.0):
-        found = style.drawn(mixture.changed(second_share=share))
+        found = style.drawn_in(mixture.changed(second_share=share))
         assert torch.allclose(found.tone.mean, (1.0 - share) * one.tone.mean + share * other.tone.mean, atol=1e-6)
         assert torch.allclose(found.moved, (1.0 - share) * one.moved + share * other.moved, atol=1e-6)
     assert distance(style.draw(photo, mixture), style.draw(photo, Look(style_image=first))) > 0.01

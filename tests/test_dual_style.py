@@ -177,16 +177,16 @@ def test_weights_say_how_far_the_stages_go(drawn):
 
 
 def test_portraits_are_mixed_and_lend_their_tones_apart(drawn, tmp_path):
-    ann, bob = (drawn.drawn(Look(exemplar=name)) for name in ("ann", "bob"))
+    ann, bob = (drawn.drawn_in(Look(exemplar=name)) for name in ("ann", "bob"))
     assert far(ann.tone.mean, bob.tone.mean) > 0.1
-    lent = drawn.drawn(Look(exemplar="ann", color_exemplar="bob"))
+    lent = drawn.drawn_in(Look(exemplar="ann", color_exemplar="bob"))
     assert torch.equal(lent.moved, ann.moved) and torch.equal(lent.tone.mean, bob.tone.mean)
-    mixed = drawn.drawn(Look(exemplar="ann", second_exemplar="bob", second_share=0.25))
+    mixed = drawn.drawn_in(Look(exemplar="ann", second_exemplar="bob", second_share=0.25))
     assert far(mixed.tone.mean, 0.75 * ann.tone.mean + 0.25 * bob.tone.mean) < 1e-5
-    near = drawn.drawn(Look(exemplar="random", style_seed=3.0))
+    near = drawn.drawn_in(Look(exemplar="random", style_seed=3.0))
     assert any(torch.equal(near.tone.mean, other.tone.mean) for other in (ann, bob))
     drawn.portrait("bob").save(tmp_path / "bob.png")
-    own = drawn.drawn(Look(exemplar=FileValue.read(tmp_path / "bob.png")))
+    own = drawn.drawn_in(Look(exemplar=FileValue.read(tmp_path / "bob.png")))
     assert far(own.tone.mean, bob.tone.mean) < 1e-4
 
 
