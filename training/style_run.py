@@ -94,11 +94,14 @@ def latents_start(setting: Setting, args: Namespace, pair: Pair) -> tuple[Tensor
 
 @torch.no_grad()
 def drawing_pair(setting: Setting, drawing: Tensor) -> Pair:
-    """Return a pair for a drawing [1, 3, S, S] without a photo: the face that the base's encoder sees in it stands for that."""
+    """Return a pair for a drawing [1, 3, S, S] without a photo: the face that the base's encoder sees in it stands for that, or
+    the mean face of a base that has none."""
     size, base = setting.size, setting.base
     target = resized(drawing, (size, size))
-    encoder = builders.load_encoder("starter" if size <= 256 else "official", device=setting.device)
-    rows = encoded_start(encoder.module, encoder.latent_avg, Pair(target, target, target), input_size=encoder.input_size)[:1]
+    rows = base.generator.broadcast(base.w_avg[None])
+    if base.name in ("starter", "official"):
+        encoder = builders.load_encoder(base.name, device=setting.device)
+        rows = encoded_start(encoder.module, encoder.latent_avg, Pair(target, target, target), input_size=encoder.input_size)[:1]
     photo = base.generator.synthesis(rows, noise=base.generator.fixed_noise()).clamp(-1.0, 1.0)
     return Pair(photo, target, target)
 
