@@ -36,7 +36,7 @@ $(VENV)/.ready: requirements.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.ready-dev: requirements-dev.txt requirements-app.txt $(VENV)/.ready
-	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements-app.txt -r requirements-dev.txt
 	touch $@
 
 # Without a compiler this says so in one line, and the plain operators are used.

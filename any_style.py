@@ -30,9 +30,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
-                        help="how photos become latents: at once, or refined by --steps; the bundled style knows only what the "
-                             "encoders give at once and takes no other (it adds what a photo shows beyond that by --detail), a "
-                             "generator trained by train_blend.py or BlendGAN's takes all")
+                        help="how photos become latents: at once, or refined by --steps, where the style draws with its generator; "
+                             "the bundled one draws photos themselves")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
     parser.add_argument("--force", action="store_true", help="do pictures again that are done")
@@ -66,20 +65,18 @@ def every_pair(args: Namespace, look: Look, photos: Sequence[Photo], pictures: S
                ) -> Iterator[tuple[dict, Photo]]:
     """Yield the report's row of every photo in every style, and the style's picture; what is done is kept."""
     from data.images import ImageError
+    from faces.find import FinderSettings
     from pipeline.batch import Ledger
     from pipeline.photos import PhotoSettings, drawer
     from pipeline.stylize import InversionSettings, build_stylizer
     from styles.controls import FileValue
 
     networks = {"style": args.style, "base": None, "encoder": None, "align": args.align, "faces": "largest",
-                "inversion": InversionSettings(args.inversion, args.steps), "device": cli.resolve_device(args.device),
+                "finder": FinderSettings(), "inversion": InversionSettings(args.inversion, args.steps), "device": cli.resolve_device(args.device),
                 "cache": args.cache or args.output / "latents"}
     stylizer = build_stylizer(**networks)
     if PICTURE not in {control.name for control in stylizer.style.controls}:
         raise cli.UserError(f"--style {args.style}: takes no style picture; leave the option out, or use inference.py")
-    if args.inversion != stylizer.settings.mode:
-        cli.report(f"--inversion {args.inversion}: the style {stylizer.style.name} takes faces as the encoders give them, so "
-                   f"{stylizer.settings.mode} is used")
     for picture in pictures:
         try:
             chosen = look.changed(**{PICTURE: FileValue.read(picture.path)})

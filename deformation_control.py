@@ -1,19 +1,33 @@
 #!/usr/bin/env python3
-"""Sweep one control of a style, the deformation degree alpha by default: a labelled strip per face, and an animation."""
+"""Sweep one control of a style, the deformation degree alpha by default, or morph through styles: a strip, and an animation."""
 
 from __future__ import annotations
 
+import itertools
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.published import add_file_options, add_switches, apply
 from styles.controls import REGIONS, ByRegion, Control, Look
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="deformation_control.py", description=__doc__)
-    cli.add_controls(parser, argv, default=cli.DEFAULT_STYLE, samples=True)
+    words = sys.argv[1:] if argv is None else argv
+    given = any(word.replace("-", "_").startswith(("__input_image", "__latents")) for word in words)
+    cli.add_controls(parser, argv, default=cli.DEFAULT_STYLE, samples=not given)
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--input_image", "--input-image", type=Path, default=None, help="photo whose faces are shown; random "
+                                                                                      "faces where not given")
+    whose.add_argument("--latents", type=Path, nargs="+", default=None, metavar="FILE",
+                       help="files of latents whose faces are shown, see inference.py")
+    parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
+                        help="how the photo becomes latents")
+    parser.add_argument("--styles", default=None, metavar="A,B,...",
+                        help="morph through these styles in place of a control")
     parser.add_argument("--control", default=None, help="which control of the style is swept; its first number if not given")
     parser.add_argument("--alpha0", "--first", type=cli.finite_float, default=None,
                         help="first value; the start of the control's range if not given")
@@ -32,6 +46,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--frames", type=cli.positive_int, default=24, help="frames from alpha0 to alpha1")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
     parser.add_argument("--output", type=Path, default=Path("outputs/control"), help="output folder")
+    add_file_options(parser)
+    add_switches(parser)
     cli.add_common(parser, outdir=False, seed=2334)
     args = parser.parse_args(argv)
     control = swept(args, parser)
@@ -70,55 +86,57 @@ def look_at(args: Namespace, value: float) -> Look:
     return look.changed(**{name: ByRegion(rest.default, (*others, (args.region, value)))})
 
 
-def run(args: Namespace) -> int:
-    from tqdm import tqdm
-
+def control_frames(args: Namespace, style, subject) -> tuple[list, list, Iterator]:  # noqa: ANN001
+    """Return labels and columns of a sweep through a control, and the frames of its animation with their labels."""
     from checkpoints.edits import load_directions
+    from models.edits import Edit, edited
+
+    word = args.sweep_edit or args.region or args.swept.name.replace("_", " ")
+    directions = load_directions([Edit(args.sweep_edit, 0.0)], style.base) if args.sweep_edit else {}
+
+    def faces(value: float):  # noqa: ANN202 - a tensor [N, 3, S, S] on the CPU
+        if args.sweep_edit:
+            face = edited(subject.face, [Edit(args.sweep_edit, value)], directions, style.base.generator)
+            return style.draw(face, cli.look_of(args), landmarks=subject.landmarks).float().cpu()
+        return style.draw(subject.face, look_at(args, value), landmarks=subject.landmarks).float().cpu()
+
+    values = linear(args.alpha0, args.alpha1, args.split + 1)
+    moving = ((f"{word} {value:+.2f}", faces(value)) for value in linear(args.alpha0, args.alpha1, args.frames))
+    return [f"{word} {value:.2f}" for value in values], [faces(value) for value in values], moving
+
+
+def style_frames(args: Namespace, styles: list, subject) -> tuple[list, list, Iterator]:  # noqa: ANN001
+    """Return labels and columns of styles, and the frames of a morph from each to the next with their labels."""
+    from styles.registry import mix_styles
+
+    def faces(style):  # noqa: ANN001, ANN202 - a tensor [N, 3, S, S] on the CPU
+        return style.draw(subject.face, style.default_look(samples=args.input_image is None and args.latents is None),
+                          landmarks=subject.landmarks).float().cpu()
+
+    def moving() -> Iterator:
+        for first, second in itertools.pairwise(styles):
+            for share in linear(0.0, 1.0, args.frames):
+                yield f"{first.name} {1 - share:.2f}", faces(mix_styles([first, second], [1.0 - share, share]))
+
+    return [style.name for style in styles], [faces(style) for style in styles], moving()
+
+
+def run(args: Namespace) -> int:
     from data.animation import save_animation
     from data.grids import grid
     from data.images import save_image
-    from models.edits import Edit, edited
     from pipeline import sampling
-    from faces.find import FaceFinder
+    from pipeline.sweeps import subjects
     from styles.registry import load_style
 
     cli.ensure_dir(args.output)
     device = cli.resolve_device(args.device)
     style = load_style(args.style, device=device)
+    apply(args, style)
     base = sampling.base_of(style, name=args.base)
-    psi = sampling.default_truncation(style) if args.truncation is None else args.truncation
-    directions = load_directions([Edit(args.sweep_edit, 0.0)] if args.sweep_edit else [], base)
+    args.truncation = sampling.default_truncation(style) if args.truncation is None else args.truncation
     dtype = cli.resolve_dtype(args.dtype, device)
-    finder = FaceFinder() if look_at(args, 0.0).has_regions else None
-    alphas = linear(args.alpha0, args.alpha1, args.split + 1)
-    word = args.sweep_edit or args.region or args.swept.name.replace("_", " ")
-    labels = ["original", *(f"{word} {alpha:.2f}" for alpha in alphas)]
-    for number in tqdm(range(args.n_sample), desc="strips", disable=args.n_sample < 2):
-        indices = list(range(number * args.n_each, (number + 1) * args.n_each))
-        with cli.autocast(device, dtype):
-            drawn = sampling.random_faces(style, args.seed, indices, truncation_psi=psi)
-            original = sampling.originals_of(base, drawn, args.seed, indices, truncation_psi=psi).float().cpu()
-        landmarks = sampling.face_landmarks(original, finder) if finder else None
-
-        def faces(alpha: float):  # noqa: ANN202 - a tensor [N, 3, S, S] on the CPU
-            with cli.autocast(device, dtype):
-                if args.sweep_edit:
-                    face = edited(drawn, [Edit(args.sweep_edit, alpha)], directions, base.generator)
-                    return style.draw(face, cli.look_of(args), landmarks=landmarks).float().cpu()
-                return style.draw(drawn, look_at(args, alpha), landmarks=landmarks).float().cpu()
-
-        columns = [original, *(faces(alpha) for alpha in alphas)]
-        cell = args.size or columns[-1].shape[3]
-        rows = [[column[i] for column in columns] for i in range(args.n_each)]
-        path = sampling.fresh_path(args.output / f"{style.name}_{args.seed}_{number:04d}.png")
-        save_image(path, grid(rows, cell=cell, column_labels=labels))
-        print(path)
-        if args.animate:
-            frames = [grid([list(faces(alpha))], cell=cell, column_labels=[f"{word} {alpha:+.2f}"] * args.n_each)
-                      for alpha in linear(args.alpha0, args.alpha1, args.frames)]
-            animation = sampling.fresh_path(path.with_suffix(f".{args.animate}"))
-            save_animation(animation, frames + frames[::-1], fps=12)
-            print(animation)
+    directions = load_directions([Edit(args.sweep_edit, 0.0)] if args.sweep_edit else [], base)
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show everything on this machine in minutes: fine-tune on the bundled pair, then restyle a photo, sample and sweep."""
+"""Show everything on this machine in minutes: train on the bundled pair, then draw a photo, samples and a sweep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.config import PROFILES
 
 ROOT = Path(__file__).parent
 STYLE = "demo"
-READY = ("oil", "flat", "ink")  # bundled styles that restyle the photo too
+READY = ("cartoon", "ink", "vangogh")  # bundled styles that restyle the photo too
 # Inputs are named from the root of the project, as README does.
 PAIR = ROOT / "data" / "style_images_aligned"
 
@@ -26,8 +26,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--source", type=Path, default=PAIR / "source_sample.png", help="real face of the pair")
     parser.add_argument("--target", type=Path, default=PAIR / "target_sample.png", help="drawn face of the pair")
     parser.add_argument("--num_iter", type=cli.positive_int, default=PROFILES["starter"]["iterations"],
-                        help="fine-tuning steps")
-    parser.add_argument("--photo", type=Path, default=None, help="photo to restyle; default is scikit-image's astronaut")
+                        help="training steps of the transformers")
+    parser.add_argument("--stroke_steps", type=cli.non_negative_int, default=160, help="training steps of the strokes")
+    parser.add_argument("--photo", type=Path, default=None, help="photo to draw; default is scikit-image's astronaut")
     cli.add_common(parser)
     return parser.parse_args(argv)
 
@@ -51,6 +52,11 @@ def call(name: str, script: Sequence[str], main) -> float:  # noqa: ANN001
     if code:
         raise cli.UserError(f"{name}: ended with code {code}; see the lines above")
     return time.monotonic() - start
+
+
+def last_sheet(folder: Path) -> list[Path]:
+    """Return the last contact sheet and the plot of the losses of a training, those that are there."""
+    return sorted(folder.glob("sheet_*.png"))[-1:] + sorted(folder.glob("loss*.png"))
 
 
 def figure(outdir: Path, title: str, text: str, files: Sequence[Path]) -> str:
@@ -97,34 +103,36 @@ def run(args: Namespace) -> int:
     photo = args.photo or astronaut(outdir / "inference" / "astronaut.png")
     machine = ["--device", args.device, "--dtype", args.dtype]
     seconds = {}
-    seconds["fine-tuning"] = call("train.py", [
+    seconds["training"] = call("train.py", [
         "--style", STYLE, "--source", str(pair[0]), "--target", str(pair[1]), "--num_iter", str(args.num_iter),
-        "--outdir", str(outdir / "training"), "--seed", str(args.seed), *machine], train.main)
+        "--stroke_steps", str(args.stroke_steps), "--outdir", str(outdir / "training"), "--seed", str(args.seed), *machine],
+        train.main)
     for alpha in ("0", "1"):
-        seconds[f"restyling a photo, alpha {alpha}"] = call("inference.py", [
+        seconds[f"drawing a photo, alpha {alpha}"] = call("inference.py", [
             "--style", STYLE, "--input_image", str(photo), "--alpha", alpha, "--cache", str(outdir / "inference/latents"),
             "--output", str(outdir / "inference" / f"alpha{alpha}"), *machine], inference.main)
     for style in READY:
-        seconds[f"restyling a photo, style {style}"] = call("inference.py", [
+        seconds[f"drawing a photo, style {style}"] = call("inference.py", [
             "--style", style, "--input_image", str(photo), "--cache", str(outdir / "inference/latents"),
             "--output", str(outdir / "inference" / style), *machine], inference.main)
     seconds["samples"] = call("generate_samples.py", [
-        "--style", STYLE, "--n_each", "8", "--alpha", "1", "--output", str(outdir / "samples"), *machine],
+        "--style", STYLE, "--n_each", "6", "--output", str(outdir / "samples"), *machine],
         generate_samples.main)
     seconds["sweep"] = call("deformation_control.py", [
-        "--style", STYLE, "--n_each", "3", "--animate", "gif", "--output", str(outdir / "sweep"), *machine],
+        "--style", STYLE, "--n_each", "1", "--split", "4", "--animate", "gif", "--frames", "8",
+        "--output", str(outdir / "sweep"), *machine],
         deformation_control.main)
     sections = [
         figure(outdir, "The pair", "One real face and the same face as drawn: larger eyes, narrower jaw, wider mouth.", pair),
-        figure(outdir, "Training", "Base faces above, stylized ones below at alpha 0, 0.5 and 1; then the loss terms.",
-               sorted((outdir / "training").glob("sheet_*.png"))[-1:] + sorted((outdir / "training").glob("loss*.png"))),
-        figure(outdir, "A photo", "Aligned photo, its inversion, and the result at alpha 0 and at alpha 1.",
-               sorted((outdir / "inference").glob("alpha*/*_side.png"))),
-        figure(outdir, "Ready styles", "The same photo, its inversion, and the result in three styles that come with the "
-               f"project: {', '.join(READY)}.",
-               [path for style in READY for path in sorted((outdir / "inference" / style).glob("*_side.png"))]),
+        figure(outdir, "Training of the deformation", "Base faces above, deformed ones below at alpha 0, 0.5, 1; then the terms.",
+               last_sheet(outdir / "training")),
+        figure(outdir, "Training of the strokes", "The drawing; toned faces; the same with strokes; then the terms.",
+               last_sheet(outdir / "training" / "strokes")),
+        figure(outdir, "A photo", "Drawn at alpha 0 and at alpha 1.", sorted((outdir / "inference").glob("alpha*/*_*.[pj]*g"))),
+        figure(outdir, "Ready styles", f"The same photo in styles that come with the project: {', '.join(READY)}.",
+               [path for style in READY for path in sorted((outdir / "inference" / style).glob("*_*.[pj]*g"))]),
         figure(outdir, "Samples", "Random faces above, stylized ones below.", sorted((outdir / "samples").glob("*.png"))),
-        figure(outdir, "Deformation", "The strength alpha from -0.5 to 1.",
+        figure(outdir, "Deformation", "The strength alpha from -0.5 to 1.2.",
                sorted((outdir / "sweep").glob("*.png")) + sorted((outdir / "sweep").glob("*.gif"))),
     ]
     page = write_page(outdir, sections, seconds)

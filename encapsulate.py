@@ -14,6 +14,8 @@ from pipeline import cli
 
 # Generators up to this side in px have features of 32 px to keep a person by, and the share of them that styles keep.
 SMALL, SMALL_DETAIL = 256, 1.0
+# Images that are read for what all have in common.
+MOST_READ = 64
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -31,6 +33,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--without_critic", action="store_true",
                         help="leave the critic out of the file: it could tell more of the images than the other networks; "
                              "test-time training then has no adversarial term")
+    parser.add_argument("--network", default=None, metavar="STYLE", help="train nothing: take the networks of this encapsulated "
+                        "style, and from the images what they have in common")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
     parser.add_argument("--save_every", type=cli.non_negative_int, default=50, help="steps between saved states")
@@ -82,31 +86,47 @@ def build(args: Namespace, base: Any, encoder: Any, images: Any, config: Any, he
         held_out=None if held_out is None else held_out.batch(range(len(held_out))))
 
 
-def mean_bands(images: Any) -> list[float]:
-    """Return how strong the detail of each band is in the mean of a folder's images, see ``models.tones``."""
-    import torch
+def in_common(folder: Path, names: Sequence[str], *, align: bool, device: Any) -> Any:
+    """Return what the images ``names`` of a folder have in common for the drawing stages, see ``drawing.reading``.
 
-    from models.tones import read_tones
+    Of many images an even selection is read. Images without a face are left out, with a line each; None where all are.
+    """
+    from data.images import list_images, read_image, to_tensor
+    from drawing.reading import mean_style, style_of_portrait
+    from drawing.style import FRAME
+    from faces.find import face_aligner
 
-    found = [read_tones(images.batch([number])).bands.flatten() for number in range(len(images))]
-    return torch.stack(found).mean(dim=0).tolist()
+    cut, found = face_aligner(FRAME) if align else None, []
+    paths = [path for path in list_images(folder) if path.name in set(names)]
+    for path in paths[::-(-len(paths) // MOST_READ)]:
+        image = read_image(path)
+        image = cut(image, str(path)) if cut else image
+        style = style_of_portrait(to_tensor(image, FRAME).to(device), side=min(image.size))
+        if style is None:
+            cli.report(f"{path}: shows no face where an aligned image has it, and is left out of what the images have in common")
+        else:
+            found.append(style)
+    if not found:
+        cli.report(f"{folder}: no image shows a face, so the style draws photos by its networks; use --align, or aligned faces")
+        return None
+    return mean_style(found)
 
 
-def manner(images: Any, model: Any) -> Any:
-    """Return how a folder's images are drawn, by the modes that a style's networks tell, see ``styles.modify_files.Manner``."""
-    import torch
+def draw_anew(args: Namespace, output: Path) -> None:
+    """Write an encapsulated style with what the images of a folder have in common, its networks as they are."""
+    from checkpoints.builders import load_encoder
+    from data.images import list_images
+    from styles.modify import ModifyStyle
+    from styles.modify_files import save_style
+    from styles.registry import load_style
 
-    from checkpoints.features import load_painter
-    from models.painter import fitted
-    from styles.modify_files import manner_by_mode
-    from training.modify_start import modes_of
-
-    painter = load_painter().module
-    with torch.no_grad():
-        parts = [images.batch([number]) for number in range(len(images))]
-        codes = torch.cat([painter.read(fitted(part.cpu(), painter.config.size)) for part in parts])
-        rows = torch.cat([model.style_rows(model.encode(part)).float().cpu() for part in parts])
-    return manner_by_mode(codes, rows, modes_of(rows))
+    style = load_style(args.network)
+    if not isinstance(style, ModifyStyle) or "adapts" in style.config:
+        raise cli.UserError(f"--network {args.network}: is no style that encapsulate.py made; name one")
+    drawn = in_common(args.images, [path.name for path in list_images(args.images)], align=args.align, device="cpu")
+    save_style(output, style.model, style.critic, base=style.base, encoder=load_encoder(style.encoder_name),
+               encoder_name=style.encoder_name, training=style.config["training"], detail=style.config["detail"], drawn=drawn)
+    print(output)
 
 
 def run(args: Namespace) -> int:
@@ -130,6 +150,9 @@ def run(args: Namespace) -> int:
     cli.ensure_dir(folder), cli.ensure_dir(output.parent)
     if not (args.resume or args.overwrite):
         refuse_existing(output, folder)
+    if args.network is not None:
+        draw_anew(args, output)
+        return 0
     state = saved_state(folder, resume=args.resume)
     try:
         config = (stored_config(args, EncapsulationConfig, state) if state else
@@ -156,7 +179,7 @@ def run(args: Namespace) -> int:
     save_style(output, stage.result, None if args.without_critic else stage.critic, base=base, encoder=encoder,
                encoder_name=args.encoder or args.base,
                training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
-               **({"detail": SMALL_DETAIL, "bands": mean_bands(images), "manner": manner(images, stage.result)}
+               **({"detail": SMALL_DETAIL, "drawn": in_common(args.images, images.names, align=args.align, device=device)}
                   if size <= SMALL else {}))
     print(output)
     return 0

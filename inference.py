@@ -11,6 +11,7 @@ from pathlib import Path
 
 from models.edits import parse_edits
 from pipeline import cli
+from pipeline.published import add_file_options, apply
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -53,6 +54,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--jobs", type=cli.positive_int, default=1, help="processes that work on a folder")
     parser.add_argument("--force", action="store_true", help="do photos again that are done")
     parser.add_argument("--output", type=Path, default=Path("outputs/inference"), help="output folder")
+    parser.add_argument("--save_latents", action="store_true",
+                        help="also write each face's latents, NAME_latents.npz, from which --latents draws it again")
+    parser.add_argument("--latents", type=Path, nargs="+", default=None, metavar="FILE",
+                        help="draw these in place of photos: files of --save-latents, projected_w.npz, published "
+                             "inversion_codes/*.pt, or folders of them")
+    add_file_options(parser)
     cli.add_common(parser, outdir=False)
     args = parser.parse_args(argv)
     if not 0.0 <= args.smooth <= 1.0:
@@ -82,8 +89,10 @@ def photo_rows(args: Namespace, photos: list) -> Iterator[dict]:
     from pipeline.photos import PhotoSettings, drawer
     from pipeline.stylize import build_stylizer
 
-    settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype, args.frame, args.size, args.paste_color)
+    settings = PhotoSettings(networks(args), args.output, cli.look_of(args), args.dtype, args.frame, args.size, args.paste_color,
+                             args.save_latents)
     stylizer = build_stylizer(**settings.networks)
+    apply(args, stylizer.style)
     stylizer.style.prepare(settings.look)
     if stylizer.rows_alone:
         cli.report(cli.ROWS_ALONE)
@@ -109,6 +118,7 @@ def clip_rows(args: Namespace, clips: list) -> Iterator[dict]:
                             VideoSettings(args.smooth, aligned=args.clip_output == "face" or args.frame == "crop",
                                           surroundings=args.frame != "face", colour=args.paste_color))
     stylizer = build_stylizer(**settings.networks)
+    apply(args, stylizer.style)
     stylizer.style.prepare(settings.look)
     if stylizer.rows_alone:
         cli.report(cli.ROWS_ALONE)
@@ -117,10 +127,33 @@ def clip_rows(args: Namespace, clips: list) -> Iterator[dict]:
                              make=lambda settings: clip_drawer(settings, stylizer))
 
 
+def draw_latents(args: Namespace) -> int:
+    """Draw faces of files of latents."""
+    from data.images import save_image
+    from pipeline import sampling
+    from pipeline.latent_files import read_faces
+    from styles.registry import load_style
+
+    device = cli.resolve_device(args.device)
+    style = load_style(args.style, device=device)
+    apply(args, style)
+    base = sampling.base_of(style, name=args.base)
+    faces = read_faces(args.latents, shape=style.latent_shape, fingerprint=base.fingerprint, device=device)
+    cli.ensure_dir(args.output)
+    for stored in faces:
+        marks = None if stored.landmarks is None else stored.landmarks[None]
+        with cli.autocast(device, cli.resolve_dtype(args.dtype, device)):
+            drawn = style.draw(stored.face, cli.look_of(args), landmarks=marks)
+        path = args.output / f"{style.name}_{stored.name}.png"
+        save_image(path, drawn)
+        print(path)
+    return 0
+
+
 def tell(row: dict, output: Path) -> None:
     """Print the pictures of a row, and what should be known of it."""
     for name in row["outputs"].split(";") if row["outputs"] else ():
-        if not name.endswith("_side.png"):
+        if not name.endswith(("_side.png", "_latents.npz")):
             print(output / name)
     if row["error"]:
         cli.report(row["error"])
@@ -130,10 +163,15 @@ def run(args: Namespace) -> int:
     from tqdm import tqdm
 
     from pipeline import batch
+    from pipeline.video_io import clip_info
 
+    if args.latents:
+        return draw_latents(args)
     found = batch.folder_inputs(args.input_image, recursive=args.recursive, output=args.output)
     cli.ensure_dir(args.output)
     count = len(found.photos) + len(found.clips)
+    if found.clips and count == 1:
+        clip_info(args.input_image)  # tells what is wrong with a clip before networks are loaded
     rows = itertools.chain(photo_rows(args, found.photos) if found.photos else (),
                            clip_rows(args, found.clips) if found.clips else ())
     with batch.Report(batch.Ledger(args.output, "")) as report:

@@ -69,7 +69,7 @@ def of_pictures(args: Namespace, stylizer: Stylizer) -> tuple[list[Image.Image],
         paths = [path for given in args.style_images for path in list_images(given)]
         return [read_image(path) for path in paths], [{"style_image": FileValue.read(path)} for path in paths]
     seeds = [args.seed + number for number in range(args.random)]
-    if hasattr(style, "random_picture") and style.feed_forward:
+    if hasattr(style, "random_picture"):
         shown = [style.random_picture(seed) for seed in seeds]
         paths = [args.output / "styles" / f"random_{seed}.png" for seed in seeds]
         for path, picture in zip(paths, shown, strict=True):
@@ -85,8 +85,10 @@ def picture_drawer(args: Namespace, stylizer: Stylizer, crop: Crop, chosen: Sequ
     """Return the function (number of a style, share of the next) -> picture."""
     from data.images import to_pil
 
-    face, look = stylizer.invert(crop.image), stylizer.style.default_look()
+    face, look = stylizer.known(crop, stylizer.invert(crop.image)), stylizer.style.default_look()
     if args.add_weight_index is not None:
+        if "add_weight_index" not in {control.name for control in stylizer.style.controls}:
+            raise cli.UserError(f"--add_weight_index: the style {stylizer.style.name} blends no rows; leave the option out")
         look = look.changed(add_weight_index=args.add_weight_index)
 
     def draw(number: int, share: float) -> Image.Image:
@@ -104,7 +106,7 @@ def file_drawer(args: Namespace, stylizer: Stylizer, crop: Crop, names: Sequence
     from styles.registry import load_style, mix_styles
 
     styles = [load_style(name, device=stylizer.device) for name in names]
-    face, mean = stylizer.invert(crop.image), Face(stylizer.base.generator.broadcast(stylizer.base.w_avg[None]).clone())
+    face, mean = stylizer.known(crop, stylizer.invert(crop.image)), Face(stylizer.base.generator.broadcast(stylizer.base.w_avg[None]).clone())
 
     def draw(number: int, share: float) -> Image.Image:
         pair = styles[number:number + 2]

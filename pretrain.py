@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from training.pretrain.faces import FacePack
 
 MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0,
-           "residual": 60.0, "painter": 90.0, "parts": 30.0}
+           "residual": 60.0, "parts": 30.0, "decoder": 90.0}
 SIZED = ("autoencoder", "gan")
 STARTED = ("gan", "encoder")
-TEACHED = ("autoencoder", "gan", "encoder", "painter")
+TEACHED = ("autoencoder", "gan", "encoder", "all")
+RANDOM = ("prior", "decoder")
 PARALLEL = ("autoencoder", "gan", "encoder", "critic", "residual")
 STARTER = Path("checkpoints/starter")
-DATA = {"pack": "folder or tar of images", "painter": "folder written by the paintings stage"}
+DATA = {"pack": "folder or tar of images", "all": "folder or tar of images"}
 HELP = {
     "pack": "pack a folder or tar of aligned faces into one file",
     "autoencoder": "encoder and generator as an autoencoder; first at --size 64",
@@ -34,12 +35,33 @@ HELP = {
     "drawings": "draw packed faces in the project's looks, with known landmarks",
     "landmarks": "68 points: dlib's shape predictor, and the differentiable heat-map network",
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
+    "prior": "fit the prior of random faces to packed faces, against finished starter files",
+    "decoder": "train the two-times decoder on the faces of the prior stage, against finished starter files",
     "parts": "network that tells skin, ground, hair and the rest of pictures apart",
-    "paintings": "draw packed faces in random looks, for the painter",
-    "painter": "networks that draw in the manner of any picture and turn drawings into photos, on what paintings drew",
-    "person": "the guess of who is behind a drawing, on a folder that the drawings stage wrote",
+    "paintings": "draw packed faces in random looks, for the landmark network",
     "export": "write the starter files from what is trained",
+    "all": "all stages that a generator of your own needs, in order, from a folder of aligned faces to starter files",
 }
+
+
+def add_random(stage: cli.ArgumentParser, name: str) -> None:
+    """Add the options of the stages that random faces come from."""
+    stage.add_argument("--data", type=Path, nargs="+", required=True,
+                       help="files written by the pack stage, the first with the held-out photos; the decoder's at 256 px")
+    stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
+    stage.add_argument("--start", type=Path, default=STARTER, help="folder of starter files: generator and encoders")
+    if name == "decoder":
+        stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
+        stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
+
+
+def add_all(stage: cli.ArgumentParser) -> None:
+    """Add the options of the stage that runs all others."""
+    stage.add_argument("--hours", type=cli.finite_float, default=6.0, help="wall-clock budget of all stages together")
+    stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
+    stage.add_argument("--output", type=Path, required=True,
+                       help="folder of starter files to write; scripts take it where STARTER_DIR names it")
+    stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -57,12 +79,17 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--output", type=Path, default=STARTER, help="starter folder")
             stage.add_argument("--face_id", type=Path, default=None, help="face-api.js' face recognition weights, .npz")
             continue
+        if name in RANDOM:
+            add_random(stage, name)
+            continue
         stage.add_argument("--data", type=Path, required=True,
                            help=DATA.get(name, "file written by the pack stage"))
         if name == "pack":
             stage.add_argument("--landmarks", type=Path, default=None, help=".npz with names and landmarks")
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--output", type=Path, required=True, help="file to write, .npz")
+        elif name == "all":
+            add_all(stage)
         elif name == "drawings":
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--count", type=cli.positive_int, default=2400, help="number of drawings")
@@ -80,9 +107,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
             stage.add_argument("--count", type=cli.positive_int, default=600, help="number of looks")
             stage.add_argument("--output", type=Path, required=True, help="folder; a run that was interrupted goes on")
-        elif name == "person":
-            stage.add_argument("--drawings", type=Path, required=True, help="folder that the drawings stage wrote")
-            stage.add_argument("--output", type=Path, default=STARTER / "person.safetensors", help="file")
         elif name == "landmarks":
             stage.add_argument("--drawings", type=Path, default=None,
                                help="file of the drawings stage, or folder of the paintings stage, to train on as well")
@@ -96,9 +120,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         else:
             stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
             stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
-        if name == "painter":
-            stage.add_argument("--part", choices=("painter", "destylizer"), default="painter",
-                               help="which to train: the destylizer turns drawings into photos and begins as the painter")
         if name in TEACHED:
             stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
         if name in PARALLEL:
@@ -116,9 +137,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def run(args: Namespace) -> int:
     for name in ("data", "teacher", "drawings"):
-        path = getattr(args, name, None)
-        if path is not None and not path.exists():
-            raise cli.UserError(f"{path}: not found; check --{name}")
+        given = getattr(args, name, None)
+        for path in given if isinstance(given, list) else [given]:
+            if path is not None and not path.exists():
+                raise cli.UserError(f"{path}: not found; check --{name}")
     from training.pretrain import parallel
     from training.pretrain.common import MissingStageError
     from training.session import Interrupted
@@ -185,11 +207,18 @@ def work(args: Namespace) -> dict:
         from training.pretrain.export import export_starter
 
         return export_starter(args.state, args.output, face_id=args.face_id)
-    if args.stage == "painter":
-        from training.pretrain.painter import train_painter
+    if args.stage in RANDOM:
+        from training.pretrain.whole import train_random_faces
 
-        return train_painter(args.data, args.teacher, args.state, minutes=args.minutes, part=args.part,
-                             identity=identity_of("cpu"))
+        given = {} if args.stage == "prior" else {"teacher": args.teacher, "identity": identity_of("cpu"), "minutes": args.minutes}
+        return train_random_faces(args.stage, args.data, args.state, start=args.start, **given)
+    if args.stage == "all":
+        from training.pretrain.whole import Folders, train_everything
+
+        folders = Folders(args.state / "faces_128.npz", args.state / "faces_256.npz", args.state, args.output)
+        device = str(cli.resolve_device(args.device))
+        return train_everything(args.data, args.teacher, folders, hours=args.hours, identity=identity_of(device), start=STARTER,
+                                device=device)
     pack = FacePack.load(args.data)
     if args.stage == "paintings":
         from training.pretrain.paintings import paint_folder
@@ -203,10 +232,6 @@ def work(args: Namespace) -> dict:
         return train_parts(pack, args.state, minutes=args.minutes)
     if args.stage == "landmarks":
         return train_landmarks(pack, args)
-    if args.stage == "person":
-        from training.pretrain.person import train_person
-
-        return train_person(pack, args.drawings, args.output)
     from training.pretrain.vit import train_vit
 
     return train_vit(pack, args.state, minutes=args.minutes)

@@ -74,16 +74,15 @@ def checker(args: Namespace) -> Any:
     return check
 
 
-def frames_of(args: Namespace, names: Sequence[str]) -> list[Any]:
-    """Return pictures [1, 3, S, S] as the drawing stages see them, aligned where that is asked for."""
+def frames_of(args: Namespace, names: Sequence[str], side: int) -> list[Any]:
+    """Return pictures [1, 3, side, side], aligned where that is asked for."""
     from data.images import read_image, to_tensor
-    from drawing.style import FRAME
     from faces.find import face_aligner
     from training.inputs import find_image
 
-    align = face_aligner(FRAME, cli.finder_of(args).make()) if args.align else None
+    align = face_aligner(side, cli.finder_of(args).make()) if args.align else None
     images = [(name, read_image(find_image(name))) for name in names]
-    return [to_tensor(align(image, name) if align else image, FRAME) for name, image in images]
+    return [to_tensor(align(image, name) if align else image, side) for name, image in images]
 
 
 def pictures_of(args: Namespace) -> tuple[list[str], list[str]]:
@@ -135,6 +134,7 @@ def run(args: Namespace) -> int:
 
     keep_freed_memory()
     from checkpoints import builders
+    from drawing.style import FRAME
     from training.session import Interrupted
     from training.state import STATE_FILE, read_state, refuse_existing
     from training.style_run import StyleRun, read_setting
@@ -152,10 +152,12 @@ def run(args: Namespace) -> int:
     work = StyleRun(args, setting, folder, output)
     try:
         if state:
-            work.resume(state, frames=lambda names: frames_of(args, names), given=(args.source, args.target))
+            given = {"source": args.source, "target": args.target, "style_ref": args.style_ref and [args.style_ref]}
+            work.resume(state, frames=lambda names, side: frames_of(args, names, side),
+                        given={kind: names for kind, names in given.items() if names})
         else:
             names = pictures_of(args)
-            frames = tuple(frames_of(args, each) for each in names) if setting.is_drawn else ([], [])
+            frames = tuple(frames_of(args, each, FRAME) for each in names) if setting.is_drawn else ([], [])
             work.begin(*start(args, setting, frames), frames=frames)
         work.train()
     except Interrupted as error:

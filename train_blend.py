@@ -15,12 +15,11 @@ from pipeline import cli
 if TYPE_CHECKING:
     import torch
 
-MINUTES = {"encoder": 60.0, "generator": 240.0, "rows": 10.0, "photos": 60.0}
-NEEDS = {"encoder": ("styles",), "generator": ("faces", "styles"), "rows": ("styles",), "photos": ("faces", "teacher")}
+MINUTES = {"encoder": 60.0, "generator": 240.0, "photos": 60.0}
+NEEDS = {"encoder": ("styles",), "generator": ("faces", "styles"), "photos": ("faces", "teacher")}
 HELP = {
     "encoder": "style encoder, by contrast, from pictures alone",
     "generator": "generator that blends, against three discriminators",
-    "rows": "in place of the generator: styles as rows of the base's latents, and as features of their pictures",
     "photos": "pSp encoder of photos for that generator",
     "export": "write the style, and the encoder of photos, from what is trained",
 }
@@ -35,11 +34,9 @@ def config_of(stage: str) -> type | None:
     """Return the dataclass of a stage's settings."""
     from training.blend.generator import BlendStageConfig
     from training.blend.photos import PhotoStageConfig
-    from training.blend.rows import RowsStageConfig
     from training.blend.style_encoder import StyleStageConfig
 
-    return {"encoder": StyleStageConfig, "generator": BlendStageConfig, "rows": RowsStageConfig, "photos": PhotoStageConfig
-            }.get(stage)
+    return {"encoder": StyleStageConfig, "generator": BlendStageConfig, "photos": PhotoStageConfig}.get(stage)
 
 
 def add_config(stage: cli.ArgumentParser, config: type) -> None:
@@ -76,7 +73,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
             stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
             add_config(stage, config_of(name))
-        if name in ("generator", "rows", "export"):
+        if name in ("generator", "export"):
             stage.add_argument("--base", default="starter", help="generator to begin with: starter, official, or a file")
         if name == "export":
             stage.add_argument("--output", type=Path, default=Path("checkpoints/blend.safetensors"), help="style file")
@@ -98,11 +95,6 @@ def train(args: Namespace, device: torch.device) -> dict[str, float]:
         return stages.train_style_encoder(packs["styles"], args.state, **given)
     if args.stage == "photos":
         return stages.train_photos(packs["faces"], args.teacher, args.state, **given)
-    if args.stage == "rows":
-        from checkpoints.features import load_encoder
-
-        encoder = load_encoder(args.base, device=device)
-        return stages.train_rows(packs["styles"], args.state, base=load_base(args.base, device=device), encoder=encoder, **given)
     base = load_base(args.base, with_discriminator=True)
     return stages.train_blend(packs["faces"], packs["styles"], args.state, base=base, **given)
 

@@ -102,7 +102,7 @@ def build(args: Namespace, base: Any, images: Any, encoder: Any) -> Any:
 def run(args: Namespace) -> int:
     from checkpoints.builders import load_base
     from checkpoints.io import save_model
-    from pipeline.faces import face_aligner
+    from faces.find import face_aligner
     from training.folder import FolderImages
     from training.memory import keep_freed_memory
     from training.session import Interrupted, Session

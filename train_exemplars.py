@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -13,11 +14,8 @@ from typing import Any
 
 from pipeline import cli
 
-THUMB = 64
 # The starter's settings serve generators up to this side in px.
 SMALL = 256
-# Share of a photo's features beside its rows that such styles keep, and how far pictures go to their exemplar's tones.
-DETAIL, TONE = 1.0, 1.0
 # Steps by which portraits that are files are refined.
 REFINE = 100
 
@@ -59,6 +57,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="find and align the face of every portrait; those without one are left out")
     parser.add_argument("--gallery", type=Path, default=None, help="folder of other portraits that the style shall show and "
                         "offer in place of those it is trained on, which then stay private")
+    parser.add_argument("--network", default=None, metavar="STYLE", help="train nothing: take the networks of this exemplar "
+                        "style, and the folder's portraits as its gallery")
+    parser.add_argument("--credits", type=Path, default=None, help="JSON file of titles and artists by the portraits' names, which "
+                        "are kept in the style")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too")
     parser.add_argument("--base", default="starter", help="base generator with its encoder: starter or official")
     parser.add_argument("--vit", default=None, help="ViT of the distances: starter, official or a file; the one that suits "
@@ -68,9 +70,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         shown = ", starter ".join(str(getattr(plan, stage).steps) for plan in plans)
         parser.add_argument(f"--{stage}_steps", type=cli.non_negative_int, default=None,
                             help=f"steps of the stage {stage} [{shown}]")
-    shown = ", starter ".join(str(plan.destylize.person.steps if plan.destylize.person else 0) for plan in plans)
-    parser.add_argument("--person_steps", type=cli.non_negative_int, default=None,
-                        help=f"steps that take the face behind a portrait to the person who is expected there [{shown}]")
     shown = ", starter ".join(str(plan.sampler.samples) for plan in plans)
     parser.add_argument("--sampler_samples", type=cli.positive_int, default=None, help=f"samples that it sees [{shown}]")
     for name, (stage, field, text) in PUBLISHED.items():
@@ -95,7 +94,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def settings(args: Namespace, *, size: int) -> Any:
     """Return the config that the options ask for, for a generator of ``size`` px; what is not given suits that size."""
     from training.exemplar_run import STAGES, ExemplarConfig
-    from training.exemplars import PersonSettings
 
     own, shared = ExemplarConfig.starter() if size <= SMALL else ExemplarConfig(), {"batch": args.batch, "seed": args.seed}
     parts = {}
@@ -111,9 +109,6 @@ def settings(args: Namespace, *, size: int) -> Any:
             parts[stage] = replace(parts[stage], **{field: value})
     if args.perc_loss is not None:
         parts["finetune"] = replace(parts["finetune"], pair=tuple(args.perc_loss * value for value in own.finetune.pair))
-    if args.person_steps is not None:
-        person = PersonSettings(steps=args.person_steps) if args.person_steps else None
-        parts["destylize"] = replace(parts["destylize"], person=person)
     samples = own.sampler.samples if args.sampler_samples is None else args.sampler_samples
     sampler = replace(own.sampler, samples=samples, codes=min(own.sampler.codes, samples))
     return replace(own, **parts, sampler=sampler, save_every=args.save_every, seed=args.seed,
@@ -122,41 +117,70 @@ def settings(args: Namespace, *, size: int) -> Any:
 
 def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: Any, trainer: Any, done: dict[str, Any]) -> None:
     """Write the style of a run whose stages are all done, with the portraits of its folder or of ``--gallery``."""
-    import torch
-    from torch.nn import functional as F
-
-    from checkpoints.features import load_painter
+    from drawing.pyramids import resized
     from models.dualstylegan import CodeSampler
-    from models.painter import fitted
-    from models.tones import read_tones
     from styles.dualstyle import save_dual
-    from styles.dualstyle_files import DualParts, Gallery
+    from styles.dualstyle_files import DualParts, gallery_of
 
     codes = done["refine"]["extrinsic"]
     if args.gallery is not None:
-        from pipeline.portraits import read_portraits
-
-        names, portraits = read_portraits(args.gallery, size=base.generator.config.size, align=args.align)
-        codes = trainer.codes(portraits, done)
-    thumbs = F.interpolate(portraits, size=(THUMB, THUMB), mode="bilinear", antialias=True).clamp(-1, 1)
-    thumbs = ((thumbs + 1) * 127.5).round().byte().permute(0, 2, 3, 1)  # [K, 3, H, W] -> [K, H, W, 3]
+        names, portraits = read_frames(args, args.gallery, size=base.generator.config.size)
+        codes = trainer.codes(resized(portraits, trainer.portraits.shape[2:]), done)
     dim, samplers = base.generator.config.style_dim, {}
     for name, state in done["sampler"].items():
         samplers[name] = CodeSampler(state["lin_out.weight"].shape[0] // dim, style_dim=dim)
         samplers[name].load_state_dict(state)
+    small = base.generator.config.size <= SMALL
     config = {"base": {"name": base.name, "fingerprint": base.fingerprint}, "encoder": args.encoder or base.name,
               "exemplar_encoder": args.encoder or base.name,
               "training": {"run": trainer.digest, "settings": trainer.config.facts(), "portraits": len(trainer.portraits)},
-              # A larger generator's photos have no features beside their rows, unless they are asked for.
-              **({"detail": DETAIL, "tone": TONE, "refine": REFINE} if base.generator.config.size <= SMALL else {})}
-    with torch.no_grad():
-        points = torch.cat([trainer.tools.shapes.points(part.to(base.w_avg.device)).cpu() for part in portraits.split(8)])
-    tones = torch.stack([read_tones(portrait[None]).numbers() for portrait in portraits])
-    painter = load_painter().module
-    with torch.no_grad():
-        manner = torch.cat([painter.read(fitted(part.cpu(), painter.config.size)) for part in portraits.split(8)])
-    gallery = Gallery(tuple(names), codes, thumbs.contiguous(), "w+", tones, points, done["destylize"]["shape"], manner)
+              **({"refine": REFINE} if small else {}), **credits_of(args, names)}
+    # A larger generator draws photos itself, as published.
+    gallery = gallery_of(names, codes, portraits, drawn=small)
     save_dual(path, DualParts(trainer.trained(done["finetune"]), base.w_avg, gallery, samplers, config))
+
+
+def read_frames(args: Namespace, folder: Path, *, size: int) -> tuple[list[str], Any]:
+    """Return names and images of the portraits of a folder, large enough to draw photos and a generator of ``size`` px by."""
+    from drawing.style import FRAME
+    from pipeline.portraits import read_portraits
+
+    return read_portraits(folder, size=max(FRAME, size), align=args.align, recursive=args.recursive)
+
+
+def credits_of(args: Namespace, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return what a style's config says of who made its portraits; UserError for a file that does not tell."""
+    if args.credits is None:
+        return {}
+    try:
+        told = json.loads(args.credits.read_text(encoding="utf-8"))
+        return {"credits": {name: str(told[name]) for name in names}}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise cli.UserError(f"{args.credits}: does not say who made each portrait ({' '.join(str(error).split())[:80]}); expected "
+                            'JSON {"NAME": "TITLE; ARTIST", ...}') from error
+
+
+def show_anew(args: Namespace, output: Path) -> None:
+    """Write a trained style with the portraits of another folder as its gallery, each encoded and not trained on."""
+    import torch
+
+    from drawing.pyramids import resized
+    from styles.dualstyle import DualStyle, save_dual
+    from styles.dualstyle_files import gallery_of
+    from styles.registry import load_style
+
+    style = load_style(args.network)
+    if not isinstance(style, DualStyle) or style.gallery.space != "w+":
+        raise cli.UserError(f"--network {args.network}: is no exemplar style that train_exemplars.py made; name one")
+    names, portraits = read_frames(args, args.folder, size=style.network.generator.config.size)
+    side = style.encoder.encoder.input_size
+    with torch.no_grad():
+        codes = torch.cat([style.encoder.rows_of(resized(part, (side, side))) for part in portraits.split(1)])
+    parts = replace(style.parts, gallery=gallery_of(names, codes, portraits, drawn=True),
+                    config={**{name: value for name, value in style.config.items() if name not in ("exemplars", "credits")},
+                            **credits_of(args, names)})
+    save_dual(output, parts)
+    print(output)
 
 
 def run(args: Namespace) -> int:
@@ -164,7 +188,7 @@ def run(args: Namespace) -> int:
 
     keep_freed_memory()
     from checkpoints.paths import checkpoints_dir
-    from pipeline.portraits import read_portraits
+    from drawing.pyramids import resized
     from training.exemplar_run import STAGES, ExemplarRun
     from training.exemplar_tools import load_tools
     from training.session import Interrupted, stop_on_sigint
@@ -181,12 +205,16 @@ def run(args: Namespace) -> int:
     kept += folder.glob("finetune_[0-9]*.pt")
     for path in kept if args.overwrite and not args.resume else ():
         path.unlink()
+    if args.network is not None:
+        show_anew(args, output)
+        return 0
     base, tools = load_tools(args.base, encoder=args.encoder, vit=args.vit, device=device)
-    names, portraits = read_portraits(args.folder, size=base.generator.config.size, align=args.align, recursive=args.recursive)
+    size = base.generator.config.size
+    names, portraits = read_frames(args, args.folder, size=size)
     try:
         with stop_on_sigint() as flag:
-            config = settings(args, size=base.generator.config.size)
-            trainer = ExemplarRun(folder, portraits, tools=tools, config=config, flag=flag, report=cli.report,
+            config = settings(args, size=size)
+            trainer = ExemplarRun(folder, resized(portraits, (size, size)), tools=tools, config=config, flag=flag, report=cli.report,
                                   snapshot=args.snapshot)
             done = trainer.run(args.stages)
     except Interrupted as error:

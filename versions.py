@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,8 @@ def draw_photo(args: Namespace, stylizer: Stylizer, path: Path, stem: str, look:
     from data.images import read_image, save_image, to_pil
 
     crop = stylizer.crops(read_image(path), name=str(path))[0]
-    face = stylizer.invert(crop.image)
+    # Versions are the networks': they restyle what the inversion knows of the photo, not the photo itself.
+    face = replace(stylizer.invert(crop.image), photo=None)
     numbers = list(range(args.first, args.first + args.num_style))
 
     def version(number: float) -> Image.Image:

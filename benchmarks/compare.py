@@ -68,7 +68,7 @@ def pairs(args: Namespace) -> dict[str, tuple[Path, Path]]:
 def photos(args: Namespace) -> list[Path]:
     """Align the photos once and return the files."""
     from data.images import list_images, read_image, save_image
-    from pipeline.faces import face_aligner
+    from faces.find import face_aligner
 
     made = []
     aligner = None

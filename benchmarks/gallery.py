@@ -49,8 +49,8 @@ def run(args: Namespace) -> int:
     from checkpoints.paths import bundled_styles_dir
     from data.grids import grid
     from data.images import save_image
-    from data.looks import READY
     from pipeline.sampling import random_faces, undeformed
+    from styles.__main__ import READY
     from styles.registry import load_style
 
     chosen = args.styles or sorted(name for name in READY if (bundled_styles_dir() / f"{name}.safetensors").is_file())

@@ -120,7 +120,6 @@ def figures(path: Path, source: Path, target: Path, sheet: Path, count: int) -> 
     style, finder, shown = load_style(path, device=torch.device("cpu")), FaceFinder(), []
     faces, look = random_faces(style, SEED, list(range(count)), truncation_psi=PSI), style.default_look(samples=True)
     found, least, grain = {}, np.inf, []
-    drawing = to_tensor(read_image(target), 128)
 
     def rough(images: torch.Tensor) -> torch.Tensor:
         """Return the mean change from pixel to pixel of images [N, 3, S, S], [N]."""
@@ -128,12 +127,10 @@ def figures(path: Path, source: Path, target: Path, sheet: Path, count: int) -> 
 
     with torch.no_grad():
         rows = style.colored(faces.w_plus, look.get("color_strength"))
-        places = style.finder.points(style.finder.shown(faces.w_plus, None)) if style.is_carried else None
         for alpha in DEGREES:
             images = style.draw(faces, look.changed(alpha=alpha)).clamp(-1.0, 1.0)
-            passed: list[torch.Tensor] = []
-            style.deformable.synthesis(rows, alpha=alpha, noise=style.deformable.generator.fixed_noise(), places=places,
-                                       passed=passed)
+            drawing, passed = to_tensor(read_image(target), images.shape[3]), []
+            style.deformable.synthesis(rows, alpha=alpha, noise=style.deformable.generator.fixed_noise(), passed=passed)
             least = min([least] + [least_area(one[None]) for one in (composed(passed, 64) if passed else ())])
             pictures = [to_pil(image) for image in images]
             found[f"{alpha:g}"] = sum(bool(finder.find(picture)) for picture in pictures)

@@ -144,8 +144,7 @@ def model_displacement(deformable: DeformableGenerator, w_plus: Tensor, points: 
 
         hooks.append(block.register_forward_pre_hook(note))
     try:
-        grids = deformable.synthesis(w_plus, alpha=alpha, noise=deformable.generator.fixed_noise(),
-                                     places=points.to(w_plus)).grids
+        grids = deformable.synthesis(w_plus, alpha=alpha, noise=deformable.generator.fixed_noise()).grids
     finally:
         for hook in hooks:
             hook.remove()
@@ -181,12 +180,10 @@ def displacement_figures(fields: Tensor, truth: Tensor, eyes: Tensor, *, slack: 
 
 
 @torch.no_grad()
-def stylized(deformable: DeformableGenerator, w_plus: Tensor, points: Tensor, *, alpha: float) -> Tensor:
-    """Return the stylized faces [N, 3, S, S] at a strength; ``points`` [N, 68, 2] are their landmarks at rest."""
+def stylized(deformable: DeformableGenerator, w_plus: Tensor, *, alpha: float) -> Tensor:
+    """Return the stylized faces [N, 3, S, S] at a strength."""
     noise = deformable.generator.fixed_noise()
-    parts = zip(w_plus.split(BATCH), points.to(w_plus).split(BATCH), strict=True)
-    return torch.cat([deformable.synthesis(w, alpha=alpha, noise=noise, places=places).image.clamp(-1.0, 1.0)
-                      for w, places in parts])
+    return torch.cat([deformable.synthesis(w, alpha=alpha, noise=noise).image.clamp(-1.0, 1.0) for w in w_plus.split(BATCH)])
 
 
 def measure_style(
@@ -194,7 +191,7 @@ def measure_style(
 ) -> tuple[dict[str, Any], Tensor]:
     """Return the figures of one style, and its images [A, N, 3, S, S] at ``ALPHAS``."""
     truth, eyes = subjects.truth(warp), subjects.eyes()
-    images = torch.stack([stylized(deformable, subjects.w_plus, subjects.points, alpha=alpha) for alpha in ALPHAS])
+    images = torch.stack([stylized(deformable, subjects.w_plus, alpha=alpha) for alpha in ALPHAS])
     seen = torch.stack([bench.steady_landmarks(row) - subjects.points for row in images])
     parts = list(zip(subjects.w_plus.split(BATCH), subjects.points.split(BATCH), strict=True))
     warped = torch.stack([torch.cat([model_displacement(deformable, w, p, alpha=alpha) for w, p in parts])

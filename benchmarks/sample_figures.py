@@ -6,14 +6,12 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import dlib
 import lpips
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.quality_common import progress, resized
 from benchmarks.quality_images import count_faces

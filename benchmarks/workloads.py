@@ -197,7 +197,6 @@ def tuner_for(settings: Settings) -> Any:
     """Return a fine-tuning run between two random images, with every tenth step's regularisation."""
     from checkpoints.features import load_landmark_net
     from training.finetune import FineTuneConfig, FineTuner, Pair
-    from training.pair_start import PairStart
 
     dtype = str(settings.dtype).removeprefix("torch.")
     if dtype == "float16":
@@ -212,17 +211,12 @@ def tuner_for(settings: Settings) -> Any:
         config = FineTuneConfig.from_dict(config.to_dict() | {
             "directional_layers": [min(5, last), last], "consistency_layers": [min(5, last)]})
     latents = torch.zeros(2, generator.config.n_latent, generator.config.style_dim)
-    start = None
-    if config.look:  # what is added does not change what a step costs
-        none = torch.zeros(1, generator.config.channels[config.look], config.look, config.look)
-        start = PairStart(picture[1:], none, none)
     make: Any = FineTuner
     if settings.published:
         from benchmarks.published import PublishedFineTuner as make
     tuner = make(published(generator, settings), published(discriminator, settings), dino=network, config=config,
                  pair=Pair(picture[:1], picture[1:], picture[1:]), latents=latents,
-                 landmark_net=None if settings.random_weights else load_landmark_net(device=settings.device).module,
-                 start=start)
+                 landmark_net=None if settings.random_weights else load_landmark_net(device=settings.device).module)
     if settings.published:
         tuner.use_published_objective(network)
     if settings.checkpointing:

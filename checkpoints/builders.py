@@ -93,7 +93,7 @@ class Base:
 
     @torch.no_grad()
     def sketched(self, w_plus: Tensor, sketch: Tensor) -> Face:
-        """Return the faces of rows [N, L, D] and sketches [N, 4, 16, 16] of the prior, with photos where there is a decoder."""
+        """Return the faces of rows [N, L, D] and sketches [N, 5, 16, 16] of the prior, with photos where there is a decoder."""
         generator = self.generator
         if self.decoder is None:
             return Face(w_plus)

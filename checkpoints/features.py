@@ -23,9 +23,7 @@ from models.dino import DinoFeatures, ViTConfig, clean_vit_state, vit_from_hub, 
 from models.e4e import E4EConfig, E4EEncoder
 from models.face_id import FaceIdConfig, FaceIdNet
 from models.landmarks import LandmarkConfig, LandmarkNet
-from models.painter import Painter, PainterConfig
 from models.parts import PartsConfig, PartsNetwork
-from models.person import PersonGuess
 from models.psp import PSPEncoder
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
 from models.squeezenet import SqueezeNetFeatures
@@ -157,33 +155,6 @@ def load_residual_encoder(name_or_path: str | Path = "starter", *, device: torch
     return ResidualFinder(module, str(config.get("generator", "")), fingerprint(module.state_dict()))
 
 
-@dataclass(frozen=True)
-class PainterFile:
-    """A painter and the file's digest."""
-
-    module: Painter
-    fingerprint: str
-
-
-def load_painter(name_or_path: str | Path = "painter", *, device: torch.device | str = "cpu") -> PainterFile:
-    """Load a network that draws in the manner of pictures, see ``models.painter``.
-
-    Args:
-        name_or_path: the starter's "painter", its "destylizer", which makes photos by a code of zeros, or a file.
-        device: where it goes.
-
-    Raises:
-        CheckpointError: if the file is absent, damaged or of another kind.
-    """
-    text = str(name_or_path)
-    path = starter_dir() / f"{text}.safetensors" if text in ("painter", "destylizer") else Path(text)
-    tensors, config = load_model(path, kind="painter")
-    found = read_config(path, config, "painter", PainterConfig.from_dict)
-    module = build_strict(lambda: Painter(found), tensors, what=str(path))
-    module.requires_grad_(False).eval().to(device)
-    return PainterFile(module, fingerprint(module.state_dict()))
-
-
 def load_vit(
     name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu", image_size: int | None = None
 ) -> DinoFeatures:
@@ -289,29 +260,6 @@ def load_face_id(name_or_path: str | Path = "starter", *, device: torch.device |
     module = build_strict(lambda: FaceIdNet(found), unpack_half(path, tensors.get(PACKED), shapes), what=str(path))
     module.requires_grad_(False).eval().to(device)
     return FaceIdentity(module, fingerprint(module.state_dict()))
-
-
-@dataclass(frozen=True)
-class PersonFile:
-    """A guess of who is behind drawings, see ``models.person``, and its content digest."""
-
-    module: PersonGuess
-    fingerprint: str
-
-
-def load_person(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> PersonFile:
-    """Load the guess of who is behind a drawing: "starter" or a file.
-
-    Raises:
-        CheckpointError: if the file is absent, damaged or of another kind.
-    """
-    text = str(name_or_path)
-    path = starter_dir() / "person.safetensors" if text == "starter" else Path(text)
-    tensors, config = load_model(path, kind="person")
-    module = build_strict(lambda: read_config(path, config, "person", lambda values: PersonGuess(**values)), tensors,
-                          what=str(path))
-    module.requires_grad_(False).eval().to(device)
-    return PersonFile(module, fingerprint(module.state_dict()))
 
 
 def load_squeezenet(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> SqueezeNetFeatures:

@@ -18,8 +18,8 @@ def checkpoints_dir() -> Path:
 
 
 def starter_dir() -> Path:
-    """Return the folder of the bundled weights."""
-    return Path(__file__).parent / "starter"
+    """Return the folder of the starter's weights: $STARTER_DIR or the bundled ones."""
+    return Path(os.environ.get("STARTER_DIR") or Path(__file__).parent / "starter")
 
 
 def bundled_styles_dir() -> Path:

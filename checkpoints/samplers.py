@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from checkpoints.features import load_residual_encoder
-from checkpoints.io import CheckpointError, build_strict, load_model, read_config
+from checkpoints.io import build_strict, load_model, read_config
 from models.decoder import Decoder, DecoderConfig
 from models.face_prior import FacePrior, FacePriorConfig
 from models.residual_encoder import ResidualEncoder
@@ -50,10 +50,3 @@ def load_residual(path: Path, *, generator: str, device: torch.device | str = "c
     """
     found = load_residual_encoder(path, device=device)
     return found.module if found.generator == generator else None
-
-
-def check_shape(path: Path, prior: FacePrior, *, n_latent: int, style_dim: int) -> None:
-    """Raise CheckpointError unless a prior draws rows [n_latent, style_dim]."""
-    got = prior.config.n_latent, prior.config.style_dim
-    if got != (n_latent, style_dim):
-        raise CheckpointError(f"{path}: draws rows {list(got)}, expected {[n_latent, style_dim]}; train the prior anew")

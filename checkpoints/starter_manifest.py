@@ -10,7 +10,8 @@ from checkpoints.io import atomic_write
 
 LICENCE = "CC BY-NC-SA 4.0"
 DATA = ("4,230 FFHQ-aligned faces (750 FFHQ photos, CC BY-NC-SA 4.0, and 3,480 StyleGAN samples); 200 further photos "
-        "are held out of all training")
+        "are held out of all training; prior.safetensors and decoder.safetensors also 945 StyleGAN2 samples of Peterson et al. "
+        "(2022, CC BY-NC-SA 4.0), the prior 1,200 more FFHQ photos")
 PURPOSES = {
     "generator.safetensors": "StyleGAN2 generator, 128 px",
     "discriminator.safetensors": "StyleGAN2 discriminator, 128 px, for the patch heads",
@@ -18,9 +19,6 @@ PURPOSES = {
     "residual.safetensors": "encoder of what a photo shows beyond its latents, as features at 32 px",
     "prior.safetensors": "draws rows and sketches of random faces: Gaussian of what the encoder gives for faces",
     "decoder.safetensors": "two-times decoder: from the generator's images to photos of 256 px",
-    "painter.safetensors": "draws a picture in the manner of another, 128 px",
-    "destylizer.safetensors": "turns drawings of faces into photos, 128 px",
-    "person.safetensors": "who is behind a destylised drawing: map of the identity network's 128 numbers",
     "parts.safetensors": "tells skin, ground, hair and the rest of a picture apart, 128 px",
     "vit.safetensors": "vision transformer, patch 8, 12 blocks, for the directional and consistency losses",
     "landmarks.dat": "dlib shape predictor, 68 points",

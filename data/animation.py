@@ -19,9 +19,13 @@ def _save_mp4(path: Path, frames: Sequence[Image.Image], fps: int) -> None:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "16"}
+        # BT.709 (1 in ITU-T H.273), and said so, or players take it for what the size suggests.
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
         for frame in frames:
             pixels = np.asarray(frame.convert("RGB"))[:height, :width]
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            for packet in stream.encode(picture.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1)):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)

@@ -1,4 +1,4 @@
-"""The looks that ready styles are made of: how a face is drawn and how it is deformed, one line each."""
+"""The looks that drawn training faces have: how a face is drawn and how it is deformed, one line each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class DrawnLook:
         warp: how the face is deformed before it is drawn.
         options: of the filter.
         strength: of the warp, see ``Caricature.scaled``.
-        face: seed and number of the sampled face that its pair shows.
         held_out: kept for testing; no style is made of it and nothing is tuned to it.
     """
 
@@ -33,7 +32,6 @@ class DrawnLook:
     warp: Caricature
     options: dict[str, Any] = field(default_factory=dict)
     strength: float = 1.0
-    face: tuple[int, int] = (1, 2)
     held_out: bool = False
 
 
@@ -61,7 +59,6 @@ LOOKS: dict[str, DrawnLook] = {
                             Caricature(eyes=1.1, length=0.92, mouth=1.3), {"colour": CHALK, "paper": BOARD, "shade": 0.5},
                             held_out=True),
 }
-READY = tuple(name for name, look in LOOKS.items() if not look.held_out)
 
 
 def look_named(name: str) -> DrawnLook:

@@ -26,8 +26,8 @@ from pipeline.sampling import base_images
 PSI = 0.9
 
 
-def portrait(base: Base, number: int, look: str, *, seed: int, recoloured: float, least_warp: float
-             ) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+def portrait(base: Base, number: int, look: str, *, seed: int, recoloured: float, least_warp: float,
+             own_warp: bool) -> tuple[Image.Image, np.ndarray, np.ndarray]:
     """Return one portrait of ``DRAWN_SIDE`` px, and its landmarks [68, 2] before and after the deformation.
 
     Raises:
@@ -36,7 +36,8 @@ def portrait(base: Base, number: int, look: str, *, seed: int, recoloured: float
     face = base_images(base, seed, [number], truncation_psi=PSI)
     face = F.interpolate(face, size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic", align_corners=False).clamp(-1.0, 1.0)
     points = find_landmarks(FaceFinder(), face)
-    made, moved = drawing(face, points, taught_looks()[look], seed=number, recoloured=recoloured, least_warp=least_warp)
+    made, moved = drawing(face, points, taught_looks()[look], seed=number, recoloured=recoloured, least_warp=least_warp,
+                          own_warp=own_warp)
     return Image.fromarray((made * 255.0).round().astype(np.uint8)), points, moved
 
 
@@ -49,6 +50,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--size", type=cli.positive_int, default=128, help="side in px")
     parser.add_argument("--recoloured", type=cli.finite_float, default=0.5, help="share that gets other colours")
     parser.add_argument("--least_warp", type=cli.finite_float, default=0.7, help="least strength of the deformations, 0 to 1")
+    parser.add_argument("--own_warp", action="store_true", help="deform every face as its look does, in place of at random")
     parser.add_argument("--base", default="starter", help="generator of the faces")
     parser.add_argument("--seed", type=cli.non_negative_int, default=0, help="of the faces")
     return parser.parse_args(argv)
@@ -66,7 +68,7 @@ def run(args: Namespace) -> int:
         number += 1
         try:
             image, points, moved = portrait(base, number - 1, look, seed=args.seed, recoloured=args.recoloured,
-                                            least_warp=args.least_warp)
+                                            least_warp=args.least_warp, own_warp=args.own_warp)
         except ValueError:
             cli.report(f"sampled face {number - 1}: no face found; the next one is taken")
             continue

@@ -16,8 +16,8 @@ from drawing.tone import toned
 from drawing.warp import GRID, fading, goals, sampled, warp_grid, warped
 from models.sampling_grids import pixel_lattice
 
-# Side in px of the cells in which displacements of a whole picture are told.
-CELL = 8
+# Side in px of the cells in which displacements of a whole picture are told, and the side of maps of placed tones.
+CELL, PLACES = 8, 32
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,25 @@ def draw_aligned(image: Tensor, context: FaceContext, style: DrawnStyle, strengt
         strengths: how far.
         grids: of the spatial transformers for this face, in turn.
     """
-    points = context.points
+    grid, placed = maps_of(context.points, style, strengths, grids=grids)
+    return draw_mapped(image, context.parts, grid, placed, style, strengths)
+
+
+def maps_of(points: Tensor, style: DrawnStyle, strengths: Strengths, *, grids: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+    """Return the sampling grid [1, GRID, GRID, 2] of a face's warp, and the drawing's placed tones at the face's places,
+    [1, 3, PLACES, PLACES].
+
+    Args:
+        points: of the face, [1, K, 2] as fractions of the frame's side.
+        style, strengths, grids: see ``draw_aligned``.
+    """
     wanted = goals(points, style.source, style.moved, strengths.alpha)
-    grid = warp_grid(grids, points, wanted)
-    moved, parts = warped(image, grid), normalised(warped(context.parts, grid))
-    placed = sampled(style.tone.placed, warp_grid((), style.shape, wanted))
+    return warp_grid(grids, points, wanted), sampled(style.tone.placed, warp_grid((), style.shape, wanted, size=PLACES))
+
+
+def draw_mapped(image: Tensor, parts: Tensor, grid: Tensor, placed: Tensor, style: DrawnStyle, strengths: Strengths) -> Tensor:
+    """Return an aligned face [1, 3, S, S] drawn by its ``maps_of``, its parts being [1, K, S, S]."""
+    moved, parts = warped(image, grid), normalised(warped(parts, grid))
     made = toned(moved, parts, style.tone, frame=image.shape[3], placed=placed, strength=strengths.tone)
     return style.draw(made, parts, strength=strengths.strokes).clamp(-1.0, 1.0)
 
@@ -96,15 +110,14 @@ def draw_picture(image: Tensor, parts: Tensor, faces: Sequence[PlacedFace], styl
     shift = image.new_zeros(1, 2, *small)
     placed, weight = image.new_zeros(1, 3, *small), image.new_zeros(1, 1, *small)
     for face, how in zip(faces, strengths, strict=True):
-        wanted = goals(face.points, style.source, style.moved, how.alpha)
-        grid = warp_grid(face.grids, face.points, wanted)
+        grid, tones = maps_of(face.points, style, how, grids=face.grids)
         rest = pixel_lattice(GRID, mode="exact").reshape(1, GRID, GRID, 2).to(grid)
         there, window = frame_lookup(face.corners.to(image), small, (height, width))
         offsets = look_up((grid - rest).permute(0, 3, 1, 2), there)  # in units of half the frame's side
         across, down = (face.corners[1] - face.corners[0]) / 2.0, (face.corners[2] - face.corners[0]) / 2.0
         turn = torch.stack([across, down], dim=1).to(image)  # [2, 2]
         shift += window * torch.einsum("ij,njhw->nihw", turn, offsets)
-        placed += window * look_up(sampled(style.tone.placed, warp_grid((), style.shape, wanted)), there)
+        placed += window * look_up(tones, there)
         weight += window
     crowded = weight.clamp_min(1.0)
     reading = reading_grid(shift / crowded, (height, width))
@@ -152,3 +165,16 @@ def around_faces(faces: Sequence[PlacedFace], image: Tensor) -> Tensor:
     small = (max(1, -(-height // CELL)), max(1, -(-width // CELL)))
     windows = [frame_lookup(face.corners.to(image), small, (height, width))[1] for face in faces]
     return enlarged(torch.stack(windows).amax(dim=0), (height, width))
+
+
+def changed(image: Tensor, change: Tensor, corners: Tensor) -> Tensor:
+    """Return a picture [1, 3, H, W] with a difference [1, 3, S, S] of a face's aligned frame added, which dies out at its border.
+
+    Args:
+        image: in [-1, 1].
+        change: what the aligned face has more.
+        corners: of the frame in px of the picture, see ``PlacedFace``.
+    """
+    size = (image.shape[2], image.shape[3])
+    there, window = frame_lookup(corners.to(image), size, size)
+    return (image + window * look_up(change.to(image), there)).clamp(-1.0, 1.0)

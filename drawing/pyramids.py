@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 # Lightness, red against blue, green against both.
 OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, 0.0, -1 / 2), (-1 / 4, 1 / 2, -1 / 4))
+# Its inverse.
+FROM_OPPONENT = ((1.0, 1.0, -2 / 3), (1.0, 0.0, 4 / 3), (1.0, -1.0, -2 / 3))
 # A pixel that belongs to a part by less than this counts as outside of it when parts are filled.
 LEAST_WEIGHT = 1e-4
 
@@ -19,8 +21,7 @@ def opponent(image: Tensor) -> Tensor:
 
 def from_opponent(image: Tensor) -> Tensor:
     """Return what ``opponent`` was given."""
-    inverse = torch.linalg.inv(torch.tensor(OPPONENT, dtype=torch.float64)).to(image)
-    return torch.einsum("ij,njhw->nihw", inverse, image)
+    return torch.einsum("ij,njhw->nihw", image.new_tensor(FROM_OPPONENT), image)
 
 
 def halved(image: Tensor) -> Tensor:

@@ -76,11 +76,17 @@ class DrawnStyle:
         own = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
         if not own:
             return None
+        tones = {name.removeprefix("tone."): t for name, t in own.items() if name.startswith("tone.")}
         try:
             source, moved = own["source"].float(), own["moved"].float()
-            tone = Tone.of_tensors({name.removeprefix("tone."): t for name, t in own.items() if name.startswith("tone.")})
         except KeyError as error:
             raise ValueError(f"holds no {PREFIX}{error.args[0]}") from error
+        try:
+            tone = Tone.of_tensors(tones)
+        except KeyError as error:
+            raise ValueError(f"holds no {PREFIX}tone.{error.args[0]}") from error
+        except ValueError as error:
+            raise ValueError(f"{PREFIX}tone.{error}") from error
         for name, points in (("source", source), ("moved", moved)):
             if list(points.shape) != [1, POINTS, 2]:
                 raise ValueError(f"{PREFIX}{name} is {list(points.shape)}, expected [1, {POINTS}, 2]")

@@ -6,13 +6,14 @@ background, the rest) is toned as if it filled the frame, so nothing of one part
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from drawing.pyramids import collapsed, enlarged, filled, from_opponent, laplacian, opponent, resized
+from drawing.pyramids import collapsed, enlarged, filled, from_opponent, halved, laplacian, opponent, resized
 
 # Octaves of detail on a frame of FRAME px; below is the low pass that colours and light are told by.
 OCTAVES, FRAME = 5, 512
@@ -26,6 +27,8 @@ SLOPE, SLOPES = 0.5, (0.2, 1.3)
 # How much of what sets a person apart from the pair's photo survives, by part (skin, hair, background, rest), for lightness and
 # the two colours: the rest is as the drawing has it. Dark skin stays dark, as far as the drawing followed its photo's light.
 OWN = ((0.85, 0.5, 0.5), (0.5, 0.25, 0.25), (0.08, 0.05, 0.05), (0.3, 0.2, 0.2))
+# Means of photos by part in opponent colours, medians of 60 of FFHQ: what a drawing without a photo is held against.
+PHOTO_MEANS = ((0.009, 0.231, -0.055), (-0.464, 0.069, -0.015), (-0.019, 0.035, 0.004), (-0.410, 0.045, -0.015))
 # Of tones that the drawing has in some places only, such as red cheeks, how much goes over.
 PLACED = 0.7
 
@@ -54,8 +57,20 @@ class Tone:
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Tone:
-        """Rebuild it from ``tensors()``."""
-        return cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
+        """Rebuild it from ``tensors()``.
+
+        Raises:
+            KeyError: naming one that is not there.
+            ValueError: naming one of another shape.
+        """
+        made = cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
+        parts = [len(made.mean), 3]
+        shapes = {"mean": parts, "photo_mean": parts, "slope": parts, "energy": [len(made.energy), *parts],
+                  "placed": [1, 3, *made.placed.shape[2:]]}
+        for name, shape in shapes.items():
+            if list(getattr(made, name).shape) != shape:
+                raise ValueError(f"{name} is {list(getattr(made, name).shape)}, expected {shape}")
+        return made
 
     def to(self, device: torch.device | str) -> Tone:
         """Return it on a device."""
@@ -70,7 +85,7 @@ class Tone:
 
 def octaves(frame: float) -> int:
     """Return the number of bands in which a face's frame of this side in px has its detail, as 512 px have ``OCTAVES``."""
-    return max(1, OCTAVES + round(torch.tensor(frame / FRAME).log2().item()))
+    return max(1, OCTAVES + round(math.log2(frame / FRAME)))
 
 
 def sharpened(parts: Tensor) -> Tensor:
@@ -88,7 +103,7 @@ def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts:
     """Return what a drawing does to tones.
 
     With x the low pass of the photo and y that of the drawing, the slope of part k is cov_k(x, y) / var_k(x), drawn towards
-    ``SLOPE``; placed is y less what means and slopes say. Without a photo slopes are ``SLOPE`` and photo means the drawing's.
+    ``SLOPE``; placed is y less what means and slopes say. Without a photo slopes are ``SLOPE`` and photo means ``PHOTO_MEANS``.
 
     Args:
         drawing: [1, 3, H, W] in [-1, 1].
@@ -100,7 +115,7 @@ def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts:
     weights = sharpened(resized(parts, tuple(low.shape[2:])))
     mean = part_means(low, weights)
     energy = torch.stack([part_means(band.square(), sharpened(resized(parts, tuple(band.shape[2:])))) for band in bands])
-    slope, photo_mean = torch.full_like(mean, SLOPE), mean
+    slope, photo_mean = torch.full_like(mean, SLOPE), mean.new_tensor(PHOTO_MEANS)
     if photo is None:
         placed = (low - _by_part(mean, weights)) * SLOPE
         return Tone(mean, photo_mean, slope, energy, placed)
@@ -140,21 +155,22 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
         strength: 0 leaves the photo, 1 is the drawing's tone.
     """
     count = octaves(frame)
-    energy = _matching(tone.energy, count)
+    energy = matched_octaves(tone.energy, count)
     colours, made = opponent(image), 0.0
     for k in range(parts.shape[1]):
         weight = sharpened(parts[:, k:k + 1])
-        if float(weight.mean()) < 1e-4:
+        if _is_absent(weight):
             made = made + parts[:, k:k + 1] * colours
             continue
         bands, low = laplacian(filled(colours, weight), count)
-        mean = part_means(low, resized(weight, tuple(low.shape[2:])))[0]
         drawn = []
         for band, wanted in zip(bands, energy[:, k], strict=True):
-            energy_here = part_means(band.square(), resized(weight, tuple(band.shape[2:])))[0]
-            gain = ((wanted + FLAT) / (energy_here + FLAT)).sqrt().clamp(LEAST_GAIN[k], MOST_GAIN)
+            found = part_means(band.square(), weight)[0]
+            weight = halved(weight)
+            gain = ((wanted + FLAT) / (found + FLAT)).sqrt().clamp(LEAST_GAIN[k], MOST_GAIN)
             gain = torch.cat([gain[:1], gain[1:].clamp(max=MOST_COLOR_GAIN)])
             drawn.append(band * gain[None, :, None, None])
+        mean = part_means(low, weight)[0]
         own = mean.new_tensor(OWN[k]) * (tone.slope[k] / SLOPE).clamp(max=1.0)
         apart = own * (mean - tone.photo_mean[k])
         moved = (tone.mean[k] + apart - tone.slope[k] * mean)[None, :, None, None]
@@ -165,7 +181,13 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
     return torch.lerp(image, from_opponent(made), strength)
 
 
-def _matching(energy: Tensor, count: int) -> Tensor:
+def _is_absent(weight: Tensor) -> bool:
+    """Tell whether a part of weights [1, 1, H, W] is nowhere; a graph that is traced draws every part."""
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return not traced and float(weight.mean()) < 1e-4
+
+
+def matched_octaves(energy: Tensor, count: int) -> Tensor:
     """Return energies of ``count`` octaves, aligned at the coarsest: finer ones than the drawing has go on as its finest falls."""
     have = len(energy)
     if count <= have:

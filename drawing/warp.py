@@ -99,8 +99,8 @@ def fading(size: int, *, width: float = 0.1) -> Tensor:
     return inside * inside * (3.0 - 2.0 * inside)
 
 
-def warp_grid(grids: Sequence[Tensor], points: Tensor, wanted: Tensor) -> Tensor:
-    """Return the sampling grid of the style's warp, [1, GRID, GRID, 2].
+def warp_grid(grids: Sequence[Tensor], points: Tensor, wanted: Tensor, *, size: int = GRID) -> Tensor:
+    """Return the sampling grid of the style's warp, [1, size, size, 2].
 
     The transformers' grids are composed into one, which a smoothing spline through the points completes: where the face has its
     points in the style, the grid reads where they were. It dies out towards the frame and folds nowhere.
@@ -109,10 +109,11 @@ def warp_grid(grids: Sequence[Tensor], points: Tensor, wanted: Tensor) -> Tensor
         grids: of the spatial transformers, [1, R, R, 2] each, in turn; none where there are none.
         points: of the face, [1, K, 2] as fractions of the frame's side.
         wanted: where the style has them.
+        size: of the grid.
     """
-    rest = pixel_lattice(GRID, mode="exact").reshape(1, GRID, GRID, 2).to(points)
-    grid = composed(list(grids), GRID).to(points) if grids else rest
-    grid = rest + fading(GRID).to(points) * (grid - rest)
+    rest = pixel_lattice(size, mode="exact").reshape(1, size, size, 2).to(points)
+    grid = composed(list(grids), size).to(points) if grids else rest
+    grid = rest + fading(size).to(points) * (grid - rest)
     inside = ((points[0] > 0.01) & (points[0] < 0.99) & (wanted[0] > 0.01) & (wanted[0] < 0.99)).all(dim=1)
     before, after = points[:, inside], wanted[:, inside]
     read = F.grid_sample(grid.permute(0, 3, 1, 2), 2.0 * after[:, :, None] - 1.0, mode="bilinear", padding_mode="border",
@@ -121,7 +122,7 @@ def warp_grid(grids: Sequence[Tensor], points: Tensor, wanted: Tensor) -> Tensor
     knots = torch.cat([after.double(), frame], dim=1).cpu()
     missing = torch.cat([(2.0 * before - 1.0 - read).double(), torch.zeros_like(frame)], dim=1).cpu()
     offsets = spline_values(knots, missing, (rest.reshape(-1, 2) / 2.0 + 0.5).cpu(), smoothing=SMOOTHING)
-    return unfolded(grid + offsets.reshape(1, GRID, GRID, 2).to(points))
+    return unfolded(grid + offsets.reshape(1, size, size, 2).to(points))
 
 
 def sampled(image: Tensor, grid: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from models.stylegan2 import Generator, GeneratorConfig, layer_at
 
 # Rows from here on carry colour and fine texture rather than shape.
 COLOR_ROW = layer_at(64)
-# The first row that leaves the features of 32 px as they are.
-FINE_ROW = layer_at(32) + 1
 
 
 class BlendGenerator(Generator):

@@ -12,7 +12,10 @@ from torch.nn import functional as F
 from models.residual_encoder import SLOPE, space_to_depth
 
 SKETCH_SIDE = 16  # cells of a sketch along a side, whatever the image's
-SKETCH_CHANNELS = 4
+SKETCH_CHANNELS = 5
+COLOURS, DETAIL, FACE = slice(0, 3), 3, slice(4, 5)  # its channels
+# Place of the square of half the side that the channel FACE shows, brows to chin of an aligned face, in sixteenths of the side.
+FACE_TOP, FACE_LEFT = 5, 4
 FAINT = 0.02  # of detail, in the units of images: less counts as none
 
 
@@ -82,7 +85,7 @@ class Decoder(nn.Module):
         self.stem = nn.Conv2d(12 + SKETCH_CHANNELS, half, 3, padding=1)
         self.down = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
         self.lower = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
-        self.sketch = nn.Conv2d(SKETCH_CHANNELS, eighth, 3, padding=1)
+        self.sketch = nn.Conv2d(DETAIL + 1, eighth, 3, padding=1)
         self.deepest, self.deep, self.shallow = (
             blocks(count, width) for count, width in zip(config.blocks[::-1], config.widths[::-1], strict=True))
         self.rise = nn.Conv2d(eighth, quarter, 1)
@@ -99,7 +102,7 @@ class Decoder(nn.Module):
 
         Args:
             image: [N, 3, S, S] in about [-1, 1], S a multiple of 16.
-            sketch: [N, 4, 16, 16] of ``sketch_of``: what the photo has that the image lacks; zeros draw what the image
+            sketch: [N, 5, 16, 16] of ``sketch_of``: what the photo has that the image lacks; zeros draw what the image
                 itself says.
 
         Returns:
@@ -113,10 +116,10 @@ class Decoder(nn.Module):
             raise ValueError(f"expected images [{len(sketch)}, 3, S, S], S a multiple of {SKETCH_SIDE}, got {list(image.shape)}")
         if list(sketch.shape[1:]) != [SKETCH_CHANNELS, SKETCH_SIDE, SKETCH_SIDE]:
             raise ValueError(f"expected sketches [N, {SKETCH_CHANNELS}, {SKETCH_SIDE}, {SKETCH_SIDE}], got {list(sketch.shape)}")
-        spread = resized(sketch, side // 2)
-        half = self.stem(torch.cat([space_to_depth(image, 2), spread], dim=1))
+        rough = sketch[:, :DETAIL + 1]
+        half = self.stem(torch.cat([space_to_depth(image, 2), resized(rough, side // 2), placed(sketch[:, FACE], side // 2)], dim=1))
         quarter = self.down(F.leaky_relu(half, SLOPE))
-        eighth = self.lower(F.leaky_relu(quarter, SLOPE)) + self.sketch(resized(sketch, side // 8))
+        eighth = self.lower(F.leaky_relu(quarter, SLOPE)) + self.sketch(resized(rough, side // 8))
         quarter = self.deep(quarter + doubled(self.rise(self.deepest(eighth))))
         half = self.shallow(half + doubled(self.up(F.leaky_relu(quarter, SLOPE))))
         fine = smoothed(F.pixel_shuffle(self.grow(F.leaky_relu(half, SLOPE)), 2))
@@ -127,6 +130,19 @@ class Decoder(nn.Module):
 def resized(sketch: Tensor, side: int) -> Tensor:
     """Return sketches at another side in cells, smoothly."""
     return F.interpolate(sketch, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def placed(sketch: Tensor, side: int) -> Tensor:
+    """Return the channel FACE of sketches [N, 1, 16, 16] at its place in a square of ``side`` px, zeros round it."""
+    top, left, half = FACE_TOP * side // 16, FACE_LEFT * side // 16, side // 2
+    return F.pad(resized(sketch, half), (left, side - half - left, top, side - half - top))
+
+
+def face_square(image: Tensor) -> Tensor:
+    """Return the square of images [N, C, S, S] that the channel FACE shows, [N, C, S/2, S/2]."""
+    side = image.shape[3]
+    top, left = FACE_TOP * side // 16, FACE_LEFT * side // 16
+    return image[:, :, top:top + side // 2, left:left + side // 2]
 
 
 def doubled(x: Tensor) -> Tensor:
@@ -147,7 +163,7 @@ def enlarged(image: Tensor) -> Tensor:
 
 
 def no_sketch(count: int, like: Tensor) -> Tensor:
-    """Return sketches [count, 4, 16, 16] of zeros: the decoder draws what the image itself says."""
+    """Return sketches [count, 5, 16, 16] of zeros: the decoder draws what the image itself says."""
     return like.new_zeros(count, SKETCH_CHANNELS, SKETCH_SIDE, SKETCH_SIDE)
 
 
@@ -155,11 +171,17 @@ def detail_of(image: Tensor) -> Tensor:
     """Return how much of images [N, 3, S, S] is finer than 3 px, as a logarithm by cell, [N, 1, 16, 16]."""
     grey = image.mean(dim=1, keepdim=True)
     fine = (grey - F.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)).abs()
-    return (F.interpolate(fine, size=(SKETCH_SIDE, SKETCH_SIDE), mode="area") + FAINT).log()
+    return (cells(fine) + FAINT).log()
+
+
+def cells(image: Tensor) -> Tensor:
+    """Return the means of images [N, C, S, S] by cell, [N, C, 16, 16]."""
+    return F.interpolate(image, size=(SKETCH_SIDE, SKETCH_SIDE), mode="area")
 
 
 def sketch_of(photo: Tensor, image: Tensor) -> Tensor:
-    """Return what photos have that images of them lack, [N, 4, 16, 16]: colour, and the amount of detail.
+    """Return what photos have that images of them lack, [N, 5, 16, 16]: colour, the amount of detail, and, in cells half as
+    large from the brows to the chin, grey values.
 
     Args:
         photo, image: [N, 3, S, S] in [-1, 1].
@@ -169,5 +191,6 @@ def sketch_of(photo: Tensor, image: Tensor) -> Tensor:
     """
     if photo.shape != image.shape:
         raise ValueError(f"expected photos and images of one shape, got {list(photo.shape)} and {list(image.shape)}")
-    colour = F.interpolate(photo - image, size=(SKETCH_SIDE, SKETCH_SIDE), mode="area")
-    return torch.cat([colour, detail_of(photo) - detail_of(image)], dim=1)
+    lacks = photo - image
+    return torch.cat([cells(lacks), detail_of(photo) - detail_of(image),
+                      cells(face_square(lacks).mean(dim=1, keepdim=True))], dim=1)

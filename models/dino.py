@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FACETS = ("f", "q", "k", "v")
+HUB_SECONDS = 8.0
 HUB_NAME = "vit_base_patch8_224.dino"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -139,6 +143,22 @@ def vit_from_file(path: str | Path, *, img_size: int | None = None) -> tuple[Vis
     return vit_from_state(torch.load(path, map_location="cpu", weights_only=True), img_size=img_size)
 
 
+def _reachable(name: str) -> bool:
+    """Tell whether a transformer of timm is here already, or its hub answers; the hub itself would try for a minute."""
+    import huggingface_hub
+
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(f"timm/{name}", file), str)
+           for file in ("model.safetensors", "pytorch_model.bin")):
+        return True
+    try:
+        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=HUB_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # it answers
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def vit_from_hub(name: str = HUB_NAME, *, img_size: int = 224) -> tuple[VisionTransformer, ViTConfig]:
     """Load a DINO transformer from timm's hub, downloading it on first use.
 
@@ -147,11 +167,13 @@ def vit_from_hub(name: str = HUB_NAME, *, img_size: int = 224) -> tuple[VisionTr
     """
     import timm
 
+    remedy = "--vit starter needs none, or `python -m checkpoints download dino` where there is a network"
+    if not _reachable(name):
+        raise RuntimeError(f"the weights {name} are not here and their hub cannot be reached; {remedy}")
     try:
         vit = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub raises many unrelated types when offline
-        raise RuntimeError(f"timm could not provide {name!r} ({type(error).__name__}: {error}); "
-                           "without a network, pass a local file such as checkpoints/dino_vitb8.pth") from error
+        raise RuntimeError(f"timm could not provide {name} ({type(error).__name__}); {remedy}") from error
     heads = vit.blocks[0].attn.num_heads
     config = vit_config_from_state(vit.state_dict(), img_size=img_size, num_heads=heads)
     return vit_from_state(vit.state_dict(), config=config)

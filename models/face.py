@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from models.stylegan2 import FeatureTransforms, Halfway, layer_at
+from models.stylegan2 import FeatureTransforms, layer_at
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,6 @@ class Face:
         photo: [N, 3, S, S] in [-1, 1], the aligned photos that the faces were found in, or None. Kinds of styles that draw what
             no inversion shows take it from there.
         known: what the drawing stages know of each face, ``drawing.context.FaceContext``, or None: they read it then.
-        half: a synthesis of the rows up to the residual's side, or None. Only where the generator that draws the faces is known
-            to begin as the one that did it.
 
     Raises:
         ValueError: for shapes that do not fit each other.
@@ -35,7 +34,6 @@ class Face:
     w_plus: Tensor
     residual: Tensor | None = None
     photo: Tensor | None = None
-    half: Halfway | None = None
     known: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -70,9 +68,21 @@ class Face:
         """Side of the residual in px, or None."""
         return None if self.residual is None else self.residual.shape[3]
 
+    def photo_at(self, side: int) -> Tensor:
+        """Return the photos [N, 3, side, side]; those of random faces are larger than the generator's images.
+
+        Raises:
+            ValueError: for faces without photos.
+        """
+        if self.photo is None:
+            raise ValueError("expected faces with photos")
+        if self.photo.shape[3] == side:
+            return self.photo
+        return F.interpolate(self.photo, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+
     def with_rows(self, w_plus: Tensor) -> Face:
         """Return the same faces with other latents [N, L, D]."""
-        return replace(self, w_plus=w_plus, half=None)
+        return replace(self, w_plus=w_plus)
 
     def to(self, device: torch.device | str) -> Face:
         """Return the faces on a device."""

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 from models.decoder import SKETCH_CHANNELS, SKETCH_SIDE
 
+# How much a channel of sketches counts where principal parts are chosen: amounts of detail vary most and matter least, what the
+# inside of a face looks like matters most.
+WEIGHTS = (1.0, 1.0, 1.0, 0.5, 3.0)
+
+
 @dataclass(frozen=True)
 class FacePriorConfig:
     """Shape of the prior.
@@ -42,17 +47,17 @@ class FacePriorConfig:
 
 
 class Sketched(NamedTuple):
-    """What the prior draws: w_plus [N, L, D], and sketches [N, 4, 16, 16], see ``models.decoder``."""
+    """What the prior draws: w_plus [N, L, D], and sketches [N, 5, 16, 16], see ``models.decoder``."""
 
     w_plus: Tensor
     sketch: Tensor
 
 
 class FacePrior(nn.Module):
-    """The Gaussian of faces, z [N, D] standard normal: y = z C^(1/2), w_plus = m + y_r R, sketch = n + y_s S.
+    """The Gaussian of faces, z [N, D] standard normal: y = z C^(1/2), w_plus = m + y_r R, sketch = (n + y_s S) / v.
 
     R and S are principal directions, each as long as the deviation along it, so that C, the covariance of the numbers y of
-    faces, holds only what rows and sketches say of each other beyond that.
+    faces, holds only what rows and sketches say of each other beyond that. v are ``WEIGHTS``.
 
     Args:
         config: the prior's shape.
@@ -62,6 +67,7 @@ class FacePrior(nn.Module):
     row_basis: Tensor
     sketch_mean: Tensor
     sketch_basis: Tensor
+    weights: Tensor
     mix: Tensor
 
     def __init__(self, config: FacePriorConfig) -> None:
@@ -73,15 +79,17 @@ class FacePrior(nn.Module):
         self.register_buffer("row_basis", torch.zeros(rows, config.n_latent * dim))
         self.register_buffer("sketch_mean", torch.zeros(SKETCH_CHANNELS, SKETCH_SIDE, SKETCH_SIDE))
         self.register_buffer("sketch_basis", torch.zeros(dim - rows, cells))
+        self.register_buffer("weights", torch.tensor(WEIGHTS)[:, None, None])
         self.register_buffer("mix", torch.eye(dim))
 
     def parts(self, w_plus: Tensor, sketch: Tensor) -> Tensor:
-        """Return the numbers z [N, D] of rows [N, L, D] and sketches [N, 4, 16, 16], but for what has no part."""
+        """Return the numbers z [N, D] of rows [N, L, D] and sketches [N, 5, 16, 16], but for what has no part: the shortest."""
         found = []
-        for value, mean, basis in ((w_plus, self.row_mean, self.row_basis), (sketch, self.sketch_mean, self.sketch_basis)):
+        for value, mean, basis in ((w_plus, self.row_mean, self.row_basis),
+                                   (sketch * self.weights, self.sketch_mean, self.sketch_basis)):
             scale = basis.square().sum(dim=1).clamp(min=1e-12)
             found.append((value - mean).flatten(1) @ basis.T / scale)
-        return torch.linalg.solve(self.mix, torch.cat(found, dim=1), left=False)
+        return torch.cat(found, dim=1) @ torch.linalg.pinv(self.mix, hermitian=True, rtol=1e-5)
 
     def forward(self, z: Tensor, *, truncation_psi: float = 1.0) -> Sketched:
         """Return faces of z [N, D]; psi brings them towards the mean face: z' = psi z.
@@ -95,4 +103,4 @@ class FacePrior(nn.Module):
         mixed = truncation_psi * z @ self.mix
         rows = self.row_mean + (mixed[:, :config.row_parts] @ self.row_basis).unflatten(1, self.row_mean.shape)
         sketch = self.sketch_mean + (mixed[:, config.row_parts:] @ self.sketch_basis).unflatten(1, self.sketch_mean.shape)
-        return Sketched(rows, sketch)
+        return Sketched(rows, sketch / self.weights)

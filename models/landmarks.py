@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.landmarks68 import EYES, MIRROR
-from models.look import window_mean
+from models.window import window_mean
 
 # Doubt from which on landmarks are read from the softened image too, and the deviation of its window as a fraction of the side.
 CLEAR, SOFTENED = 0.03, 0.008

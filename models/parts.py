@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.look import window_mean
+from models.window import window_mean
 from models.residual_encoder import space_to_depth
 from models.sampling_grids import pixel_lattice
-from models.tones import opponent
 
 # Parts of a picture, in this order.
 SKIN, GROUND, HAIR, REST = range(4)
@@ -150,7 +149,7 @@ def face_parts(network: PartsNetwork, image: Tensor, points: Tensor) -> Tensor:
     radius = (x.square() + y.square()).sqrt()
     inner = torch.sigmoid((0.97 - radius) / 0.04) * torch.sigmoid((y + 0.42) / 0.02)
     share = torch.cat([torch.maximum(share[:, :1], inner), share[:, 1:] * (1.0 - inner)], dim=1)
-    share = guided(share, opponent(image)).clamp(1e-3, 1.0)
+    share = guided(share, image).clamp(1e-3, 1.0)
     share = share.square() * share.sqrt()  # to the power 2.5: sharper
     share = share.clamp_min(1e-3)
     return share / share.sum(dim=1, keepdim=True)

@@ -97,6 +97,13 @@ def convert_generator(state: Mapping[str, Tensor]) -> ConvertedGenerator:
     Raises:
         ValueError: naming the key by which it is another network.
     """
+    if "mapping.embed.weight" in state:
+        raise ValueError(f"is conditional (labels of {state['mapping.embed.weight'].shape[1]} numbers); only networks without "
+                         "labels are read")
+    colours = len(state["synthesis.b4.torgb.bias"]) if "synthesis.b4.torgb.bias" in state else 3
+    if colours != 3:
+        told = "1 channel, grey ones" if colours == 1 else f"{colours} channels, not RGB"
+        raise ValueError(f"makes pictures of {told}; only networks of colour pictures are read")
     sides, source, out = _resolutions(state, r"synthesis\.b(\d+)\."), _Source(state), {}
     w_avg = source.take("mapping.w_avg")
     depth = len({key for key in state if re.fullmatch(r"mapping\.fc\d+\.weight", key)})

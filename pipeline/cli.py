@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -108,6 +109,13 @@ def finite_float(text: str) -> float:
     return value
 
 
+def device_name(text: str) -> str:
+    """Parse auto, cpu, cuda, mps, or one of several GPUs such as cuda:1."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda, cuda:N or mps, got {text!r}")
+    return text
+
+
 def str2bool(text: str | bool) -> bool:
     """Parse true/false, yes/no, on/off, 1/0."""
     if isinstance(text, bool):
@@ -140,7 +148,7 @@ def int_ranges(text: str) -> tuple[int, ...]:
 
 def add_common(parser: ArgumentParser, *, outdir: bool = True, seed: int = 0) -> None:
     """Add --device, --dtype, --seed and, unless the script has --output, --outdir."""
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--device", type=device_name, default="auto", help="where to compute: auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                         help="arithmetic of the networks")
     parser.add_argument("--seed", type=non_negative_int, default=seed, help="seed of all random numbers")
@@ -206,8 +214,11 @@ def resolve_device(name: str) -> Any:
     has_mps = mps is not None and mps.is_available()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no CUDA device; use --device cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: this machine has no CUDA device; use --device cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s), the first is cuda:0")
     if name == "mps" and not has_mps:
         raise UserError("--device mps: this machine has no Metal device; use --device cpu")
     return torch.device(name)

@@ -124,8 +124,8 @@ class DatasetWorker:
     def draw(self, photo: Photo) -> Drawn:
         """Write the restyled faces of one photo."""
         files = []
-        for number, aligned in enumerate(self.stylizer.align(read_image(photo.path), name=photo.path)):
-            item = self.stylizer.stylize(aligned, look=self.look)
+        for number, crop in enumerate(self.stylizer.crops(read_image(photo.path), name=photo.path)):
+            item = self.stylizer.stylize(crop, look=self.look)
             files.append(self.ledger.output / f"{photo.stem}{f'_face{number}' if number else ''}.png")
             save_image(files[-1], item.result)
         return Drawn(len(files), files)

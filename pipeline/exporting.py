@@ -30,7 +30,7 @@ from styles.protocol import Style
 
 VERSION = "1.0"
 FORMATS = ("onnx", "torchscript")
-PARTS = ("generator", "photo")
+PARTS = ("generator", "photo", "drawing")
 # ONNX has grid_sample since 16; 18 is what PyTorch's exporter speaks natively.
 OPSET = 18
 TOLERANCE = 1e-3
@@ -51,7 +51,8 @@ Runner = Callable[[dict[str, np.ndarray]], np.ndarray]
 class ExportConfig:
     """What to write: ``format`` of ``FORMATS``, ``part`` of ``PARTS``, fixed ``batch``, side of the photo in px.
 
-    ``size`` is None for the encoder's own input side, else a whole multiple of it; the generator alone has none.
+    ``size`` is None for the encoder's own input side, else a whole multiple of it; the generator alone has none. For the part
+    ``drawing`` see ``pipeline.exporting_drawing``.
     """
 
     format: str = "onnx"

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from data.landmarks68 import EYES, REGIONS
 from faces.align import crop_map
-from models.look import window_mean
+from models.window import window_mean
 
 COLOURS = ("style", "photo")
 # The blended region, in fractions of the crop: a rounded rectangle that ends inside the crop on every side.

@@ -12,6 +12,7 @@ from data.images import read_photo, save_image, to_pil
 from data.origin import Origin
 from pipeline import cli
 from pipeline.batch import Draw, Drawn, Photo, content_digest, settings_digest
+from pipeline.latent_files import save_face
 from pipeline.stylize import Look, Stylizer, build_stylizer, side_by_side, whole_photo
 
 
@@ -31,6 +32,7 @@ class PhotoSettings:
             photo where the style draws photos and faces are found, else aligned faces.
         size: longer side of a drawn photo in px; 0 for its own.
         colour: of pasted faces.
+        save_latents: also write what each face was inverted to, see ``pipeline.latent_files``.
     """
 
     networks: dict[str, Any]
@@ -40,6 +42,7 @@ class PhotoSettings:
     frame: str = "auto"
     size: int = 0
     colour: str = "style"
+    save_latents: bool = False
 
     def digest(self, stylizer: Stylizer) -> str:
         """Return a digest of everything that changes the pictures: the options and the content of all weights."""
@@ -48,7 +51,7 @@ class PhotoSettings:
             style=stylizer.style.fingerprint, networks=stylizer.digests(),
             finder=repr(finder), landmarks=finder and content_digest(finder.weights()), faces=self.networks["faces"],
             inversion=self.networks["inversion"], look=repr(self.look), dtype=self.dtype, frame=self.frame, size=self.size,
-            colour=self.frame == "face" and self.colour)
+            colour=self.frame == "face" and self.colour, **({"latents": True} if self.save_latents else {}))
 
     def frame_of(self, stylizer: Stylizer) -> str:
         """Return what is drawn with the styles and settings of a stylizer."""
@@ -82,7 +85,12 @@ def drawn_picture(settings: PhotoSettings, stylizer: Stylizer, photo: Photo, ima
     output = settings.output / photo.stem
     file = output.with_name(output.name + suffix_of(photo))
     save_image(file, to_pil(result), origin=origin)
-    return Drawn(len(crops), [file], "; ".join(origin.notes))
+    files = [file]
+    for number, crop in enumerate(crops if settings.save_latents else ()):
+        name = f"{output.name}_face{number}" if len(crops) > 1 else output.name
+        files.append(output.with_name(f"{name}_latents.npz"))
+        save_face(files[-1], stylizer.invert(crop.image), landmarks=crop.places(), fingerprint=stylizer.base.fingerprint)
+    return Drawn(len(crops), files, "; ".join(origin.notes))
 
 
 def drawn_faces(settings: PhotoSettings, stylizer: Stylizer, photo: Photo, image: Image.Image, origin: Origin) -> Drawn:
@@ -97,6 +105,9 @@ def drawn_faces(settings: PhotoSettings, stylizer: Stylizer, photo: Photo, image
         files += [path.with_name(f"{name}.png"), path.with_name(f"{name}_side.png")]
         save_image(files[-2], items[-1].result)
         save_image(files[-1], side_by_side(items[-1]))
+        if settings.save_latents:
+            files.append(path.with_name(f"{name}_latents.npz"))
+            save_face(files[-1], items[-1].face, landmarks=crop.places(), fingerprint=stylizer.base.fingerprint)
     if settings.frame in ("photo", "face"):
         files.append(path.with_name(f"{path.name}_photo{suffix_of(photo)}"))
         save_image(files[-1], whole_photo(image, crops, items, colour=settings.colour), origin=origin)

@@ -11,7 +11,6 @@ from data.images import ImageError, list_images, read_image, to_tensor
 from faces.align import align_face
 from pipeline.cli import UserError, report
 from faces.find import FaceFinder
-from pipeline.stylize import output_stems
 
 FEWEST = 2
 
@@ -49,3 +48,9 @@ def read_portraits(folder: Path, *, size: int, align: bool = True, recursive: bo
     if len(images) < FEWEST:
         raise UserError(f"{folder}: holds {len(images)} usable portraits, at least {FEWEST} are needed; add some")
     return names, torch.cat(images)
+
+
+def output_stems(paths: list[Path]) -> dict[Path, str]:
+    """Return an output stem per input; inputs that differ only in their suffix keep it, so none overwrites another."""
+    stems = [path.stem for path in paths]
+    return {path: path.stem if stems.count(path.stem) == 1 else path.name.replace(".", "_") for path in paths}

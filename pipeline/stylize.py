@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from checkpoints import CheckpointError
 from checkpoints.builders import Base, Encoder, load_encoder
 from checkpoints.edits import load_directions
 from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
@@ -21,7 +22,7 @@ from faces.align import align_face, crop_map, photo_corners
 from faces.find import FaceFinder, FinderSettings
 from losses.perceptual import InversionLoss
 from models.edits import Edit, edited
-from drawing.compose import around_faces
+from drawing.compose import around_faces, changed
 from drawing.context import aligned_mesh, read_context
 from drawing.style import FRAME
 from faces.parts import face_parts
@@ -38,8 +39,7 @@ from styles.protocol import Style
 from styles.registry import load_style
 from training.inversion import ResidualSettings, invert
 
-__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer", "output_stems", "side_by_side",
-           "whole_photo"]
+__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer", "side_by_side", "whole_photo"]
 INVERSIONS = ("e4e", "optimize", "e4e+optimize")
 # A landmark of a drawn face that lies farther from the photo's, in fractions of the crop, is a predictor's mistake.
 MAX_SHIFT = 0.15
@@ -49,9 +49,9 @@ MAX_ASPECT = 1.02
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """How photos become faces: ``mode`` of ``INVERSIONS``, None for what suits the style, optimisation ``steps``, learning rate ``lr``, the share
-    ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features that are found
-    beside the rows of latents, 0 for rows alone; and the edits that inverted faces get, see ``models.edits``."""
+    """How photos become faces: ``mode`` of ``INVERSIONS``, None for what suits the style, optimisation ``steps``, learning rate
+    ``lr``, the share ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features that
+    are found beside the rows of latents, 0 for rows alone; and the edits that inverted faces get, see ``models.edits``."""
 
     mode: str | None = "e4e"
     steps: int = 100
@@ -184,10 +184,6 @@ class Stylizer:
         return [Crop(align_face(photo, face.landmarks, output_size=self.size),
                      photo_corners(face.landmarks, photo.size, output_size=self.size), face.landmarks, face.mesh) for face in found]
 
-    def align(self, photo: Image.Image, *, name: str) -> list[Image.Image]:
-        """Return the images of ``crops``."""
-        return [crop.image for crop in self.crops(photo, name=name)]
-
     @torch.no_grad()
     def encode(self, aligned: Image.Image) -> Tensor:
         """Return the encoder's w_plus [1, L, 512] of an aligned face."""
@@ -268,7 +264,11 @@ class Stylizer:
         """Return a face with what the drawing stages need to know of it, where the style draws photos."""
         if not self.style.draws_pictures:
             return face
-        return replace(face, known=(read_context(face.photo, crop.mesh_places()),))
+        return replace(face, known=(read_context(face.photo, self._mesh_of(crop)),))
+
+    def _mesh_of(self, crop: Crop) -> Tensor | None:
+        """Return the mesh that a crop brings, or None where edits have changed the face that it was read from."""
+        return None if self.settings.edits else crop.mesh_places()
 
     def stylize(self, crop: Crop | Image.Image, *, look: Look) -> Stylized:
         """Invert and restyle one aligned face."""
@@ -294,6 +294,7 @@ class Stylizer:
         """Do what ``draw_frame`` does for faces that are inverted, in an image [1, 3, H, W]."""
         meshes = []
         for one in faces:
+            image = image if one.change is None else changed(image, one.change, one.corners)
             corner, right, down = one.corners[0], one.corners[1] - one.corners[0], one.corners[2] - one.corners[0]
             flat = corner + one.mesh[0, :, :1] * right + one.mesh[0, :, 1:2] * down - 0.5
             meshes.append(torch.cat([flat, one.mesh[0, :, 2:] * right.norm()], dim=1).cpu().numpy().astype(np.float64))
@@ -302,9 +303,10 @@ class Stylizer:
 
     def framed(self, crop: Crop, face: Face) -> FramedFace:
         """Return an inverted face with its place in the photo that it was cut from."""
-        mesh = crop.mesh_places()
+        mesh = self._mesh_of(crop)
         mesh = (aligned_mesh(face.photo)[0] if mesh is None else mesh).to(self.device)
-        return FramedFace(face, mesh, torch.from_numpy(crop.corners[[0, 3, 1]]).float().to(self.device))
+        change = face.photo - to_tensor(crop.image, self.size).to(self.device) if self.settings.edits else None
+        return FramedFace(face, mesh, torch.from_numpy(crop.corners[[0, 3, 1]]).float().to(self.device), change)
 
     def stylized(self, crop: Crop, face: Face, result: Tensor) -> Stylized:
         """Return one face with all that pasting it back takes."""
@@ -320,7 +322,6 @@ class Stylizer:
         box = tuple((np.concatenate([places.min(axis=0), places.max(axis=0)]) * side).tolist())
         found = (self.finder.follow(result, [box])[0].landmarks + 0.5) / side
         return places, places + np.clip(found - places, -MAX_SHIFT, MAX_SHIFT)
-
 
     def ground(self, result: Tensor, outline: np.ndarray) -> np.ndarray:
         """Return how far pixels of a restyled face [1, 3, S, S] with landmarks [68, 2] are ground, [S', S'] from 0 to 1."""
@@ -339,7 +340,7 @@ def build_stylizer(
         style: name, file, or mixture such as ``a:0.7,b:0.3``.
         base: base generator; None takes the one the style was trained from.
         encoder: None takes the one of the base.
-        inversion: how photos become latents; a style that knows only what encoders give takes no other.
+        inversion: how photos become latents.
         align: find and align faces.
         faces: see ``Stylizer``.
         finder: how faces are found.
@@ -354,9 +355,15 @@ def build_stylizer(
     loaded = load_style(style, device=device)
     if inversion.mode is None:
         inversion = replace(inversion, mode="e4e" if loaded.draws_pictures else "e4e+optimize")
-    inversion = replace(inversion, mode="e4e") if loaded.feed_forward else inversion
     ground = base_of(loaded, name=base)
-    made = load_encoder(encoder or base or loaded.encoder_name, device=device) if inversion.mode != "optimize" else None
+    made = None
+    if inversion.mode != "optimize":
+        try:
+            made = load_encoder(encoder or base or loaded.encoder_name, device=device)
+        except CheckpointError as error:
+            if encoder:
+                raise
+            raise CheckpointError(f"{error}; --inversion optimize needs no encoder, --encoder names another one") from error
     # Optimisation ends a little nearer to the photo from a residual of zero, with a sixth of its square.
     beside = residual_encoder(ground, inversion.residual, device=device) if inversion.mode == "e4e" else None
     loaded.cache = kept = LatentCache(cache)
@@ -393,9 +400,3 @@ def side_by_side(item: Stylized) -> Tensor:
     parts = [photo, item.result] if item.face.known else [photo, item.inverted, item.result]
     return torch.cat([F.interpolate(p, size=(size, size), mode="bilinear") if p.shape[3] != size else p
                       for p in parts], dim=3).clamp(-1.0, 1.0)
-
-
-def output_stems(paths: list[Path]) -> dict[Path, str]:
-    """Return an output stem per input; inputs that differ only in their suffix keep it, so none overwrites another."""
-    stems = [path.stem for path in paths]
-    return {path: path.stem if stems.count(path.stem) == 1 else path.name.replace(".", "_") for path in paths}

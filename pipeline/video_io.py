@@ -187,8 +187,10 @@ def write_segment(path: Path, frames: Iterable[ClipFrame], info: ClipInfo, *, qu
     return count, end
 
 
-def _segment_packets(container: av.container.OutputContainer, segments: Sequence[Path], end: Fraction) -> Iterator[av.Packet]:
-    """Yield the packets of all segments for one output stream, made like that of the first; the last one lasts to second ``end``."""
+def _segment_packets(
+    container: av.container.OutputContainer, segments: Sequence[Path], end: Fraction,
+) -> Iterator[av.Packet]:
+    """Yield the packets of all segments for one output stream, made like the first's; the last one lasts to second ``end``."""
     target = last = None
     for path in segments:
         with av.open(str(path)) as source:

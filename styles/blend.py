@@ -1,20 +1,17 @@
-"""Any picture as a style, without training for it (BlendGAN): its code is blended into a face row by row."""
+"""Generators that blend styles of pictures into faces row by row (BlendGAN)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from checkpoints.builders import Base, compute_w_avg
-from checkpoints.features import load_painter
 from checkpoints.io import (
     CheckpointError,
     build_strict,
@@ -28,16 +25,12 @@ from checkpoints.io import (
 from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir
 from data.images import read_image, to_tensor
-from data.random_drawings import random_drawing
-from models.blending import FINE_ROW, BlendGenerator
+from models.blending import BlendGenerator
 from models.face import Face
 from models.style_encoder import StyleEncoder, StyleEncoderConfig, style_encoder_config_from_state
-from models.stylegan2 import GeneratorConfig, generator_config_from_state, layer_at
-from pipeline.cli import report
+from models.stylegan2 import GeneratorConfig, generator_config_from_state
 from styles.controls import Control, FileValue, Look
-from styles.difference import FORM, base_of_config
-from styles.face_landmarks import FaceLandmarks
-from styles.picture_look import PictureLook, PictureReader
+from styles.pictures import picture_value, whole_seed
 from styles.protocol import DrawGraph, Style, file_path
 
 IMAGE = Control("style_image", "picture whose style is taken, of any size and kind; without one a random style is drawn",
@@ -55,15 +48,8 @@ SECOND_SEED = Control("second_style_seed", "seed of another random style, mixed 
 SHARE = Control("second_share", "share of the second style in the mixture", default=0.5, label="Share of the second style")
 # Sweeps take the first number.
 CONTROLS = (IMAGE, STRENGTH, SHAPE, COLOR, SEED, SECOND, SECOND_SEED, replace(SHARE, default=None))
-# A style that reads features from the picture: shape stays the face's own.
-DETAIL = Control("detail", "share of what a photo shows beyond its inversion; 0 leaves it out", default=0.75, high=1.0,
-                 label="Detail of the photo")
-FEATURE_CONTROLS = (IMAGE, STRENGTH, replace(SHAPE, default=float(FINE_ROW)), replace(COLOR, default=0.9), SECOND, SHARE, SEED,
-                    DETAIL)
-
 RELEASED_FILE, RELEASED_ENCODER = "blendgan.pt", "style_encoder.pt"
 EMBEDDER = "embedder."
-RANDOM_TRUNCATION = 0.7
 # Style codes that are kept, for a picture is encoded once and drawn with many times.
 KEPT = 16
 
@@ -88,18 +74,13 @@ class BlendStyle(Style):
     ) -> None:
         super().__init__(name, config, digest, device=w_avg.device)
         self.generator, self.encoder, self.w_avg = generator, encoder, w_avg
-        # With features the generator is the base itself, so latents and residuals found for that serve here too.
-        known = config.get("base", {}).get("fingerprint") if config.get("features") else None
-        self._base = Base(generator, None, w_avg, self.base_name, known or digest)
+        self._base = Base(generator, None, w_avg, self.base_name, digest)
         self._styles: dict[tuple[str, Any], Any] = {}
-        self.reader = PictureReader(generator, self.encoder_name) if config.get("features") else None
-
-    @classmethod
-    def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {f"g.{name}": tensor for name, tensor in base_of_config(path, config).generator.state_dict().items()}
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> BlendStyle:
+        if config.get("features"):
+            raise CheckpointError(f"{path}: is of an older form that draws after any picture; use the bundled style `any`")
         shape = read_config(path, config, "generator", GeneratorConfig.from_dict)
         encoder_shape = read_config(path, config, "style_encoder", StyleEncoderConfig.from_dict)
         w_avg = take_vector(path, tensors, "w_avg", shape.style_dim)
@@ -136,69 +117,25 @@ class BlendStyle(Style):
         if encoder.config.style_dim != generator.config.style_dim:
             raise CheckpointError(f"{path}: its style encoder gives {encoder.config.style_dim} numbers, but its generator "
                                   f"takes {generator.config.style_dim}; get the file again or train the style anew")
-        drawing = [load_painter().module.state_dict()] if config.get("features") else []
-        digest = fingerprint(generator.state_dict(), encoder.state_dict(), *drawing)
+        digest = fingerprint(generator.state_dict(), encoder.state_dict())
         for network in (generator, encoder):
             network.requires_grad_(False).eval().to(device)
         return cls(generator, encoder, w_avg.to(device), config=config, name=path.stem, digest=digest)
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        return FEATURE_CONTROLS if config.get("features") else CONTROLS
+        return CONTROLS
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        return self.controls_of(self.config, ())
-
-    @property
-    def feed_forward(self) -> bool:
-        """With features: their statistics are those of what the encoders give, and no others."""
-        return self.reader is not None
-
-    def random(self, z: Tensor, *, truncation_psi: float) -> Face:
-        """Return random faces, with features as the encoders give them to the faces' pictures."""
-        faces = super().random(z, truncation_psi=truncation_psi)
-        if self.reader is None:
-            return faces
-        with torch.no_grad():
-            images = self.generator.synthesis(faces.w_plus, noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
-            return replace(self.reader.face(images), photo=images)
+        return CONTROLS
 
     @property
     def encoder_name(self) -> str:
         return self.config.get("encoder") or "psp"
 
     def prepare(self, look: Look) -> None:
-        if self.reader is None:
-            self.style_w(look)
-        else:
-            self.picture_look(look)
-
-    def picture_look(self, look: Look) -> PictureLook:
-        """Return what the pictures of a look give to features and rows; a line tells of one without a face.
-
-        Where a look names none, a picture is drawn by its seed: a random face in a random look of ``data.looks``.
-
-        Raises:
-            ImageError: naming a picture that cannot be read.
-            CheckpointError: for a seed that is no whole number of at least 0.
-        """
-        found: list[PictureLook] = []
-        if look.get(IMAGE.name) is None:
-            seed = _whole(look.get(SEED.name, 0))
-            found.append(self._kept(("drawn", seed), lambda: self.reader.read(self.random_picture(seed))[0]))
-        for control in (IMAGE, SECOND):
-            picture = look.get(control.name)
-            if picture is not None:
-                picture = picture if isinstance(picture, FileValue) else _read(picture)
-                found.append(self._kept(("look", picture.digest), lambda picture=picture: self._read_look(file_path(picture))))
-        return found[0] if len(found) == 1 else found[0].mixed(found[1], look.get(SHARE.name, SHARE.default))
-
-    def _read_look(self, path: Path) -> PictureLook:
-        found, has_face = self.reader.read(read_image(path))
-        if not has_face:
-            report(f"{path}: no face found in the style picture; its colours and texture are taken where they are")
-        return found
+        self.style_w(look)
 
     def style_w(self, look: Look) -> Tensor:
         """Return w [1, D] of the style that a look asks for: of its picture, else of a random code of its seed; where it names a
@@ -219,25 +156,16 @@ class BlendStyle(Style):
     def _code_w(self, picture: FileValue | str | Path | None, seed: float) -> Tensor:
         """Return w [1, D] of one picture, else of one random code."""
         if picture is not None:
-            picture = picture if isinstance(picture, FileValue) else _read(picture)
+            picture = picture if isinstance(picture, FileValue) else picture_value(picture)
             return self._kept(("picture", picture.digest),
                               lambda: self.generator.map_style(self.encoder(self._picture(file_path(picture)))))
-        seed = _whole(seed)
+        seed = whole_seed(seed, SEED)
         return self._kept(("seed", seed), lambda: self.generator.map_style(self.random_code(seed)))
 
     def random_code(self, seed: int) -> Tensor:
         """Return a random style code [1, D], drawn on the CPU so that a seed means one style."""
         code = torch.randn(1, self.generator.config.style_dim, generator=torch.Generator().manual_seed(seed))
         return code.to(self.device)
-
-    def random_picture(self, seed: int) -> Image.Image:
-        """Return a face of the generator drawn in a random look, both by the seed."""
-        face = super().random(self.random_code(seed), truncation_psi=RANDOM_TRUNCATION)
-        with torch.no_grad():
-            image = self.generator.synthesis(face.w_plus, noise=self.generator.fixed_noise()).clamp(-1.0, 1.0)
-            points = self.reader.landmarks(image).points[0]
-        drawn = random_drawing(image.cpu(), points.cpu().numpy(), seed=seed)
-        return Image.fromarray((drawn * 255.0).round().astype(np.uint8))
 
     def _picture(self, path: Path) -> Tensor:
         """Read a style picture as [1, 3, S, S] in [-1, 1]."""
@@ -259,28 +187,8 @@ class BlendStyle(Style):
         values = {**{control.name: control.default for control in self.controls}, **look}
         shares = self.generator.face_shares(values[SHAPE.name], strength=values[STRENGTH.name],
                                             color_strength=values.get(COLOR.name))
-        transforms, style, places = face.transforms(), None, None
-        if self.reader is not None:
-            style = self.picture_look(look)
-            finder = FaceLandmarks(self.generator, self.reader.landmarks)
-            shown = finder.shown(face.w_plus, face.residual)
-            if style.places is not None:
-                places = finder.points(shown) if landmarks is None else torch.from_numpy(np.asarray(landmarks)).to(style.places)
-            layer = layer_at(self.reader.side)
-            transforms[layer] = partial(_drawn, style=style, places=places, strength=values[STRENGTH.name],
-                                        before=transforms.get(layer))
-        w_plus = self.generator.blend(face.w_plus, self.style_w(look) if style is None else style.rows, shares=shares)
-        image = self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=transforms)
-        if style is None:
-            return image
-        plain = shown
-        if face.photo is not None:
-            share = values[DETAIL.name]
-            share = share.reshape(-1, 1, 1, 1) if isinstance(share, Tensor) else share
-            detail = share * (face.photo - shown)
-            image, plain = image + detail, shown + detail
-        return style.finished(image, self.reader.painter.module, places=places, strength=values[STRENGTH.name],
-                              colour=values.get(COLOR.name), plain=plain)
+        w_plus = self.generator.blend(face.w_plus, self.style_w(look), shares=shares)
+        return self.generator.synthesis(w_plus, noise=self.generator.fixed_noise(), feature_transforms=face.transforms())
 
     def graph(self) -> nn.Module:
         """Return the network with the default look's style as a constant."""
@@ -290,8 +198,7 @@ class BlendStyle(Style):
 
 def save_blend(
     path: str | Path, generator: BlendGenerator, encoder: StyleEncoder, *, w_avg: Tensor, base: Mapping[str, str],
-    training: Mapping[str, Any], photo_encoder: str = "starter", half: bool = False, features: bool = False,
-    shared: Mapping[str, Tensor] | None = None,
+    training: Mapping[str, Any], photo_encoder: str = "starter", half: bool = False,
 ) -> None:
     """Write a blended style as one safetensors file with its config inside.
 
@@ -303,38 +210,13 @@ def save_blend(
         training: JSON-ready facts of the training.
         photo_encoder: what ``checkpoints.features.load_encoder`` takes for the encoder of photos.
         half: store weights as float16.
-        features: let faces also take features from the style picture, by the encoders of photos.
-        shared: state of the base; tensors that equal its are left out of the file, and taken from the base by its reader.
     """
-    shared = shared or {}
-    own = {name: tensor for name, tensor in generator.state_dict().items()
-           if name not in shared or not torch.equal(shared[name].cpu(), tensor.cpu())}
-    tensors = {"w_avg": w_avg, **{f"g.{name}": tensor for name, tensor in own.items()},
+    tensors = {"w_avg": w_avg, **{f"g.{name}": tensor for name, tensor in generator.state_dict().items()},
                **{f"e.{name}": tensor for name, tensor in encoder.state_dict().items()}}
     config = {"kind": "style", "style_kind": BlendStyle.kind, "generator": generator.config.to_dict(),
               "style_encoder": encoder.config.to_dict(), "encoder": photo_encoder, "base": dict(base),
-              "training": dict(training), **({"features": True} if features else {}),
-              **({"form": FORM} if shared else {})}
+              "training": dict(training)}
     save_model(path, tensors, config, half=half)
-
-
-def _whole(seed: float) -> int:
-    """Return the seed of a random style; raises CheckpointError for what is no seed."""
-    if seed != int(seed) or not 0 <= seed < 2**63:
-        raise CheckpointError(f"{SEED.option} {seed:g}: expected a whole number of at least 0")
-    return int(seed)
-
-
-def _read(path: str | Path) -> FileValue:
-    """Return the value of a picture that a look names by its path."""
-    read_image(path)  # says what is wrong with it
-    return FileValue.read(path)
-
-
-def _drawn(features: Tensor, *, style: PictureLook, places: Tensor | None, strength: float,
-           before: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """Return features in the look of a picture, after what else is done to them."""
-    return style.on(features if before is None else before(features), places=places, strength=strength)
 
 
 def _style_encoder(what: str, state: Mapping[str, Tensor]) -> StyleEncoder:

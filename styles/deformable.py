@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from styles.controls import ByRegion, Control, Look
 from styles.deformable_controls import ALPHA, COLOR
 from styles.deformable_files import own_deformable, published_deformable
 from styles.difference import base_of_config
-from styles.drawn import CONTROLS, FramedFace, draw_faces, draw_frame
+from styles.drawn import CONTROLS, FramedFace, draw_faces, draw_frame, undeformed
 from styles.protocol import Style
 from styles.regions import point_strengths
 
@@ -139,7 +140,7 @@ class DeformableStyle(Style):
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
         values = {**{control.name: control.default for control in self.controls}, **look}
         if self.drawn is not None:
-            return draw_faces(self.drawn, face, values, picture=self._undeformed, grids=self.grids)
+            return draw_faces(self.drawn, face, values, picture=partial(undeformed, self.base), grids=self.grids)
         places = np.repeat(MEAN_FACE[None], len(face), axis=0) if landmarks is None else landmarks
         alpha = point_strengths(values["alpha"], places, self.deformable.config)
         return self.deformable.synthesis(self.colored(face.w_plus, values.get("color_strength")), alpha=alpha,
@@ -149,12 +150,6 @@ class DeformableStyle(Style):
                    inside: Tensor | None = None) -> Tensor:
         values = {**{control.name: control.default for control in self.controls}, **look}
         return draw_frame(self.drawn, image, parts, faces, values, grids=self.grids, inside=inside)
-
-    def _undeformed(self, face: Face) -> Tensor:
-        """Return faces [N, 3, S, S] as the base shows them."""
-        generator = self.base.generator
-        image = generator.synthesis(face.w_plus, noise=generator.fixed_noise(), feature_transforms=face.transforms())
-        return self.base.enlarge(image).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def grids(self, face: Face, alpha: float | ByRegion, landmarks: np.ndarray) -> list[Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from checkpoints.builders import Base
 from drawing.compose import PlacedFace, Strengths, draw_aligned, draw_picture
 from drawing.context import landmarks_in, read_context
 from drawing.warp import with_rings
@@ -31,12 +32,25 @@ Grids = Callable[[Face, float | ByRegion, np.ndarray], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class FramedFace:
-    """A face of a whole picture: its inversion, its mesh [1, 468, 3] as fractions of its aligned frame's side, and three corners of
-    that frame in px of the picture, see ``drawing.compose.PlacedFace``."""
+    """A face of a whole picture: its inversion, its mesh [1, 468, 3] as fractions of its aligned frame's side, three corners of
+    that frame in px of the picture, see ``drawing.compose.PlacedFace``, and what edits changed in that frame, [1, 3, S, S]."""
 
     face: Face
     mesh: Tensor
     corners: Tensor
+    change: Tensor | None = None
+
+
+def no_grids(face: Face, alpha: float | ByRegion, landmarks: np.ndarray) -> Sequence[Tensor]:
+    """Return the grids of a style without spatial transformers: none."""
+    return ()
+
+
+def undeformed(base: Base, face: Face) -> Tensor:
+    """Return faces [N, 3, S, S] as a base shows them."""
+    generator = base.generator
+    image = generator.synthesis(face.w_plus, noise=generator.fixed_noise(), feature_transforms=face.transforms())
+    return base.enlarge(image).clamp(-1.0, 1.0)
 
 
 def strengths(values: Mapping[str, Any], mesh: Tensor) -> Strengths:
@@ -46,7 +60,7 @@ def strengths(values: Mapping[str, Any], mesh: Tensor) -> Strengths:
         weights = region_weights(with_rings(mesh)[0].cpu().numpy().astype(np.float64), landmarks_in(mesh))
         degrees = weights @ np.array([alpha.degree(name) for name in REGIONS])
         alpha = torch.from_numpy(degrees).float()[None, :, None].to(mesh)
-    return Strengths(alpha, values[TONE.name], values[STROKES.name])
+    return Strengths(alpha, values[TONE.name], values.get(STROKES.name, 1.0))
 
 
 def draw_faces(drawn: DrawnStyle, face: Face, values: Mapping[str, Any], *, picture: Callable[[Face], Tensor],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +17,34 @@ from PIL import Image
 from torch import Tensor, nn
 
 from checkpoints.builders import Base
-from checkpoints.features import load_landmark_net, load_painter
 from checkpoints.io import CheckpointError, fingerprint, save_model
 from data.images import read_image
+from drawing.reading import style_of_picture
+from drawing.style import DrawnStyle
+from faces.find import FaceFinder
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, blend_weights
 from models.face import Face
-from models.look import landmark_grid
-from models.painter import painted
-from models.stylegan2 import layer_at
-from models.tones import CELL, Tones, in_tones
 from styles.controls import Control, FileValue, Look
 from styles.dualstyle_controls import (
-    COLOR, COLOR_SEED, DETAIL, NONE, PRESERVE, RANDOM, REFINE, SAME, SEED, SHARE, STRUCTURE, TONE, WEIGHT, dual_controls,
+    COLOR, COLOR_SEED, NONE, PRESERVE, RANDOM, REFINE, SAME, SEED, SHARE, STRUCTURE, WEIGHT, dual_controls,
 )
 from styles.dualstyle_encoding import ExemplarEncoder
 from styles.dualstyle_files import (
+    PORTRAIT,
     PUBLISHED_TRUNCATION,
     SAMPLER_FILE,
-    SHOWN,
     DualParts,
     own_tensors,
     read_own,
     read_released,
     released_codes,
 )
-from styles.dualstyle_shape import bent, carried, path_shift
-from styles.dualstyle_shown import Shown
-from styles.face_landmarks import FaceLandmarks
+from styles.drawn import DEFORMATION, TONE, FramedFace, draw_faces, draw_frame, no_grids
 from styles.protocol import DrawGraph, Style, file_path
 
 # Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
 KEPT = 16
 MOST_STEPS = 10_000
-# How far pictures are drawn in the exemplar's manner before they go all the way to its tones.
-PAINTED = 0.4
-# Side in px of the features that are bent.
-BENT = 32
 
 
 class DualStyle(Style):
@@ -65,24 +59,25 @@ class DualStyle(Style):
 
     kind = "dual"
     levels = 31
+    grids = staticmethod(no_grids)
 
     def __init__(self, parts: DualParts, name: str, *, folder: Path, device: torch.device) -> None:
         networks = [parts.network, *parts.samplers.values()]
         gallery = parts.gallery
-        shown = {} if gallery.tones is None else {
-            name: getattr(gallery, name) for name in SHOWN if getattr(gallery, name) is not None}
-        self.painter = None if gallery.manner is None else load_painter(device=device).module
-        drawing = networks if self.painter is None else [*networks, self.painter]
-        digest = fingerprint({"codes": gallery.codes, **shown}, *(network.state_dict() for network in drawing))
+        shown = {f"{PORTRAIT}{index}": data for index, data in enumerate(gallery.portraits)}
+        digest = fingerprint({"codes": gallery.codes, **shown}, *(network.state_dict() for network in networks))
         super().__init__(name, parts.config, digest, device=device)
         for network in networks:
             network.requires_grad_(False).eval().to(device)
         self.parts, self.network, self.gallery = parts, parts.network, parts.gallery
-        self._base = Base(self.network.generator, None, parts.w_avg.to(device), self.base_name,
-                          fingerprint(self.network.generator.state_dict()))
+        own = fingerprint(self.network.generator.state_dict())
+        # The base as it is also knows how random faces are drawn and shown.
+        if (parts.config.get("base") or {}).get("fingerprint") != own:
+            self._base = Base(self.network.generator, None, parts.w_avg.to(device), self.base_name, own)
         self._controls = self.controls_of(parts.config, [f"{name}." for name in parts.samplers])
         self.encoder = ExemplarEncoder(parts, name, self.base_name, folder=folder, device=device)
         self._codes: dict[Any, Tensor] = {}
+        self._drawn: dict[str, DrawnStyle] = {}
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> DualStyle:
@@ -98,8 +93,8 @@ class DualStyle(Style):
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
         exemplars, random = tuple(config.get("exemplars") or ()), any(name.startswith("structure.") for name in names)
-        return dual_controls(exemplars, random=random, truncation=config.get("truncation", 1.0), detail=config.get("detail"),
-                             tone=config.get("tone"), refine=config.get("refine"))
+        return dual_controls(exemplars, random=random, truncation=config.get("truncation", 1.0),
+                             refine=config.get("refine"))
 
     @classmethod
     def released_controls(cls, path: Path) -> tuple[Control, ...]:
@@ -115,8 +110,8 @@ class DualStyle(Style):
         return self.config.get("encoder") or self.base_name
 
     def prepare(self, look: Look) -> None:
-        self.code(look)
         self.weights(look)
+        self.drawn_in(look) if self.draws_pictures else self.code(look)
 
     # ------------------------------------------------------------------------------------------------- exemplars
     def code(self, look: Look) -> Tensor:
@@ -156,6 +151,14 @@ class DualStyle(Style):
             if seed != int(seed) or not 0 <= seed < 2**63:
                 raise CheckpointError(f"{SEED.option} {seed:g}: expected a whole number of at least 0")
             return self._kept((RANDOM, int(seed)), lambda: self.random_code(int(seed)))
+        value = self._file(value, control)
+        steps = look.get(REFINE.name, self.config.get("refine", 0))
+        if steps != int(steps) or not 0 <= steps <= MOST_STEPS:
+            raise CheckpointError(f"{REFINE.option} {steps:g}: expected a whole number from 0 to {MOST_STEPS:,}")
+        return self._kept(("file", value.digest, int(steps)), lambda: self.encode(file_path(value), int(steps)))
+
+    def _file(self, value: Any, control: str) -> FileValue:
+        """Return a control's value as a file; raises CheckpointError, ImageError for what is none, or cannot be read."""
         if value is None:
             raise CheckpointError(f"{self.name}: holds no exemplars; name a portrait by --exemplar FILE")
         if isinstance(value, str) and not Path(value).is_file():
@@ -163,11 +166,7 @@ class DualStyle(Style):
             raise CheckpointError(f"--{control} {value}: is no exemplar of {self.name} and no file; its exemplars are {known}"
                                   f"{', ...' if len(self.gallery.names) > 8 else ''}")
         read_image(file_path(value))  # says what is wrong with it
-        value = value if isinstance(value, FileValue) else FileValue.read(value)
-        steps = look.get(REFINE.name, self.config.get("refine", 0))
-        if steps != int(steps) or not 0 <= steps <= MOST_STEPS:
-            raise CheckpointError(f"{REFINE.option} {steps:g}: expected a whole number from 0 to {MOST_STEPS:,}")
-        return self._kept(("file", value.digest, int(steps)), lambda: self.encode(file_path(value), int(steps)))
+        return value if isinstance(value, FileValue) else FileValue.read(value)
 
     def random_code(self, seed: int) -> Tensor:
         """Return random rows [1, L, D] of the sampler, drawn on the CPU so that a seed means one exemplar."""
@@ -222,8 +221,26 @@ class DualStyle(Style):
             parts[control.name] = value
         return blend_weights(parts["structure"], parts["color"], n_latent=total)
 
+    @property
+    def draws_pictures(self) -> bool:
+        return bool(self.gallery.portraits)
+
+    def random(self, z: Tensor, *, truncation_psi: float) -> Face:
+        """Return random faces, which the extrinsic path draws from their rows and not from their pictures."""
+        return replace(super().random(z, truncation_psi=truncation_psi), photo=None)
+
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
+        if self.draws_pictures:
+            return draw_faces(self.drawn_in(look), face, self.shares(look), picture=partial(self.sample, look=look), grids=no_grids)
+        return self.synthesised(face, look)
+
+    def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,
+                   inside: Tensor | None = None) -> Tensor:
+        return draw_frame(self.drawn_in(look), image, parts, faces, self.shares(look), grids=no_grids, inside=inside)
+
+    def synthesised(self, face: Face, look: Look) -> Tensor:
+        """Return faces [N, 3, S, S] as the generator with its extrinsic path makes them."""
         truncation = look.get("face_truncation", self.config.get("truncation", 1.0))
         if isinstance(truncation, Tensor):
             truncation = truncation.reshape(-1, 1, 1)  # [N] -> [N, 1, 1]
@@ -231,91 +248,68 @@ class DualStyle(Style):
         code = self.code(look).to(w_plus).expand(len(face), -1, -1)
         if look.get(PRESERVE.name) == "yes":
             code = torch.cat([code[:, :FIRST_COLOR_ROW], face.w_plus[:, FIRST_COLOR_ROW:]], dim=1)
-        noise, weights, after, beyond = self.network.generator.fixed_noise(), self.weights(look), None, 0.0
-        detail = "detail" in self.config and face.residual is not None
-        if detail or self.gallery.shape is not None:
-            shown = self.finder.shown(face.w_plus, face.residual)
-            places = self.finder.points(shown)
-            shift = path_shift(self.network, self.finder.net, w_plus, code, weights)
-            goal = places + (shift if self.gallery.shape is None else self.way(look, weights))
-            if self.gallery.shape is not None:
-                after = {layer_at(BENT): partial(bent, places=places + shift, goal=goal)}
-            if detail and face.photo is not None:
-                beyond = self._share(look) * bent(face.photo - shown, places=places, goal=goal)
-            if detail:
-                face = Face(face.w_plus, carried(face, places, shift) * self._share(look))
-        image = beyond + self.network.synthesis(w_plus, code, weights=weights, noise=noise, before=face.transforms(),
-                                                after=after)
-        if "tone" not in self.config or look.get(PRESERVE.name) == "yes":
-            return image
-        return self.toned(image, look, weights)
+        return self.network.synthesis(w_plus, code, weights=self.weights(look), noise=self.network.generator.fixed_noise(),
+                                      before=face.transforms())
 
-    def way(self, look: Look, weights: list[float] | Tensor) -> Tensor:
-        """Return how far landmarks are to move, [N, 68, 2]: the deformation's way by the mean weight of structure."""
-        weights = weights if isinstance(weights, Tensor) else torch.tensor(weights, device=self.device)[None]
-        return weights[:, :FIRST_COLOR_ROW].mean(dim=1).reshape(-1, 1, 1) * self.moves_of(look)
+    def sample(self, face: Face, *, look: Look) -> Tensor:
+        """Return random faces for the drawing stages: of the network, at the size that its base shows faces at."""
+        return self.base.enlarge(self.synthesised(face, look)).clamp(-1.0, 1.0)
 
-    def toned(self, image: Tensor, look: Look, weights: list[float] | Tensor) -> Tensor:
-        """Return drawn faces [N, 3, S, S] in the exemplar's manner and tones, as far as look and colours' weights say."""
-        strength = look.get(TONE.name, self.config["tone"])
-        weights = weights if isinstance(weights, Tensor) else image.new_tensor(weights)[None]
-        share = weights[:, FIRST_COLOR_ROW:].mean(dim=1).clamp(0.0, 1.0).reshape(-1, 1, 1, 1).to(image)  # [N, L]
-        share = share * (strength.reshape(-1, 1, 1, 1) if isinstance(strength, Tensor) else strength)
-        tones, points = self.tones_of(look)
-        image = image.clamp(-1.0, 1.0)
-        if self.painter is not None:
-            image = painted(self.painter, image, self.manner_of(look), strength=PAINTED * share)
-        grid = landmark_grid(self.finder.net(image).points, points, image.shape[3] // CELL)
-        return in_tones(image, tones, grid=grid, strength=share)
+    def shares(self, look: Look) -> dict[str, float]:
+        """Return how far the stages go: the mean weight of structure says how far faces deform, that of colours the tone's."""
+        weights = torch.as_tensor(self.weights(look)).flatten()
+        tone = 0.0 if look.get(PRESERVE.name) == "yes" else float(weights[FIRST_COLOR_ROW:].mean().clamp(0.0, 1.0))
+        return {DEFORMATION.name: float(weights[:FIRST_COLOR_ROW].mean()), TONE.name: tone}
 
-    def tones_of(self, look: Look) -> tuple[Tones, Tensor]:
-        """Return the tones of what a look asks for, and the landmarks [1, 68, 2] that they belong to."""
-        first, second, colours = self._shown_of(look, slice(FIRST_COLOR_ROW, None))
-        tones, points = self.shown.tones(first if colours == SAME else colours)
-        if second == NONE or colours != SAME:
-            return tones, points
-        other, others, share = *self.shown.tones(second), self._second_share(look)
-        return tones.mixed(other, share), torch.lerp(points, others, share)
+    @property
+    def drawn(self) -> DrawnStyle:
+        """What photos are drawn by with the default look."""
+        return self.drawn_in(self.default_look())
 
-    def manner_of(self, look: Look) -> Tensor:
-        """Return how what a look asks for is drawn, a code [1, code] of the painter."""
-        first, second, colours = self._shown_of(look, slice(FIRST_COLOR_ROW, None))
-        manner = self.shown.manner(first if colours == SAME else colours)
-        return manner if second == NONE or colours != SAME else torch.lerp(manner, self.shown.manner(second),
-                                                                           self._second_share(look))
-
-    def moves_of(self, look: Look) -> Tensor:
-        """Return how far the deformation that a look asks for moves landmarks at full weight, [1, 68, 2]."""
-        first, second, _ = self._shown_of(look, slice(0, FIRST_COLOR_ROW))
-        moves = self.shown.moves(first)
-        return moves if second == NONE else torch.lerp(moves, self.shown.moves(second), self._second_share(look))
-
-    def _shown_of(self, look: Look, rows: slice) -> list[Any]:
-        """Return what ``chosen`` does, for random ones the exemplar that is nearest to them by its rows."""
+    def drawn_in(self, look: Look) -> DrawnStyle:
+        """Return the style of the portraits that a look asks for; random codes have that of the exemplar nearest to them."""
         controls = ("exemplar", "second_exemplar", "color_exemplar")
-        return [self.shown.nearest(self.code_of(control, RANDOM, look), rows)
-                if value == RANDOM and self.parts.samplers else value
-                for control, value in zip(controls, self.chosen(look), strict=True)]
+        first, second, colours = (
+            self.nearest(self.code_of(control, RANDOM, look)) if value == RANDOM and self.parts.samplers else value
+            for control, value in zip(controls, self.chosen(look), strict=True))
+        style = self.drawn_of(first)
+        if second != NONE:
+            share = self._second_share(look)
+            style = DrawnStyle.mix([style, self.drawn_of(second)], [1.0 - share, share])
+        return style if colours == SAME else replace(style, tone=self.drawn_of(colours).tone)
 
-    @cached_property
-    def shown(self) -> Shown:
-        """Knows the exemplars by what they show."""
-        return Shown(self.gallery, lambda image: self.finder.net(image).points, size=self.network.generator.config.size,
-                     device=self.device, painter=self.painter)
+    def drawn_of(self, value: Any) -> DrawnStyle:
+        """Return the style of one portrait: an exemplar's name, or a file.
 
-    def _share(self, look: Look) -> float | Tensor:
-        """Return the value of ``detail``, a number or [N, 1, 1, 1]."""
-        value = look.get(DETAIL.name, self.config["detail"])
-        return value.reshape(-1, 1, 1, 1) if isinstance(value, Tensor) else value
+        Raises:
+            CheckpointError, ImageError: for what is neither, or cannot be read.
+        """
+        key = value if value in self.gallery.names else self._file(value, "exemplar").digest
+        if key not in self._drawn:
+            picture = self.portrait(value) if key == value else read_image(file_path(value))
+            with torch.no_grad():
+                self._drawn[key] = style_of_picture(picture, FaceFinder, device=self.device)[0]
+            while len(self._drawn) > KEPT:
+                del self._drawn[next(iter(self._drawn))]
+        return self._drawn[key]
 
-    @cached_property
-    def finder(self) -> FaceLandmarks:
-        """Finds the landmarks of faces."""
-        return FaceLandmarks(self.network.generator, load_landmark_net(device=self.device).module)
+    def portrait(self, name: str) -> Image.Image:
+        """Return the portrait of an exemplar."""
+        data = self.gallery.portraits[self.gallery.names.index(name)]
+        return Image.open(BytesIO(data.numpy().tobytes())).convert("RGB")
+
+    def nearest(self, code: Tensor) -> str:
+        """Return the exemplar of the gallery whose mapped rows are nearest to those of a code [1, L, D]."""
+        apart = (self.gallery.codes.to(code) - code).flatten(1).norm(dim=1)
+        return self.gallery.names[int(apart.argmin())]
 
     def graph(self) -> nn.Module:
         """Return the network with the default look's exemplar as a constant."""
         self.prepare(self.default_look())
+        if self.draws_pictures:
+            from styles.deformable_graph import DrawnGraph
+
+            return DrawnGraph(self.drawn)
         return DrawGraph(self)
 
     def pictures(self, control: str) -> dict[str, Image.Image]:

@@ -21,10 +21,6 @@ SEED = Control("style_seed", f"seed of the exemplar that is drawn for --exemplar
                high=100.0, label="Random exemplar")
 COLOR_SEED = Control("color_seed", f"likewise for --color-exemplar {RANDOM}; the same where not given", low=0.0, high=100.0,
                      label="Random colours")
-DETAIL = Control("detail", "share of what a photo shows beyond its rows, moved to where the exemplar's structure puts it; 0 "
-                 "leaves the person to the rows", default=1.0, label="Detail of the person")
-TONE = Control("tone_strength", "how far sharpness, contrast and colours of the whole picture go to the exemplar's, 0 leaves "
-               "them; the weight of the colours counts too", default=0.7, label="Tones of the exemplar")
 REFINE = Control("refine_steps", "steps by which the rows of a portrait that is a file are refined, which are then kept in the "
                  "cache; 0 takes what the encoder gives", default=100.0, high=300.0, sweep=(0.0, 100.0),
                  label="Refinement of a portrait's file: steps")
@@ -32,10 +28,9 @@ SHARE = Control("second_share", "share of the second exemplar in the mixture; a 
                 label="Share of the second exemplar")
 
 
-def dual_controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, detail: float | None = None,
-              tone: float | None = None, refine: int | None = None) -> tuple[Control, ...]:
-    """Return the controls of a style with these exemplars, with ``random`` a sampler, and defaults of ``detail``, of the
-    tones and of refinement, or none."""
+def dual_controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, refine: int | None = None) -> tuple[Control, ...]:
+    """Return the controls of a style with these exemplars, with ``random`` a sampler, and a default of refinement,
+    or none."""
     choices = (*exemplars, RANDOM) if random and RANDOM not in exemplars else exemplars
     text = "an exemplar of the gallery by its name or its number from 0, or the file of an aligned portrait"
     if choices:
@@ -51,7 +46,5 @@ def dual_controls(exemplars: tuple[str, ...], *, random: bool, truncation: float
         exemplar, others = Control("exemplar", "file of an aligned portrait", type="file"), ()
     truncated = Control("face_truncation", "what the rows of the face are multiplied with; less gives a calmer face",
                         default=float(truncation), label="Truncation of the face")
-    kept = tuple(replace(control, default=float(value)) for control, value in (
-        (DETAIL, detail), (TONE, tone), (REFINE, refine))
-                 if value is not None)
+    kept = () if refine is None else (replace(REFINE, default=float(refine)),)
     return (exemplar, STRUCTURE, COLOR, *kept, PRESERVE, *others, *((SEED,) if random else ()), WEIGHT, truncated)

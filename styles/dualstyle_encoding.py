@@ -48,7 +48,12 @@ class ExemplarEncoder:
     @torch.no_grad()
     def rows(self, path: Path) -> Tensor:
         """Return the encoder's rows [1, L, D] of an aligned portrait, in the space of the gallery's codes."""
-        rows = self.encoder.module(to_tensor(read_image(path), self.encoder.input_size).to(self.device))
+        return self.rows_of(to_tensor(read_image(path), self.encoder.input_size))
+
+    @torch.no_grad()
+    def rows_of(self, portrait: Tensor) -> Tensor:
+        """Return the encoder's rows [N, L, D] of aligned portraits [N, 3, S, S] of its side."""
+        rows = self.encoder.module(portrait.to(self.device))
         # Codes in z+ lie around 0; what an encoder's file says of a mean latent belongs to w+.
         return rows if self.parts.gallery.space == "z+" else rows + self.encoder.latent_avg
 
@@ -60,11 +65,9 @@ class ExemplarEncoder:
         """
         network, named = self.parts.network, self.parts.config.get("exemplar_encoder")
         _, tools = load_tools(self.base_name, encoder=None if named == self.base_name else named, device=self.device)
-        tools.shapes.map = self.parts.gallery.shape.to(self.device)
         portrait = to_tensor(read_image(path), network.generator.config.size).to(self.device)
         given = {"to_w": lambda rows: rows, "perceptual": tools.perceptual}
-        plain = tools.as_photo(tools.shapes.plain(portrait))
-        found = destylize(portrait, network.generator, network.generator, encode=tools.encode, plain=plain,
+        found = destylize(portrait, network.generator, network.generator, encode=tools.encode,
                           settings=DestylizeSettings(steps=0, truncation=1.0), **given)
         try:
             with tqdm(total=steps, desc=f"{path.name}: refining", leave=False, disable=None) as bar:

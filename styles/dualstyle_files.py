@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from checkpoints.io import (
     take_vector,
 )
 from checkpoints.official import check_official, describe_parts, recognise
+from data.images import to_pil
+from drawing.pyramids import resized
 from models.discriminator import Discriminator, DiscriminatorConfig
-from models.exemplar_moves import SHAPE
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, sampler_rows
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
-from models.tones import COUNT
 
 RELEASED_FILE = "generator.pt"
 SAMPLER_FILE = "sampler.pt"
@@ -37,13 +38,11 @@ ENCODER_FILE = "encoder.pt"
 # The first of these that lies beside a released generator holds its exemplars.
 CODE_FILES = ("refined_exstyle_code.npy", "exstyle_code.npy")
 SPACES = ("z+", "w+")
-# What exemplars show beside their codes, in files of this project.
-SHOWN = ("thumbs", "tones", "points", "shape", "manner")
 SAMPLER_PARTS = ("structure", "color")
 # What the published command multiplies the rows of photos with.
 PUBLISHED_TRUNCATION = 0.75
-# Landmarks are kept as whole parts of the side, so many to one.
-PLACES = 10_000
+# Names of portraits in files, quality of their JPEGs, and side in px of small pictures.
+PORTRAIT, QUALITY, THUMB = "portrait.", 88, 64
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,14 @@ class Gallery:
         codes: their extrinsic rows [K, L, D].
         thumbs: small pictures [K, H, W, 3], uint8, or None.
         space: "z+" for codes that the generator's mapping still has to map, "w+" for rows of latents.
-        tones: numbers [K, ``models.tones.COUNT``] of the portraits, or None; what they say by place the thumbs show.
-        points: landmarks [K, 68, 2] of the portraits as fractions of the side, or None.
-        shape: map from a portrait's landmarks to its deformation, see ``models.exemplar_moves``, or None.
-        manner: how the portraits are drawn, codes [K, code] of ``models.painter``, or None.
+        portraits: aligned portraits as JPEG files, uint8 [bytes] each, by which photos are drawn; none in released files.
     """
 
     names: tuple[str, ...]
     codes: Tensor
     thumbs: Tensor | None = None
     space: str = "z+"
-    tones: Tensor | None = None
-    points: Tensor | None = None
-    shape: Tensor | None = None
-    manner: Tensor | None = None
+    portraits: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +75,27 @@ class DualParts:
     config: dict[str, Any]
 
 
+def gallery_of(names: Sequence[str], codes: Tensor, portraits: Tensor, *, drawn: bool) -> Gallery:
+    """Return a gallery in w+.
+
+    Args:
+        names: of the exemplars.
+        codes: their rows [K, L, D].
+        portraits: [K, 3, S, S] in [-1, 1].
+        drawn: keep the portraits, so that photos are drawn by them.
+    """
+    thumbs = resized(portraits, (THUMB, THUMB)).clamp(-1.0, 1.0)
+    thumbs = ((thumbs + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1)  # [K, 3, H, W] -> [K, H, W, 3]
+    return Gallery(tuple(names), codes, thumbs.contiguous(), "w+", tuple(_jpeg(portrait) for portrait in portraits) if drawn else ())
+
+
+def _jpeg(portrait: Tensor) -> Tensor:
+    """Return an image [3, S, S] as a JPEG file, uint8 [bytes]."""
+    data = BytesIO()
+    to_pil(portrait).save(data, "JPEG", quality=QUALITY, subsampling=0)
+    return torch.frombuffer(bytearray(data.getvalue()), dtype=torch.uint8)
+
+
 def read_own(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> DualParts:
     """Return the style of a file of this project; a generator that it does not hold is the base that it names.
 
@@ -91,12 +105,14 @@ def read_own(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> 
     shape = read_config(path, config, "generator", GeneratorConfig.from_dict)
     w_avg = take_vector(path, tensors, "w_avg", shape.style_dim)
     codes = tensors.pop("codes", None)
-    shown = {name: tensors.pop(name, None) for name in SHOWN}
+    thumbs = tensors.pop("thumbs", None)
+    portraits = tuple(tensors.pop(f"{PORTRAIT}{index}") for index in range(sum(name.startswith(PORTRAIT) for name in tensors))
+                      if f"{PORTRAIT}{index}" in tensors)
     own = _part(tensors, "n.")
     if not any(name.startswith("generator.") for name in own):
         own |= {f"generator.{name}": tensor for name, tensor in _base_state(path, config).items()}
     network = build_strict(lambda: DualStyleGAN(Generator(shape)), own, what=f"{path}: part n")
-    gallery = _gallery(path, config, codes, network, **shown)
+    gallery = _gallery(path, config, codes, network, thumbs=thumbs, portraits=portraits)
     samplers = _samplers(path, {name: _part(tensors, f"{name}.") for name in SAMPLER_PARTS}, network)
     strange = [name for name in tensors if not name.startswith(("n.", *(f"{name}." for name in SAMPLER_PARTS)))]
     if strange:
@@ -154,12 +170,7 @@ def own_tensors(parts: DualParts, *, with_generator: bool) -> dict[str, Tensor]:
     tensors = {"w_avg": parts.w_avg, "codes": parts.gallery.codes}
     if parts.gallery.thumbs is not None:
         tensors["thumbs"] = parts.gallery.thumbs
-    if parts.gallery.tones is not None:
-        tensors |= {"tones": parts.gallery.tones, "points": (parts.gallery.points * PLACES).round().to(torch.int16)}
-    if parts.gallery.shape is not None:
-        tensors["shape"] = parts.gallery.shape.half().view(torch.int16)  # small files leave whole numbers as they are
-    if parts.gallery.manner is not None:
-        tensors["manner"] = parts.gallery.manner.half().view(torch.int16)
+    tensors |= {f"{PORTRAIT}{index}": data for index, data in enumerate(parts.gallery.portraits)}
     for name, tensor in parts.network.state_dict().items():
         if with_generator or not name.startswith("generator."):
             tensors[f"n.{name}"] = tensor
@@ -183,7 +194,7 @@ def _base_state(path: Path, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 def _gallery(
     path: Path, config: Mapping[str, Any], codes: Tensor | None, network: DualStyleGAN, *, thumbs: Tensor | None = None,
-    tones: Tensor | None = None, points: Tensor | None = None, shape: Tensor | None = None, manner: Tensor | None = None,
+    portraits: tuple[Tensor, ...] = (),
 ) -> Gallery:
     """Return the exemplars, checked against each other and the network."""
     names: Sequence[str] = config.get("exemplars") or ()
@@ -197,20 +208,9 @@ def _gallery(
                                or thumbs.shape[3] != 3):
         raise CheckpointError(f"{path}: misshapen thumbs: got {list(thumbs.shape)}, expected [{len(names)}, H, W, 3]; get "
                               "the file again")
-    for name, tensor, wanted in (("tones", tones, [len(names), COUNT]), ("points", points, [len(names), 68, 2])):
-        if tensor is not None and (list(tensor.shape) != wanted or thumbs is None):
-            raise CheckpointError(f"{path}: misshapen {name}: got {list(tensor.shape)}, expected {wanted} beside thumbs; get "
-                                  "the file again")
-    if (tones is None) != (points is None) or (shape is not None and points is None):
-        raise CheckpointError(f"{path}: holds only some of tones, points and shape; get the file again or train it anew")
-    if shape is not None and (tuple(shape.shape) != SHAPE or shape.dtype != torch.int16):
-        raise CheckpointError(f"{path}: misshapen shape: got {list(shape.shape)}, expected {list(SHAPE)}; get the file again")
-    if manner is not None and (manner.ndim != 2 or len(manner) != len(names) or manner.dtype != torch.int16 or tones is None):
-        raise CheckpointError(f"{path}: misshapen manner: got {list(manner.shape)}, expected a code for each of {len(names)} "
-                              "exemplars beside tones; get the file again")
-    return Gallery(tuple(names), codes, thumbs, space, None if tones is None else tones.float(),
-                   None if points is None else points.float() / PLACES,
-                   *(None if packed is None else packed.view(torch.float16).float() for packed in (shape, manner)))
+    if portraits and (len(portraits) != len(names) or any(data.dtype != torch.uint8 or data.ndim != 1 for data in portraits)):
+        raise CheckpointError(f"{path}: misshapen portraits: got {len(portraits)} for {len(names)} exemplars; get the file again")
+    return Gallery(tuple(names), codes, thumbs, space, portraits)
 
 
 def _samplers(path: Path, parts: Mapping[str, Any], network: DualStyleGAN) -> dict[str, CodeSampler]:

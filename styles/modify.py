@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from checkpoints.builders import Base
-from checkpoints.features import load_painter
 from checkpoints.io import CheckpointError, fingerprint
+from drawing.style import PREFIX, DrawnStyle
 from models.face import Face
 from models.modify import StyleModel, version_z
-from models.painter import painted
 from models.stylegan2 import Generator, layer_at
-from models.tones import Tones, in_tones
 from styles.controls import Control, Look
-from styles.modify_files import (
-    CARD, KIND, Manner, drawing, ground, networks_of, states_of, take_manner, with_parent,
-)
+from styles.drawn import DEFORMATION, TONE, FramedFace, draw_faces, draw_frame, no_grids
+from styles.modify_files import CARD, KIND, ground, networks_of, states_of, take_drawn, with_parent
 from styles.protocol import Style
 from training.checks import DivergedError
 from training.modify import Judges, adapt_to
@@ -40,10 +38,6 @@ TEST_TIME = Control("test_time", "steps by which the encoder is trained on each 
                     default=0.0, high=100.0, sweep=(0.0, 50.0), label="Test-time steps")
 DETAIL = Control("detail", "share of what the photo's own features show beyond the encoder's rows; 0 leaves the person to them",
                  default=0.0, high=1.0, sweep=(0.0, 1.0), label="Detail of the person")
-TONE = Control("tone_strength", "how far sharpness and contrast of the whole picture go to those of the style's images, 0 "
-               "leaves them", default=0.7, label="Sharpness of the style")
-MANNER = Control("manner_strength", "how far pictures are drawn in the manner of the style's images, 0 leaves them as they are "
-                 "decoded", default=0.75, label="Manner of the style")
 DETAIL_SIDE = 32
 MAX_VERSION, MAX_STEPS, KEPT = 2**31, 10_000, 64
 
@@ -58,18 +52,17 @@ class ModifyStyle(Style):
         config: of the file.
         name: what its results are called.
         digest: of all weights.
-        manner: how the style's images are drawn, or None.
+        drawn: what the style's images have in common, by which photos are drawn; None draws them by the networks.
     """
 
     kind = KIND
     levels = 15
+    grids = staticmethod(no_grids)
 
     def __init__(self, model: StyleModel, critic: nn.Module | None, base: Base, config: Mapping[str, Any], name: str, digest: str,
-                 manner: Manner | None = None) -> None:
+                 drawn: DrawnStyle | None = None) -> None:
         super().__init__(name, config, digest, device=model.latent_avg.device)
-        self.manner = None if manner is None else manner.to(self.device)
-        self.painter = None if manner is None else load_painter(device=self.device).module
-        self.model, self.critic = model, critic
+        self.model, self.critic, self.drawn = model, critic, drawn
         self._base = base
         self._judges: Judges | None = None
         self._adapted: dict[str, Tensor] = {}
@@ -84,22 +77,30 @@ class ModifyStyle(Style):
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> ModifyStyle:
         tensors, config = with_parent(cls, path, tensors, config)
         base, encoder = ground(path, config, device)
-        manner = take_manner(path, tensors)
+        drawn = take_drawn(path, tensors, device)
         model, critic = networks_of(path, tensors, config, base, encoder)
         model.requires_grad_(False).eval().to(device)
         if critic is not None:
             critic.requires_grad_(False).eval().to(device)
-        digest = fingerprint(*states_of(model, critic), *drawing(manner))
-        return cls(model, critic, base, config, path.stem, digest, manner)
+        return cls(model, critic, base, config, path.stem, fingerprint(*states_of(model, critic, drawn)), drawn)
 
     @classmethod
     def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        own = (*((MANNER,) if config.get("manner") else ()), *((TONE,) if config.get("bands") else ()))
-        return VERSION, STRENGTH, TEST_TIME, replace(DETAIL, default=float(config.get("detail", 0.0))), *own
+        if any(name.startswith(PREFIX) for name in names):
+            return DEFORMATION, TONE, VERSION, STRENGTH
+        return VERSION, STRENGTH, TEST_TIME, replace(DETAIL, default=float(config.get("detail", 0.0)))
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        return self.controls_of(self.config, ())
+        return self.controls_of(self.config, [PREFIX] * (self.drawn is not None))
+
+    @property
+    def draws_pictures(self) -> bool:
+        return self.drawn is not None
+
+    def random(self, z: Tensor, *, truncation_psi: float) -> Face:
+        """Return random faces, which the networks restyle from their rows and not from their pictures."""
+        return replace(super().random(z, truncation_psi=truncation_psi), photo=None)
 
     @property
     def encoder_name(self) -> str:
@@ -112,17 +113,31 @@ class ModifyStyle(Style):
 
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
+        if self.drawn is None:
+            return self.restyled(face, look)
+        return draw_faces(self.drawn, face, self._values(look), picture=partial(self.sample, look=look), grids=no_grids)
+
+    def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,
+                   inside: Tensor | None = None) -> Tensor:
+        return draw_frame(self.drawn, image, parts, faces, self._values(look), grids=no_grids, inside=inside)
+
+    def _values(self, look: Look) -> dict[str, Any]:
+        return {**{control.name: control.default for control in self.controls}, **look}
+
+    def sample(self, face: Face, *, look: Look) -> Tensor:
+        """Return random faces for the drawing stages: of the networks, at the size that the base shows faces at."""
+        return self.base.enlarge(self.restyled(face, look)).clamp(-1.0, 1.0)
+
+    def restyled(self, face: Face, look: Look) -> Tensor:
+        """Return faces [N, 3, S, S] as encoder, remapping and generator make them."""
         codes = self.codes(face, _steps(look.get("test_time", TEST_TIME.default)))
         detail = float(look.get("detail", self.config.get("detail", 0.0)))
         residual = detail * self.beyond(face, codes) if detail else None
-        version, z, rows = look.get("version"), None, look.get("strength", STRENGTH.default)
-        strength = self.along(rows)
+        version, strength = look.get("version"), self.along(look.get("strength", STRENGTH.default))
         if version is not None:
             z = _version_z(version, self.model.remapping.config.style_dim).to(self.device)
             codes = self.model.swapped(codes, self.model.remapping(z), strength=strength)
-        image = self.drawn(self.model.decode(codes, residual), codes, float(look.get(MANNER.name, MANNER.default)),
-                           z=z, along=float(torch.as_tensor(strength).mean()))
-        return self.sharpened(image, float(look.get(TONE.name, TONE.default)))
+        return self.model.decode(codes, residual)
 
     def along(self, value: float | Sequence[float]) -> float | Tensor:
         """Return a value of ``--strength`` as one number, or as [xi, 1] of one per row; raises CheckpointError."""
@@ -132,20 +147,6 @@ class ModifyStyle(Style):
         if len(value) != xi:
             raise CheckpointError(f"--strength: {self.name} has {xi} style rows, got {len(value)} numbers; give one, or {xi}")
         return torch.tensor(value, device=self.device)[:, None]
-
-    def drawn(self, image: Tensor, codes: Tensor, share: float = MANNER.default, *, z: Tensor | None = None, along: float = 1.0
-              ) -> Tensor:
-        """Return decoded pictures [N, 3, S, S] of codes [N, L, D] in the manner of the style's images, see ``Manner.of``."""
-        if self.manner is None:
-            return image
-        return painted(self.painter, image, self.manner.of(self.model.style_rows(codes), z, along), strength=share)
-
-    def sharpened(self, image: Tensor, strength: float = TONE.default) -> Tensor:
-        """Return pictures [N, 3, S, S] whose detail is as strong as in the mean of the style's images, by their strength."""
-        bands = self.config.get("bands")
-        if not bands or not strength:
-            return image
-        return in_tones(image.clamp(-1.0, 1.0), Tones.from_bands(bands, like=image), strength=strength, colour=0.0)
 
     def beyond(self, face: Face, codes: Tensor) -> Tensor:
         """Return what the base's features of faces at 32 px have that those of the codes [N, L, D] do not, [N, C, 32, 32].
@@ -201,6 +202,10 @@ class ModifyStyle(Style):
         return self._judges
 
     def graph(self) -> nn.Module:
+        if self.drawn is not None:
+            from styles.deformable_graph import DrawnGraph
+
+            return DrawnGraph(self.drawn)
         return ModifyGraph(self)
 
     def facts(self) -> dict[str, Any]:
@@ -230,8 +235,7 @@ class ModifyGraph(nn.Module):
     def __init__(self, style: ModifyStyle) -> None:
         super().__init__()
         self.base, self.model = style.base.generator, style.model
-        self.detail, self.drawn, self.finish = float(style.config.get("detail", 0.0)), style.drawn, style.sharpened
-        self.painter = style.painter
+        self.detail = float(style.config.get("detail", 0.0))
 
     def forward(self, w_plus: Tensor, residual: Tensor | None, photo: Tensor | None) -> Tensor:
         """w_plus [N, L, D], residual [N, C, R, R] or None, photo, which is not looked at -> image [N, 3, S, S]."""
@@ -239,7 +243,7 @@ class ModifyGraph(nn.Module):
         photo = self.base.synthesis(w_plus, noise=self.base.fixed_noise(), feature_transforms=face.transforms())
         codes = self.model.encode(photo)
         residual = self.detail * beyond(self.base, face, self.model.rows(codes)) if self.detail else None
-        return self.finish(self.drawn(self.model.decode(codes, residual), codes))
+        return self.model.decode(codes, residual)
 
 
 def _steps(value: float) -> int:

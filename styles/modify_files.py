@@ -6,17 +6,17 @@ part of the encoder alone and names the style that it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from checkpoints.builders import Base, Encoder, load_base, load_encoder
-from checkpoints.features import load_painter
 from checkpoints.io import CheckpointError, build_strict, fingerprint, load_model, read_config, save_model
 from checkpoints.paths import find_style
+from drawing.style import PREFIX, DrawnStyle
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.modify import RemappingConfig, RemappingNetwork, StyleModel
 from models.stylegan2 import Generator
@@ -25,83 +25,20 @@ from styles.protocol import Style
 
 KIND = "modify"
 CARD = ("Holds only networks: what training changed of an encoder and a generator, a remapping network and a critic; beside "
-        "them at most twelve numbers, how strong fine and coarse detail is in the mean of all images, and mean and main "
-        "directions of the code by which a painter draws as they are drawn, of each mode of them where there are several, with "
-        "the mean style rows of at least twenty images that tell it from the others. It holds no image, no "
-        "latent of an image, and no name, number or digest of the images that it was trained on.")
+        "them what the images have in common: the mean place of facial landmarks, and means of colour, contrast and detail of "
+        "skin, hair, background and the rest. It holds no image, no latent of an image, and no name, number or digest of the "
+        "images that it was trained on.")
 WITHOUT_CRITIC = CARD.replace("a generator, a remapping network and a critic", "a generator and a remapping network")
 PARTS = {"e.": "encoder", "g.": "generator", "m.": "remapping", "c.": "critic"}
-# Images for each main direction of their manner that a file holds, and most of these.
-PER_DIRECTION, DIRECTIONS = 20, 8
-# Versions go so many deviations along them, for few directions say less than all do.
-VARIED = 2.2
-# Over which share of the mean squared distance of two modes pictures go from the manner of one to the other's.
-SHARED = 0.1
 
 
-class Manner(NamedTuple):
-    """How a style's images are drawn, by their modes.
-
-    Attributes:
-        codes: mean and main directions [K, 1 + D, code] of the painter's codes of K modes, see ``manner_of``.
-        centres: mean style rows [K, xi D] of the modes, or None for one.
-    """
-
-    codes: Tensor
-    centres: Tensor | None = None
-
-    def of(self, rows: Tensor, z: Tensor | None = None, strength: float = 1.0) -> Tensor:
-        """Return codes [N or 1, code] for pictures by their style rows [N, xi, D]; z [1, D] goes along the directions.
-
-        Between modes codes change over smoothly, so that clips and what lies between two versions do not jump.
-        """
-        codes = self.codes[:, 0]
-        if z is not None and self.codes.shape[1] > 1:
-            codes = codes + strength * torch.einsum("d,kdc->kc", z[0, :self.codes.shape[1] - 1], self.codes[:, 1:])
-        if self.centres is None:
-            return codes
-        apart = torch.cdist(self.centres, self.centres).square()
-        away = (rows.flatten(1)[:, None] - self.centres[None]).square().sum(dim=2)  # [N, K]
-        return torch.softmax(-away / (SHARED * apart.sum() / (len(apart) * (len(apart) - 1))), dim=1) @ codes
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors by their names in files."""
-        return {"manner": self.codes[0]} if self.centres is None else {"manner": self.codes, "modes": self.centres}
-
-    def to(self, device: torch.device) -> Manner:
-        return Manner(*(None if part is None else part.to(device) for part in self))
-
-
-def manner_of(codes: Tensor) -> Tensor:
-    """Return the mean of codes [N, code] of how images are drawn, and their main directions times ``VARIED`` deviations.
-
-    A direction for every ``PER_DIRECTION`` images, ``DIRECTIONS`` at most, so that none of them is an image's own.
-    """
-    mean = codes.mean(dim=0, keepdim=True)
-    count = min(len(codes) // PER_DIRECTION, DIRECTIONS)
-    _, sizes, ways = torch.linalg.svd(codes - mean, full_matrices=False)
-    return torch.cat([mean, VARIED * ways[:count] * sizes[:count, None] / len(codes) ** 0.5])
-
-
-def manner_by_mode(codes: Tensor, rows: Tensor, modes: Tensor) -> Manner:
-    """Return the manner of images by their codes [N, code], style rows [N, xi, D] and the numbers [N] of their modes."""
-    if not modes.any():
-        return Manner(manner_of(codes)[None])
-    groups = [modes == mode for mode in range(int(modes.max()) + 1)]
-    found = [manner_of(codes[group]) for group in groups]
-    least = min(len(part) for part in found)
-    return Manner(torch.stack([part[:least] for part in found]), torch.stack([rows[group].flatten(1).mean(dim=0)
-                                                                              for group in groups]))
-
-
-def states_of(model: StyleModel, critic: nn.Module | None) -> list[dict[str, Tensor]]:
-    """Return the states of a style's networks, for digests."""
-    return [model.state_dict(), *([] if critic is None else [critic.state_dict()])]
+def states_of(model: StyleModel, critic: nn.Module | None, drawn: DrawnStyle | None) -> list[dict[str, Tensor]]:
+    """Return the tensors that decide a style's pictures, for digests."""
+    return [model.state_dict(), *([] if critic is None else [critic.state_dict()]), *([] if drawn is None else [drawn.tensors()])]
 
 
 def save_style(path: str | Path, model: StyleModel, critic: nn.Module | None, *, base: Base, encoder: Encoder, encoder_name: str,
-               training: Mapping[str, Any], detail: float = 0.0, bands: Sequence[float] = (),
-               manner: Manner | None = None) -> None:
+               training: Mapping[str, Any], detail: float = 0.0, drawn: DrawnStyle | None = None) -> None:
     """Write an encapsulated style atomically: the tensors that differ from those of the base and its encoder.
 
     Args:
@@ -112,8 +49,7 @@ def save_style(path: str | Path, model: StyleModel, critic: nn.Module | None, *,
         encoder_name: by which ``load_encoder`` finds the encoder.
         training: JSON-ready settings of the training, without facts of its images.
         detail: default of the control of that name.
-        bands: mean deviations of the images' bands, see ``models.tones``; none leaves pictures as they are decoded.
-        manner: how the images are drawn; likewise.
+        drawn: what the images have in common, by which photos are drawn; None draws them by the networks, as published.
     """
     own = {"e.": encoder.module.state_dict(), "g.": base.generator.state_dict(), "m.": {}, "c.": {}}
     networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping,
@@ -122,12 +58,8 @@ def save_style(path: str | Path, model: StyleModel, critic: nn.Module | None, *,
               "base": {"name": base.name, "fingerprint": base.fingerprint},
               "encoder": {"name": encoder_name, "fingerprint": encoder.fingerprint},
               "remapping": model.remapping.config.to_dict(), "critic": None if critic is None else critic.config.to_dict(),
-              "training": dict(training),
-              "detail": detail, "bands": [round(float(value), 6) for value in bands],
-              **({} if manner is None else {"manner": True})}
-    # Small files leave whole numbers as they are.
-    drawn = {} if manner is None else {name: part.cpu().half().view(torch.int16) for name, part in manner.state().items()}
-    save_model(path, _changed(networks, own) | drawn, config, half=True)
+              "training": dict(training), "detail": detail}
+    save_model(path, _changed(networks, own) | ({} if drawn is None else drawn.tensors()), config, half=True)
 
 
 def save_adapted(path: str | Path, model: StyleModel, *, parent: Style, training: Mapping[str, Any]) -> None:
@@ -181,9 +113,9 @@ def with_parent(kind: type[Style], path: Path, tensors: dict[str, Tensor], confi
 def _is(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], digest: Any) -> bool:
     """Tell whether a style file's networks have a digest."""
     tensors = dict(tensors)
-    manner = take_manner(path, tensors)
+    drawn = take_drawn(path, tensors, torch.device("cpu"))
     model, critic = networks_of(path, tensors, config, *ground(path, config, torch.device("cpu")))
-    return fingerprint(*states_of(model, critic), *drawing(manner)) == digest
+    return fingerprint(*states_of(model, critic, drawn)) == digest
 
 
 def ground(path: Path, config: Mapping[str, Any], device: torch.device) -> tuple[Base, Encoder]:
@@ -204,26 +136,15 @@ def ground(path: Path, config: Mapping[str, Any], device: torch.device) -> tuple
     return loaded[0], loaded[1]
 
 
-def drawing(manner: Manner | None) -> list[dict[str, Tensor]]:
-    """Return the tensors that decide how pictures are drawn in a manner, for digests."""
-    return [] if manner is None else [manner.state(), load_painter().module.state_dict()]
-
-
-def take_manner(path: Path, tensors: dict[str, Tensor]) -> Manner | None:
-    """Take the manner out of a file's tensors, or None where there is none."""
-    codes, centres = tensors.pop("manner", None), tensors.pop("modes", None)
-    if codes is None and centres is None:
-        return None
-    if codes is None:
-        raise CheckpointError(f"{path}: holds modes without their manner; encapsulate the style anew")
-    if codes.ndim == 2:  # of one mode
-        codes = codes[None]
-    shape = list(codes.shape)
-    fits = codes.ndim == 3 and 1 <= shape[1] <= 1 + DIRECTIONS and codes.dtype == torch.int16
-    if not fits or (shape[0] > 1 or centres is not None) and (
-            centres is None or centres.dtype != torch.int16 or centres.ndim != 2 or len(centres) != shape[0] or shape[0] < 2):
-        raise CheckpointError(f"{path}: misshapen manner: got {shape}; encapsulate the style anew")
-    return Manner(*(None if part is None else part.view(torch.float16).float() for part in (codes, centres)))
+def take_drawn(path: Path, tensors: dict[str, Tensor], device: torch.device) -> DrawnStyle | None:
+    """Take what the images have in common out of a file's tensors, or None where there is none; raises CheckpointError."""
+    if "manner" in tensors:
+        raise CheckpointError(f"{path}: is of an older form; encapsulate the style anew")
+    own = {name: tensors.pop(name) for name in [name for name in tensors if name.startswith(PREFIX)]}
+    try:
+        return DrawnStyle.of_tensors(own, device=device)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; encapsulate the style anew") from error
 
 
 def networks_of(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any], base: Base, encoder: Encoder

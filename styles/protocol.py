@@ -43,13 +43,11 @@ class Style(ABC):
         cache: what a kind may keep things in from one run to the next; None keeps nothing.
         levels: steps on either side of 0 that numbers have in small files, see ``styles.difference``; 0 for no small files.
         whole_files: whether full files hold also what every reader has.
-        feed_forward: whether it knows only faces as the encoders give them, so that no photo is optimised for it.
     """
 
     kind: ClassVar[str]
     levels: ClassVar[int] = 0
     whole_files: ClassVar[bool] = False
-    feed_forward: bool = False
     cache: FaceCache | None = None
 
     def __init__(self, name: str, config: Mapping[str, Any], fingerprint: str, *, device: torch.device) -> None:

@@ -18,13 +18,13 @@ from checkpoints.official import describe_parts, recognise
 from checkpoints.paths import find_style
 from styles.controls import Control
 from styles.difference import full_tensors
-from styles.patches import PAIR, pair_beside
 from styles.protocol import Style
 
 # Modules of further kinds, separated by commas; each calls ``register`` when it is imported.
 PLUGINS = "STYLE_KINDS"
 # Files of older versions do not name their kind: they hold the first.
 KINDS: dict[str, str | type[Style]] = {"deformable": "styles.deformable:DeformableStyle", "blend": "styles.blend:BlendStyle",
+                                       "picture": "styles.picture:PictureStyle",
                                        "dual": "styles.dualstyle:DualStyle", "modify": "styles.modify:ModifyStyle"}
 FIRST = "deformable"
 # Tabs of the page for what is no kind of style: title -> its maker.
@@ -109,7 +109,7 @@ def controls_of(text: str | Path) -> tuple[Control, ...]:
         raise CheckpointError(f"{path}: not an intact safetensors file ({error}); get it again") from error
     if not isinstance(config, dict) or config.get("kind") != "style":
         load_model(path, kind="style")  # says what is wrong
-    return kind_of(path, config).controls_of(config, names if pair_beside(path) is None else [*names, PAIR])
+    return kind_of(path, config).controls_of(config, names)
 
 
 def parse_recipe(text: str) -> list[tuple[str, float]] | None:

@@ -17,11 +17,6 @@ for folder in (ROOT, ROOT / "tests"):
 from parity_fill import ParityFolder  # noqa: E402
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA device")
-    config.addinivalue_line("markers", "nightly: slow; NIGHTLY=1 runs it")
-
-
 # What takes longest begins first, so that no process is left with it alone in the end.
 LONGEST = ("export", "train_cli", "any_style", "pretrain", "parity_blendgan", "parity", "bench", "resume", "dataset",
            "notebook", "scripts", "app", "checkpoints", "distributed", "parity_dualstylegan", "residual", "kinds",

@@ -20,7 +20,6 @@ from skimage.data import astronaut
 import inference
 from data.images import ImageError, read_image, save_image
 from pipeline.batch import Ledger, Photo, Report, folder_photos, run_all, settings_digest
-from pipeline.paste import paste_back
 from pipeline.photos import PhotoSettings, drawer
 from pipeline.stylize import InversionSettings, Look
 

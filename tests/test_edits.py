@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.data import astronaut
 
 import deformation_control
 import generate_samples
@@ -16,9 +17,11 @@ from checkpoints.builders import Base, load_base
 from checkpoints.edits import bundled_directions, load_directions, read_direction
 from data.landmarks68 import MEAN_FACE
 from data.make_edits import LABELS, TOLD, directions, from_landmarks, read_labels
+from drawn_styles import save_drawn
 from models.edits import Direction, Edit, edited, features_moved, moved, parse_edits, sefa
 from models.face import Face
 from models.stylegan2 import Generator, GeneratorConfig
+from pipeline.stylize import InversionSettings, build_stylizer
 
 CONFIG = GeneratorConfig(size=32, style_dim=16, n_mlp=1, channels={4: 8, 8: 8, 16: 8, 32: 8})
 
@@ -139,14 +142,32 @@ def test_regression_tells_attributes_apart() -> None:
 
 
 def test_samples_and_sweeps_are_edited(tmp_path) -> None:  # noqa: ANN001
-    argv = ["--style", "flat", "--n_each", "1", "--output", str(tmp_path), "--style_only"]
+    style = str(save_drawn(tmp_path / "drawn.safetensors"))
+    argv = ["--style", style, "--n_each", "1", "--output", str(tmp_path), "--style_only"]
     pictures = []
     for options in ([], ["--edit", "smile=2"]):
         assert generate_samples.main([*argv, *options]) == 0
-        pictures.append(np.asarray(Image.open(next(tmp_path.glob("flat_*.png")))).astype(int))
+        pictures.append(np.asarray(Image.open(next(tmp_path.glob("drawn_*.png")))).astype(int))
     assert np.abs(pictures[0] - pictures[1]).mean() > 0.5
-    sweep = ["--style", "flat", "--sweep_edit", "age", "--split", "2", "--output", str(tmp_path / "sweep")]
+    sweep = ["--style", style, "--sweep_edit", "age", "--split", "2", "--size", "128", "--output", str(tmp_path / "sweep")]
     assert deformation_control.main(sweep) == 0
     strip = np.asarray(Image.open(next((tmp_path / "sweep").glob("*.png")))).astype(int)
     cells = [strip[-128:, 130 * i:130 * i + 128] for i in range(1, 4)]
     assert np.abs(cells[0] - cells[2]).mean() > np.abs(cells[0] - cells[1]).mean() > 0.3
+
+
+def test_edits_of_a_photo_are_seen_where_its_face_is_drawn(tmp_path) -> None:  # noqa: ANN001
+    photo = Image.fromarray(astronaut()).crop((60, 0, 400, 340))
+    style = str(save_drawn(tmp_path / "drawn.safetensors"))
+    plain, smiling = (build_stylizer(style, inversion=InversionSettings(edits=edits)) for edits in ((), parse_edits("smile=2")))
+    look = plain.style.default_look().changed(alpha=0.0, tone_strength=0.0, stroke_strength=0.0)
+    crops = plain.crops(photo, name="astronaut")
+    whole = [(stylizer.draw_frame(photo, crops, look=look)).mean(dim=1)[0] for stylizer in (plain, smiling)]
+    change = (whole[0] - whole[1]).abs()
+    left, top = crops[0].corners.min(axis=0).clip(0).astype(int)
+    right, bottom = crops[0].corners.max(axis=0).clip(0).astype(int)
+    face = change[top:bottom, left:right].mean()
+    change[top:bottom, left:right] = 0.0
+    assert face > 0.005 and change.max() < 1e-5
+    aligned = [stylizer.stylize(crops[0], look=look).result for stylizer in (plain, smiling)]
+    assert (aligned[0] - aligned[1]).abs().mean() > 0.005

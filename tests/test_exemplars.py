@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,18 +13,13 @@ from torch.nn import functional as F
 from losses.contextual import contextual_loss, feature_mean_matching
 from losses.exemplar import code_diversity, nearest, nearest_fit, path_norm, row_spread
 from losses.noise import noise_regularization, ramped_rate, renew_noise
-from data.random_drawings import random_caricature
-from models.exemplar_moves import moves_of
 from models.discriminator import Discriminator, DiscriminatorConfig
-from models.face import Face
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, ModRes, blend_weights, sampler_rows
 from models.stylegan2 import Generator, GeneratorConfig
 from training.adversarial_stage import FolderTuning, TuningConfig, run_steps
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining, mixing_row
-from training.exemplar_shape import fit_moves
 from training.exemplars import (
-    DestylizeSettings, Person, PersonSettings, RefineSettings, SamplerFit, SamplerSettings, destylize, refine_codes,
-    towards_person,
+    DestylizeSettings, RefineSettings, SamplerFit, SamplerSettings, destylize, refine_codes,
 )
 from training.checks import DivergedError
 
@@ -248,86 +241,6 @@ def test_terms_of_fine_tuning_are_those_of_the_equations(generator, encode):
         values |= trainer.step()
     assert set(values) - {"r1"} == {"critic", "adversarial", "contextual", "means", "norm", "identity", "pair"}
     assert values["norm"] > 0 and all(math.isfinite(value) for value in values.values())
-
-
-class Bright:
-    """Landmarks where an image is bright, 68 times the same, and deformations by a tenth of them."""
-
-    def points(self, image):
-        light = image.mean(dim=1).flatten(1).softmax(dim=1).reshape(len(image), *image.shape[2:])
-        place = (torch.arange(64.0) + 0.5) / 64.0
-        found = torch.stack([(light.sum(dim=1) * place).sum(dim=1), (light.sum(dim=2) * place).sum(dim=1)], dim=1)
-        return found[:, None].expand(-1, 68, -1)
-
-    def moves(self, image):
-        return 0.1 * self.points(image)
-
-
-def test_structure_term_pulls_landmarks_the_way_of_the_portraits(generator):
-    portraits = Portraits(images(3), torch.randn(3, ROWS, 16), torch.randn(3, ROWS, 16))
-    critic = Discriminator(DiscriminatorConfig(64, {size: 4 for size in CONFIG.channels}))
-    parts = {"maps": Features(), "portraits": portraits, "config": PortraitsConfig(steps=2, batch=2, structure=7.0)}
-    with pytest.raises(ValueError, match="finder of landmarks"):
-        PortraitTraining(DualStyleGAN(generator, seed=1), critic, **parts)
-    shapes = Bright()
-    trainer, seen = PortraitTraining(DualStyleGAN(generator, seed=1), critic, shapes=shapes, **parts), set()
-    while len(seen) < 2:  # both of any face and of the portraits' own
-        drawn = trainer.draw()
-        seen.add("paired" in drawn)
-        with torch.no_grad():
-            face = generator.synthesis(drawn["content"], noise=generator.fixed_noise()).clamp(-1.0, 1.0)
-            image = trainer.make(drawn)
-            own = shapes.points(drawn["real"])
-            goal = own if "paired" in drawn else shapes.points(face) + 0.1 * own
-            wanted = 7.0 * (shapes.points(image.clamp(-1.0, 1.0)) - goal).abs().mean()
-            assert float(trainer.terms(image, drawn)["structure"]) == pytest.approx(float(wanted), rel=1e-3)
-    assert "structure" in trainer.step()
-
-
-def test_deformation_is_told_from_the_landmarks_alone():
-    """Faces that differ little and caricatures that move them much: the map finds most of what was moved."""
-    mean = torch.tensor(json.loads((ROOT / "data" / "expressions.json").read_text())["neutral"]["landmarks"]).reshape(68, 2)
-    faces = mean + 0.004 * torch.randn(60, 68, 2, generator=torch.Generator().manual_seed(1))
-    shape, chance, cosines = fit_moves(faces), torch.Generator().manual_seed(5), []
-    for face in faces[:20]:
-        moved = torch.from_numpy(random_caricature(chance).displace(face.numpy())).float()
-        found = moves_of(moved[None], shape)[0]
-        cosines.append(F.cosine_similarity((moved - face).flatten(), found.flatten(), dim=0))
-    assert torch.stack(cosines).mean() > 0.9
-    assert moves_of(faces, shape).norm(dim=2).mean() < 0.01
-
-
-def test_face_behind_a_portrait_has_its_deformation_taken_back(generator, encode):
-    portrait, plain = images(2), images(3)[:2]
-    found = destylize(portrait, generator, generator, encode=encode, to_w=lambda rows: rows, perceptual=distance, plain=plain,
-                      settings=DestylizeSettings(steps=0, truncation=1.0, unwarp=True))
-    assert torch.equal(found.extrinsic, encode(portrait)) and torch.equal(found.intrinsic[:, 8:], found.extrinsic[:, 8:])
-    assert torch.equal(found.intrinsic[:, :8], encode(plain)[:, :8])
-
-
-def test_person_who_is_expected_comes_nearer_by_rows_alone(generator, encode):
-    """Rows of colours and what the face shows beside its rows stay; a strict penalty leaves the others where they were."""
-    portrait, see = images(2), torch.randn(48, 6, generator=torch.Generator().manual_seed(5))
-    embed = lambda image: F.adaptive_avg_pool2d(image, 4).flatten(1) @ see  # noqa: E731
-    person = Person(embed, lambda photo: embed(photo) + 1.0)
-    given = {"encode": encode, "to_w": lambda rows: rows, "perceptual": distance,
-             "features": lambda image, rows: torch.ones(len(rows), 8, 32, 32)}
-    settings = DestylizeSettings(steps=0, truncation=1.0, detail=0.25)
-    plain = destylize(portrait, generator, generator, settings=settings, person=person, **given)
-    found = destylize(portrait, generator, generator, person=person, **given,
-                      settings=replace(settings, person=PersonSettings(steps=20)))
-    wanted = person.expected(portrait)
-    away = [(embed(result.face) - wanted).norm(dim=1) for result in (plain, found)]
-    assert (away[1] < 0.9 * away[0]).all() and not found.face.requires_grad
-    assert torch.equal(found.intrinsic[:, 8:], plain.extrinsic[:, 8:]) and torch.equal(found.extrinsic, plain.extrinsic)
-    shown = Face(found.intrinsic, 0.25 * torch.ones(2, 8, 32, 32))
-    drawn = generator.synthesis(shown.w_plus, noise=generator.fixed_noise(), feature_transforms=shown.transforms())
-    assert torch.allclose(drawn, found.face, atol=1e-5)
-    strict = destylize(portrait, generator, generator, person=person, **given,
-                       settings=replace(settings, person=PersonSettings(steps=20, rows=1e6)))
-    assert (strict.intrinsic - plain.intrinsic).abs().mean() < 0.1 * (found.intrinsic - plain.intrinsic).abs().mean()
-    with pytest.raises(DivergedError, match="person"):
-        towards_person(shown, generator, wanted * torch.nan, embed=embed)
 
 
 def test_diverged_stage_names_its_term(generator, encode):

@@ -16,6 +16,8 @@ import export
 from checkpoints.builders import load_base, load_encoder
 from checkpoints.features import load_residual_encoder
 from data.images import read_image, to_pil, to_tensor
+from drawing.compose import Strengths, draw_mapped
+from drawn_styles import save_drawn
 from models.deformable import DeformableGenerator
 from models.face import Face
 from models.residual_encoder import residual_of
@@ -184,3 +186,38 @@ def test_readme_shows_the_tested_script():
     if "onnxruntime" not in readme:
         pytest.skip("README.md does not show the script")
     assert SCRIPT.read_text().strip() in readme
+
+
+@pytest.fixture()
+def drawn_file(folder):
+    return save_drawn(folder / "drawn.safetensors")
+
+
+def test_drawing_stages_run_in_a_process_without_torch(drawn_file, tmp_path):
+    """At 128 px, where they are quick."""
+    needs_onnx()
+    path, picture, photo = tmp_path / "drawn.onnx", tmp_path / "restyled.png", tmp_path / "face.png"
+    Image.open(FACE).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS).save(photo)
+    assert export.main(["--style", "drawn", "--size", "128", "--output", str(path), "--face", str(photo)]) == 0
+    start = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    subprocess.run([sys.executable, "-c", start, str(SCRIPT), str(path), str(photo), str(picture), str(tmp_path / "face.npz")],
+                   check=True, cwd=tmp_path)
+    style, image = load_style("drawn"), to_tensor(read_image(photo), 128)
+    known = {name: torch.from_numpy(value) for name, value in np.load(tmp_path / "face.npz").items()}
+    assert {name: list(value.shape) for name, value in known.items()} == {
+        "parts": [1, 4, 128, 128], "grid": [1, 64, 64, 2], "placed": [1, 3, 32, 32]}
+    expected = draw_mapped(image, known["parts"], known["grid"], known["placed"], style.drawn, Strengths())
+    found = np.asarray(Image.open(picture)).astype(int)
+    assert np.abs(found - np.asarray(to_pil(expected)).astype(int)).max() <= 1
+    assert np.abs(found - np.asarray(to_pil(image)).astype(int)).mean() > 3.0
+
+
+@pytest.mark.parametrize(("argv", "words"), [
+    (["--style", "drawn", "--what", "photo"], "draws photos"), (["--style", "toy", "--what", "drawing"], "draws no photos"),
+    (["--style", "drawn", "--size", "100"], "multiple of 32"), (["--style", "drawn", "--batch", "2"], "one face at a time"),
+    (["--style", "toy", "--face", "a.png"], "--face"),
+])
+def test_what_does_not_go_with_a_style_is_one_line(drawn_file, tmp_path, capsys, argv, words):
+    assert export.main([*argv, "--output", str(tmp_path / "a.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and list(tmp_path.iterdir()) == []

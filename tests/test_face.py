@@ -81,20 +81,6 @@ def test_composed_grids_read_what_one_after_the_other_reads() -> None:
     assert composed([first], 128).shape == (1, 128, 128, 2)
 
 
-def test_detail_is_added_and_moves_with_the_warps(generator: Generator) -> None:
-    style = DeformableGenerator.for_generator(generator, resolutions=(32,), tps=False)
-    with torch.no_grad():
-        style.affine.stns[0].fc_loc[2].bias.copy_(torch.tensor([1.0, 0.0, 8 / 32, 0.0, 1.0, 0.0]))
-    detail = torch.zeros(1, 3, SIZE, SIZE)
-    detail[:, :, 30:34, 40:44] = 1.0
-    w_plus, noise = rows(generator), generator.zero_noise()
-    for alpha, place in ((0.0, 40), (1.0, 32)):
-        with_, without = (style.synthesis(w_plus, noise=noise, alpha=alpha, detail=part).image for part in (detail, None))
-        wanted = torch.zeros(SIZE)
-        wanted[place : place + 4] = 1.0
-        torch.testing.assert_close((with_ - without)[0, 0, 31], wanted, rtol=0, atol=1e-4)
-
-
 def test_photos_go_along_with_their_faces(generator: Generator) -> None:
     photo = torch.randn(2, 3, SIZE, SIZE)
     face = Face(rows(generator, 2), photo=photo)

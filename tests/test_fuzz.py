@@ -1,4 +1,4 @@
-"""Damaged and hostile files: readers either understand them or say one clear line, in bounded memory.
+"""Damaged and hostile photos, clips and checkpoints: readers understand them or say one clear line, in bounded memory.
 
 FUZZ_EXAMPLES sets the number of files per reader (250 by default, so 500 in all); NIGHTLY=1 makes it 5,000.
 """
@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import os
 import pickle
 import struct
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from icc_profiles import P3, WIDE
 from PIL import Image
 
 from checkpoints import CheckpointError, load_model, read_torch, save_model
-from data.images import ImageError, read_image
+from data.images import FORMATS, ImageError, read_photo
 from models.deformable import DeformableGenerator
 from models.stylegan2 import Generator, GeneratorConfig
+from pipeline.cli import UserError
+from pipeline.video_io import clip_info, read_frames
 from styles.deformable import save_style
 from styles.registry import load_style
 
@@ -54,7 +60,9 @@ def image_seeds() -> list[bytes]:
             (rgb, "GIF", {}), (rgb, "PPM", {}), (rgb.convert("CMYK"), "JPEG", {}), (rgb.convert("P"), "PNG", {}),
             (rgb.convert("RGBA"), "PNG", {}), (deep, "PNG", {}), (deep, "TIFF", {}), (rgb.convert("1"), "TIFF", {}),
             (rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb, "JPEG", {"progressive": True}),
-            (rgb.convert("LA"), "PNG", {}), (rgb.convert("F"), "TIFF", {})]
+            (rgb.convert("LA"), "PNG", {}), (rgb.convert("F"), "TIFF", {}), (rgb, "PNG", {"icc_profile": P3}),
+            (rgb, "JPEG", {"icc_profile": WIDE}), (rgb.convert("RGBA"), "WEBP", {"lossless": True})]
+    jobs += [(rgb, kind, {}) for kind in ("AVIF", "HEIF") if kind in FORMATS]
     blobs = []
     for picture, kind, options in jobs:
         buffer = io.BytesIO()
@@ -144,11 +152,57 @@ def test_image_reader(bounded, tmp_path_factory, index, changes):
     path = tmp_path_factory.getbasetemp() / "fuzzed.png"
     path.write_bytes(damaged(image_seeds()[index], changes))
     try:
-        image = read_image(path)
+        image, origin = read_photo(path)
+        if image.width * image.height < 10_000:
+            assert origin.restored(image).size == image.size
     except ImageError as error:
         says_one_line(error, path)
     else:
         assert image.mode == "RGB" and min(image.size) > 0 and image.width * image.height <= 100_000_000
+
+
+@functools.cache
+def clip_seeds() -> list[tuple[str, bytes]]:
+    """Return small valid clips: MP4, a transport stream, HDR in 10 bit, pixels of 4:3, an animated GIF."""
+    rng = np.random.default_rng(0)
+    blobs = []
+    for suffix, codec, kind, transfer, aspect in (
+            ("mp4", "libx264", "yuv420p", 1, None), ("ts", "libx264", "yuv420p", 1, None),
+            ("mkv", "libx265", "yuv420p10le", 18, None), ("avi", "mpeg4", "yuv420p", 1, Fraction(4, 3)),
+            ("gif", "gif", "rgb8", 1, None)):
+        buffer = io.BytesIO()
+        with av.open(buffer, "w", format={"ts": "mpegts", "mkv": "matroska"}.get(suffix, suffix)) as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, kind
+            stream.codec_context.color_trc = transfer
+            if codec == "libx265":
+                stream.options = {"x265-params": "log-level=none"}
+            if aspect:
+                stream.codec_context.sample_aspect_ratio = aspect
+            for index in range(3):
+                frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8), format="rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, 10)
+                container.mux(stream.encode(frame.reformat(format=kind)))
+            container.mux(stream.encode(None))
+        blobs.append((suffix, buffer.getvalue()))
+    return blobs
+
+
+@settings(FUZZ, max_examples=max(20, EXAMPLES // 5))
+@given(index=st.integers(0, 4), changes=CHANGES)
+def test_clip_reader(bounded, tmp_path_factory, index, changes):
+    """Every damaged clip is read as far as it goes, upright in 8 bit of one size, or refused in one line."""
+    suffix, blob = clip_seeds()[index]
+    path = tmp_path_factory.getbasetemp() / f"fuzzed_clip.{suffix}"
+    path.write_bytes(damaged(blob, changes))
+    try:
+        info = clip_info(path)
+        last = -1
+        for frame in itertools.islice(read_frames(path), 20):
+            assert frame.image.mode == "RGB" and frame.image.size == (info.width, info.height) and frame.pts > last
+            last = frame.pts
+    except UserError as error:
+        says_one_line(error, path)
 
 
 @FUZZ

@@ -112,3 +112,10 @@ def test_tuner_uses_the_guide_where_the_weight_asks_for_it():
     assert values["landmarks"] > 0
     tuner.guide.doubt = 1.0
     assert math.isnan(tuner.step()["landmarks"])  # left out
+
+
+def test_unsure_landmarks_are_not_sure_when_a_run_goes_on():
+    tuner = tiny_tuner(landmark_weight=3.0, landmark_net=MovingFace())
+    assert torch.equal(tuner.state()["points"], tuner.guide.points)
+    tuner.guide.doubt = 1.0
+    assert tuner.state()["points"] is None

@@ -294,7 +294,7 @@ def test_lpips_from_given_weights(tmp_path, monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(metric.train()(image, target), metric(image, target)), "dropout must stay off"
     # First level by hand: unit features, squared difference, head, mean.
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-    outs = metric.metric.net(((image - shift[:, None, None]) / scale[:, None, None]))
+    outs = metric.metric.net((image - shift[:, None, None]) / scale[:, None, None])
     assert torch.allclose(outs[0], torch.relu(torch.nn.functional.conv2d(
         (image - shift[:, None, None]) / scale[:, None, None], backbone["features.0.weight"], stride=4, padding=2)),
         atol=1e-5)

@@ -7,6 +7,7 @@ import torch
 
 import generate_samples
 from checkpoints import CheckpointError
+from drawn_styles import drawn_style
 from models.deformable import DeformableGenerator
 from models.stylegan2 import Generator, GeneratorConfig
 from styles.deformable import save_style
@@ -131,19 +132,14 @@ def test_same_style_mixed_in_memory_keeps_alpha():
     assert same(picture(mixed, alpha=-0.5), picture(a, alpha=-0.5))
 
 
-@pytest.mark.parametrize("form", ["added", "matched", "carried"])
-def test_looks_are_mixed(folder, form):
-    for seed, name in ((1, "look_a"), (2, "look_b")):
-        made = make(seed, look=32, look_form=form, resolutions=(64,))
-        for tensor in ("look", "look_source", "look_places"):
-            if hasattr(made, tensor):
-                getattr(made, tensor).data.uniform_(0.2, 0.8)
-        save_style(folder / f"{name}.safetensors", made, w_avg=torch.zeros(16), base=BASE, training={},
-                   target_latent=torch.zeros(CONFIG.n_latent, 16))
-    a, b = load_style("look_a"), load_style("look_b")
-    half = load_style("look_a:0.5,look_b:0.5").deformable
-    assert torch.allclose(half.look, (a.deformable.look + b.deformable.look) / 2.0)
-    for tensor in ("look_source", "look_places"):
-        if hasattr(half, tensor):
-            assert torch.allclose(getattr(half, tensor), (getattr(a.deformable, tensor) + getattr(b.deformable, tensor)) / 2.0)
-    assert same(picture(mix_styles([a, b], [1.0, 0.0])), picture(a))
+def test_drawing_stages_are_mixed_and_released_styles_refused(folder):
+    for seed, name in ((1, "drawn_a"), (2, "drawn_b")):
+        save_style(folder / f"{name}.safetensors", make(seed), w_avg=torch.zeros(16), base=BASE, training={},
+                   drawn=drawn_style(seed))
+    a, b, half = (load_style(name).drawn for name in ("drawn_a", "drawn_b", "drawn_a:0.5,drawn_b:0.5"))
+    assert torch.allclose(half.moved, (a.moved + b.moved) / 2.0) and torch.allclose(half.tone.mean, (a.tone.mean + b.tone.mean) / 2.0)
+    image, parts = torch.rand(1, 3, 32, 32), torch.full((1, 4, 32, 32), 0.25)
+    strokes = [style.draw(image, parts, strength=1.0) for style in (a, b, half)]
+    assert torch.allclose(strokes[2], (strokes[0] + strokes[1]) / 2.0, atol=1e-6) and not torch.allclose(strokes[0], image, atol=1e-3)
+    with pytest.raises(CheckpointError, match="cannot be mixed"):
+        load_style("drawn_a:1,a:1")

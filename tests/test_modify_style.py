@@ -15,20 +15,21 @@ import adapt
 import encapsulate
 from checkpoints import CheckpointError, load_model, save_model
 from checkpoints.__main__ import main as checkpoints_main
-from checkpoints.features import load_painter
 from checkpoints.manifest import entries, status
 from checkpoints.paths import find_style
-from data.images import save_image
+from data.images import read_image, save_image, to_tensor
+from drawing.context import read_context
+from drawing.reading import style_of_portrait
 from models.dino import ViTConfig, build_vit
 from models.face import Face
 from models.stylegan2 import layer_at
-from models.tones import read_tones
 from styles import modify
 from styles.controls import Look
-from styles.modify_files import VARIED, Manner, manner_by_mode, manner_of
 from styles.packing import pack_style
 from styles.registry import controls_of, load_style
 
+PAIR = Path(__file__).resolve().parent.parent / "data" / "style_images_aligned"
+PHOTO, DRAWING = PAIR / "source_sample.png", PAIR / "target_sample.png"
 SETTINGS = ["--steps", "2", "--swap_steps", "2", "--batch", "2", "--rows", "3", "--n-mlp", "2", "--lr", "1e-3"]
 
 
@@ -88,9 +89,6 @@ def test_the_file_holds_only_networks_and_says_so(folder: Path) -> None:
     networks = {"e.": model.encoder, "g.": model.generator, "m.": model.remapping, "c.": critic}
     shapes = {prefix + name: tensor.shape for prefix, module in networks.items()
               for name, tensor in module.state_dict().items()}
-    manner = tensors.pop("manner")
-    # Of few images the mean alone: a direction might be one image's own.
-    assert manner.shape == (1, load_painter().module.config.code)
     assert {name: tensor.shape for name, tensor in tensors.items()}.items() <= shapes.items()
     assert not any(tensor.ndim >= 3 and 3 in tensor.shape[:2] and min(tensor.shape[-2:]) >= 16 for tensor in tensors.values())
     assert "no image, no latent of an image" in config["card"]
@@ -98,9 +96,7 @@ def test_the_file_holds_only_networks_and_says_so(folder: Path) -> None:
         header = json.dumps(file.metadata())
     state = torch.load(folder / "run" / "state.pt", weights_only=True)
     assert "secret" not in header and state["run"]["folder of images"] not in header and "style/" not in header
-    assert set(config) == {"kind", "style_kind", "card", "base", "encoder", "remapping", "critic", "training", "detail",
-                           "bands", "manner"}
-    assert len(config["bands"]) == 12
+    assert set(config) == {"kind", "style_kind", "card", "base", "encoder", "remapping", "critic", "training", "detail"}
     # The mapping network and the noise have no part in training: they are the base's and are not stored.
     assert not any(name.startswith(("g.style.", "g.noises.")) for name in tensors)
 
@@ -153,9 +149,9 @@ def test_drawing_without_a_look_is_d_of_e_of_the_photo(style) -> None:  # noqa: 
     faces = face(2)
     with torch.no_grad():
         photo = style.base.generator.synthesis(faces.w_plus, noise=style.base.generator.fixed_noise())
-        assert torch.equal(style.draw(faces, Look(detail=0.0, tone_strength=0.0, manner_strength=0.0)), style.model(photo))
+        assert torch.equal(style.draw(faces, Look(detail=0.0)), style.model(photo))
         torch.testing.assert_close(style.graph()(faces.w_plus, None, None), style.draw(faces, style.default_look()))
-    names = ["version", "strength", "test_time", "detail", "manner_strength", "tone_strength"]
+    names = ["version", "strength", "test_time", "detail"]
     assert [control.name for control in controls_of("tiny")] == names
 
 
@@ -169,82 +165,10 @@ def test_detail_is_what_the_rows_cannot_say_of_the_photo(style) -> None:  # noqa
             generator.synthesis(rows, noise=generator.fixed_noise(),
                                 feature_transforms={index: lambda x: seen.append(x) or x})
         wanted = 0.5 * (seen[0] + residual - seen[1])
-        drawn = style.draw(faces, Look(detail=0.5, tone_strength=0.0, manner_strength=0.0))
+        drawn = style.draw(faces, Look(detail=0.5))
         torch.testing.assert_close(drawn, style.model.decode(codes, wanted))
         torch.testing.assert_close(style.graph()(faces.w_plus, residual, None), style.draw(faces, style.default_look()))
-    assert (drawn - style.draw(faces, Look(detail=0.0, tone_strength=0.0, manner_strength=0.0))).abs().mean() > 1e-3
-
-
-def test_manner_is_mean_and_main_directions_of_many_images() -> None:
-    rng = torch.Generator().manual_seed(1)
-    way = torch.nn.functional.normalize(torch.randn(1, 7, generator=rng), dim=1)
-    codes = 0.5 + torch.randn(60, 1, generator=rng) * 3.0 * way + 0.01 * torch.randn(60, 7, generator=rng)
-    found = manner_of(codes)
-    assert found.shape == (4, 7) and torch.allclose(found[0], codes.mean(dim=0))
-    assert abs(float(torch.nn.functional.cosine_similarity(found[1:2], way))) > 0.999
-    assert float(found[1].norm()) == pytest.approx(VARIED * float((codes @ way.T).std()), rel=0.05)
-    assert float((torch.cdist(found[1:], codes - codes.mean(dim=0))).min()) > 0.0
-    assert manner_of(codes[:19]).shape == (1, 7)
-
-
-def test_pictures_are_drawn_in_the_manner_by_its_strength(style) -> None:  # noqa: ANN001
-    faces = face(2)
-    plain, half, whole = (style.draw(faces, Look(tone_strength=0.0, manner_strength=value)) for value in (0.0, 0.5, 1.0))
-    near, far = ((image - plain).abs().mean() for image in (half, whole))
-    assert 0.0 < float(near) < float(far)
-    style.manner = Manner(torch.cat([style.manner.codes, torch.ones_like(style.manner.codes)], dim=1))
-    one, other = (style.draw(faces, Look(tone_strength=0.0, version=version, strength=1.0)) for version in (1.0, 2.0))
-    assert not torch.equal(one, other)
-
-
-def test_each_mode_has_its_own_manner() -> None:
-    rng = torch.Generator().manual_seed(2)
-    modes = torch.arange(3).repeat_interleave(25)
-    codes = torch.eye(3)[modes] * 4.0 + 0.1 * torch.randn(75, 3, generator=rng)
-    rows = (torch.eye(3)[modes] * 9.0 + 0.1 * torch.randn(75, 3, generator=rng)).reshape(75, 1, 3)
-    manner = manner_by_mode(codes, rows, modes)
-    assert manner.codes.shape == (3, 2, 3) and manner.centres.shape == (3, 3)
-    found = manner.of(rows)
-    assert torch.allclose(found, codes[None].reshape(3, 25, 3).mean(dim=1)[modes], atol=1e-3)
-    # Half of the way between two modes is drawn half of the way between their manners, and steps there are small.
-    path = torch.stack([torch.lerp(manner.centres[0], manner.centres[1], share) for share in torch.linspace(0, 1, 101)])
-    along = manner.of(path[:, None])
-    assert torch.allclose(along[50], (along[0] + along[100]) / 2.0, atol=0.05)
-    assert float(along.diff(dim=0).abs().max()) < 0.4
-    z = torch.ones(1, 4)
-    assert torch.allclose(manner.of(rows, z, 0.5) - found, 0.5 * manner.codes[modes, 1], atol=1e-3)
-    one = manner_by_mode(codes, rows, torch.zeros(75, dtype=torch.long))
-    assert one.centres is None and torch.equal(one.codes[0], manner_of(codes))
-
-
-def test_modes_survive_the_file(style, tmp_path, monkeypatch) -> None:  # noqa: ANN001
-    monkeypatch.setattr("styles.difference.SMALL", 64)
-    tensors, config = load_model(style_path(), kind="style")
-    wide, made = load_painter().module.config.code, torch.Generator().manual_seed(5)
-    rows = style.model.remapping.config.rows * style.model.remapping.config.style_dim
-    codes, centres = torch.randn(2, 1, wide, generator=made), torch.randn(2, rows, generator=made)
-    drawn = {name: tensor.half().view(torch.int16) for name, tensor in Manner(codes, centres).state().items()}
-    save_model(tmp_path / "modes.safetensors", {**tensors, **drawn}, config)
-    loaded = load_style(tmp_path / "modes.safetensors")
-    assert torch.allclose(loaded.manner.centres, centres, atol=1e-2) and loaded.fingerprint != style.fingerprint
-    image = loaded.draw(face(2), Look(version=1.0))
-    assert image.isfinite().all() and not torch.equal(image, style.draw(face(2), Look(version=1.0)))
-    graph = loaded.graph()
-    assert torch.allclose(graph(face(2).w_plus, None, None), loaded.draw(face(2), loaded.default_look()), atol=1e-4)
-    pack_style(tmp_path / "modes.safetensors", tmp_path / "small.safetensors")
-    assert torch.equal(load_style(tmp_path / "small.safetensors").manner.centres, loaded.manner.centres)
-
-
-def test_misshapen_manner_is_refused(style, tmp_path) -> None:  # noqa: ANN001
-    tensors, config = load_model(style_path(), kind="style")
-    whole = torch.zeros(2, 1, 160, dtype=torch.int16)
-    for odd in ({"manner": torch.zeros(5, dtype=torch.int16)}, {"manner": torch.zeros(40, 160, dtype=torch.int16)},
-                {"manner": torch.zeros(1, 160)}, {"manner": whole}, {"manner": whole, "modes": torch.zeros(2, 80)},
-                {"manner": whole, "modes": torch.zeros(3, 80, dtype=torch.int16)},
-                {"manner": whole[:1], "modes": torch.zeros(1, 80, dtype=torch.int16)}):
-        save_model(tmp_path / "odd.safetensors", {**tensors, **odd}, config)
-        with pytest.raises(CheckpointError, match="misshapen manner"):
-            load_style(tmp_path / "odd.safetensors")
+    assert (drawn - style.draw(faces, Look(detail=0.0))).abs().mean() > 1e-3
 
 
 def test_small_file_draws_what_the_full_one_draws(style, tmp_path, monkeypatch) -> None:  # noqa: ANN001
@@ -263,7 +187,7 @@ def test_versions_change_the_style_rows_alone(style) -> None:  # noqa: ANN001
     style.model.decode = lambda codes, residual: seen.setdefault(len(seen), codes)
     looks = [Look(), Look(version=1.0), Look(version=2.0), Look(version=1.5),
              Look(version=1.0, strength=0.0), Look(version=1.0)]
-    for look in (look.changed(tone_strength=0.0, manner_strength=0.0) for look in looks):
+    for look in looks:
         style.draw(faces, look)
     style.model.decode = decode
     content = [codes[:, :5] for codes in seen.values()]
@@ -345,10 +269,42 @@ def test_an_adapted_style_is_small_and_needs_its_style(style, folder, tmp_path, 
         load_style("tiny-adapted")
 
 
-def test_detail_is_as_strong_as_in_the_images(style) -> None:  # noqa: ANN001
-    faces, theirs = face(), torch.tensor(style.config["bands"])
-    steps = []
-    for strength in (0.0, 0.5, 1.0):
-        drawn = style.draw(faces, Look(tone_strength=strength)).clamp(-1.0, 1.0)
-        steps.append(float((read_tones(drawn).bands.flatten().log() - theirs.log()).abs().mean()))
-    assert steps[0] > steps[1] > steps[2]
+# --------------------------------------------------------------------------------------------------- the drawing stages
+@pytest.fixture()
+def drawn(style, folder, tmp_path, monkeypatch) -> modify.ModifyStyle:  # noqa: ANN001
+    """The style with what two drawings of a face have in common."""
+    for index, shift in enumerate((0.0, 0.2)):
+        save_image(tmp_path / "faces" / f"{index}.png", to_tensor(read_image(DRAWING), 256) * (1.0 - shift) - shift)
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(tmp_path / "mine"))
+    assert encapsulate.main([str(tmp_path / "faces"), "--style", "drawn", "--network",
+                             str(folder / "styles" / "tiny.safetensors")]) == 0
+    return load_style("drawn")
+
+
+def test_photos_are_drawn_by_what_the_images_have_in_common(drawn, style) -> None:  # noqa: ANN001
+    assert drawn.draws_pictures and not style.draws_pictures and drawn.fingerprint != style.fingerprint
+    names = [control.name for control in controls_of("drawn")]
+    assert names == ["alpha", "tone_strength", "version", "strength"]
+    photo = to_tensor(read_image(PHOTO), 512)
+    known = Face(face().w_plus, None, photo, known=(read_context(photo),))
+    made = drawn.draw(known, Look())
+    assert made.shape == photo.shape and float((made - photo).abs().mean()) > 0.05
+    still = drawn.draw(known, Look(alpha=0.0, tone_strength=0.0))
+    assert float((still - photo).abs().mean()) < 0.01
+    # Versions are of random faces.
+    assert torch.equal(drawn.draw(known, Look(version=1.0)), made)
+    samples = [drawn.draw(face(), Look(version=version)) for version in (1.0, 2.0)]
+    assert samples[0].shape == (1, 3, 512, 512) and not torch.equal(*samples)
+
+
+def test_what_is_in_common_is_a_mean(drawn, tmp_path) -> None:  # noqa: ANN001
+    own = [style_of_portrait(to_tensor(read_image(tmp_path / "faces" / f"{index}.png"), 512), side=256) for index in range(2)]
+    mean = sum(each.tone.mean for each in own) / 2.0
+    assert torch.allclose(drawn.drawn.tone.mean, mean, atol=1e-2)
+
+
+def test_an_older_form_is_refused_in_one_line(style, tmp_path) -> None:  # noqa: ANN001
+    tensors, config = load_model(style_path(), kind="style")
+    save_model(tmp_path / "old.safetensors", {**tensors, "manner": torch.zeros(1, 160, dtype=torch.int16)}, config)
+    with pytest.raises(CheckpointError, match="older form; encapsulate the style anew"):
+        load_style(tmp_path / "old.safetensors")

@@ -72,7 +72,7 @@ def test_films(blend, tmp_path, monkeypatch, options) -> None:  # noqa: ANN001
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--random", "1"], "at least 2"), (["--styles", "flat"], "at least 2 styles"),
-    (["--style", "flat", "--random", "2"], "takes no two style pictures"), ([], "required"),
+    (["--style", "encapsulated", "--random", "2"], "takes no two style pictures"), ([], "required"),
 ])
 def test_wrong_options_are_one_line(blend, tmp_path, capsys, options, message) -> None:  # noqa: ANN001
     assert morph.main(["--input_image", str(blend / "0.png"), "--align", "false", "--output", str(tmp_path), *options]) == 2
@@ -84,7 +84,7 @@ def test_settings_of_the_stages_are_options(capsys) -> None:  # noqa: ANN001
     args = train_blend.parse(["generator", "--faces", "a", "--styles", "b", "--lr", "0.001", "--path-every", "8"])
     assert train_blend.settings(args) == BlendStageConfig(lr=0.001, path_every=8)
     assert train_blend.main(["generator", "--faces", "a", "--styles", "b", "--batch", "0"]) == 2
-    args = train_blend.parse(["rows", "--styles", "b", "--lr", "-1"])
+    args = train_blend.parse(["photos", "--faces", "b", "--teacher", "c", "--lr", "-1"])
     with pytest.raises(train_blend.cli.UserError, match="--lr -1"):
         train_blend.settings(args)
 

@@ -48,7 +48,8 @@ def test_a_right_pair_has_none():
     (ALIGNED, None, {}, "t.png: no face"), (None, ALIGNED, {"align": True}, "s.png: no face"),
     (ALIGNED, turned(ALIGNED, 180), {}, "turned by"), (ALIGNED, turned(ALIGNED, 180), {"align": True}, "turned by"),
     (ALIGNED, turned(ALIGNED, -60), {}, "turned by -60"),
-    (turned(ALIGNED, 10), turned(ALIGNED, -10), {}, "another way"), (ALIGNED, looking_aside(ALIGNED), {"align": True}, "another way"),
+    (turned(ALIGNED, 10), turned(ALIGNED, -10), {}, "another way"),
+    (ALIGNED, looking_aside(ALIGNED), {"align": True}, "another way"),
     (ALIGNED, ALIGNED, {"size": (200, SIDE)}, "200 x 100"), (ALIGNED * 0.4 + 50, ALIGNED, {}, "s.png: the face is not where"),
 ])
 def test_each_wrong_pair_has_its_line(source, target, settings, word):

@@ -1,25 +1,23 @@
-"""Start of a style at its pair: splines through landmarks, the drawing's residual, guarded warps, and runs that go back."""
+"""Start of a style at its pair: splines through landmarks, guarded warps, and runs that go back."""
 
 import math
 
 import pytest
 import torch
-from tuner_worker import MovingFace, tiny_networks, tiny_pair, tiny_tuner
+from tuner_worker import MovingFace, tiny_networks, tiny_tuner
 
 from data.landmarks68 import MEAN_FACE
-from losses import InversionLoss, ViTTokenDistance
 from models.deformable import DeformableGenerator
 from models.sampling_grids import LEAST_DETERMINANT, halved, pixel_lattice, unfolded
 from models.spline import frame_points, reading_offsets, spline_values
 from training.config import FineTuneConfig
 from training.course import runaway
-from training.guide import LandmarkGuide
-from training.pair_start import PairStart, carried, control_goals, invert_with_look
+from training.pair_start import carried, control_goals
 from training.session import Session
 
 FACE = torch.from_numpy(MEAN_FACE)[None]
-LOOK = {"look": 16, "look_lr": 1e-3, "look_weight": 1.0, "control_weight": 1.0, "guarded": True, "carry_image": True,
-        "warp_resolutions": (32,), "warp_grid": 6, "swap_layer": 5, "adversarial_mixed": True, "path_every": 0}
+GUIDED = {"control_weight": 1.0, "guarded": True, "carry_image": True, "warp_resolutions": (32,), "warp_grid": 6,
+          "swap_layer": 5, "adversarial_mixed": True, "path_every": 0}
 
 
 def corner_determinants(grid):
@@ -31,13 +29,8 @@ def corner_determinants(grid):
     return torch.stack(values).amin() / cell**2
 
 
-def start():
-    rng = torch.Generator().manual_seed(9)
-    return PairStart(torch.rand(1, 3, 64, 64, generator=rng) * 2 - 1, *(torch.randn(2, 16, 16, 16, generator=rng) * 0.1).split(1))
-
-
-def look_tuner(**settings):
-    return tiny_tuner(MovingFace(), start=start(), **{**LOOK, **settings})
+def guided_tuner(**settings):
+    return tiny_tuner(MovingFace(), **{**GUIDED, **settings})
 
 
 def test_spline_meets_its_knots_and_keeps_affine_maps():
@@ -94,13 +87,13 @@ def test_halved_grid_of_rest_rests():
 
 
 def test_guarded_transformers_never_fold_whatever_they_predict():
-    tuner = look_tuner()
+    tuner = guided_tuner()
     block = tuner.deformable.tps.stns[0]
     torch.nn.init.normal_(block.loc_net.fc[2].bias, std=2.0, generator=torch.Generator().manual_seed(2))
     features = torch.randn(2, 16, 32, 32, generator=torch.Generator().manual_seed(3))
     for alpha in (-0.5, 0.5, 1.2):
         assert corner_determinants(block.grid(features, alpha=alpha).double()) > 0.09
-    free = tiny_tuner(MovingFace(), start=start(), **{**LOOK, "guarded": False}).deformable.tps.stns[0]
+    free = guided_tuner(guarded=False).deformable.tps.stns[0]
     free.load_state_dict(block.state_dict())
     assert corner_determinants(free.grid(features, alpha=1.2).double()) < 0.0
 
@@ -119,77 +112,23 @@ def test_the_image_is_carried_with_the_features():
     assert errors[True] < 0.05 * errors[False]
 
 
-def test_a_look_is_added_where_it_belongs_and_can_be_left_out():
-    tuner = look_tuner()
-    deformable = tuner.deformable
-    w_plus = torch.randn(2, deformable.generator.config.n_latent, 32, generator=torch.Generator().manual_seed(4))
-    noise = deformable.generator.fixed_noise()
-    residual = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(5)) * 0.1
-    both = deformable.synthesis(w_plus, noise=noise, alpha=0.0, residual=residual).image
-    summed = deformable.synthesis(w_plus, noise=noise, alpha=0.0, residual=residual + deformable.look, look=0.0).image
-    assert torch.allclose(both, summed, atol=1e-5)
-    bare = deformable.synthesis(w_plus, noise=noise, alpha=0.0, look=0.0).image
-    assert torch.allclose(bare, deformable.generator.synthesis(w_plus, noise=noise), atol=1e-5)
-    assert not torch.allclose(both, bare, atol=1e-3)
-
-
 def test_training_starts_at_the_pair():
-    tuner = look_tuner()
-    assert torch.equal(tuner.deformable.look, start().look) and torch.equal(tuner.ema.look, start().look)
+    tuner = guided_tuner()
     bias = tuner.deformable.tps.stns[0].loc_net.fc[2].bias.reshape(-1, 2)
     mean = tuner.guide.goal(FACE.float())
     assert torch.allclose(bias, control_goals(FACE.float(), mean, grid_size=6)[0], atol=1e-5)
-    terms = tuner.step()
-    assert math.isfinite(terms["look"]) and math.isfinite(terms["control"]) and not torch.equal(tuner.deformable.look, start().look)
-    coarse, _ = tuner.base.layers_at(16)
-    trained, _ = tuner.deformable.generator.layers_at(16)
-    changed = [not torch.equal(a, b) for a, b in zip(coarse.parameters(), trained.parameters(), strict=True)]
-    assert any(changed)  # the coarse rate is 1 here
-    with pytest.raises(ValueError, match="look needs"):
-        tiny_tuner(MovingFace(), **LOOK)
-
-
-def test_a_resumed_run_with_a_look_goes_on_to_the_bit():
-    whole, part = look_tuner(), look_tuner()
-    for _ in range(4):
-        whole.step()
-    for _ in range(2):
-        part.step()
-    other = look_tuner()
-    other.load_state(part.state())
-    for _ in range(2):
-        other.step()
-    assert torch.equal(other.ema.look, whole.ema.look)
-    for a, b in zip(whole.deformable.state_dict().values(), other.deformable.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_inversion_of_a_pair_shares_coarse_rows():
-    generator, _, dino = tiny_networks()
-    pair = tiny_pair()
-    guide = LandmarkGuide(MovingFace(), source=pair.source, target=pair.target)
-    objective = InversionLoss(ViTTokenDistance(dino, layers=(2, 5)), weight_detail=1.0)
-    w_init = torch.randn(2, generator.config.n_latent, 32, generator=torch.Generator().manual_seed(4))
-    seen = []
-    latents, begun = invert_with_look(pair.source, pair.target, generator, w_init=w_init, objective=objective, guide=guide,
-                                      side=16, first_row=5, steps=(3, 2), progress=lambda step, loss: seen.append(step))
-    assert seen == [1, 2, 3, 4, 5]
-    assert torch.equal(latents[0, :5], latents[1, :5]) and not torch.equal(latents[0, 5:], latents[1, 5:])
-    assert begun.residual.shape == begun.look.shape == (1, 16, 16, 16) and begun.unwarped.shape == pair.target.shape
-    _, alone = invert_with_look(pair.source, pair.target, generator, w_init=w_init, objective=objective, guide=None,
-                                side=16, first_row=5, steps=(1, 1))
-    assert torch.equal(alone.unwarped, pair.target)
+    assert math.isfinite(tuner.step()["control"])
 
 
 def test_terms_that_run_away_are_noticed():
-    calm = [{"look": 1.0 + 0.3 * (-1) ** i} for i in range(30)]
-    assert runaway(calm, ("look",)) is None
-    assert runaway([*calm, *({"look": 5.0} for _ in range(5))], ("look", "control")) == "look"
-    assert runaway([*calm, {"look": 9.0}, *calm[:2], {"look": 9.0}], ("look",)) is None  # two jumps are no trend
-    assert runaway([*calm, *({"look": 5.0} for _ in range(5))], ("look",), calm={"look": 6.0}) is None
-    assert runaway([{"look": float("nan")}] * 20, ("look",)) is None
-    falling = [{"look": 10.0 / (i + 1)} for i in range(20)]
-    assert runaway([*falling, *({"look": 1.5} for _ in range(5))], ("look",)) is None  # still better than it began
+    calm = [{"pairs": 1.0 + 0.3 * (-1) ** i} for i in range(30)]
+    assert runaway(calm, ("pairs",)) is None
+    assert runaway([*calm, *({"pairs": 5.0} for _ in range(5))], ("pairs", "control")) == "pairs"
+    assert runaway([*calm, {"pairs": 9.0}, *calm[:2], {"pairs": 9.0}], ("pairs",)) is None  # two jumps are no trend
+    assert runaway([*calm, *({"pairs": 5.0} for _ in range(5))], ("pairs",), calm={"pairs": 6.0}) is None
+    assert runaway([{"pairs": float("nan")}] * 20, ("pairs",)) is None
+    falling = [{"pairs": 10.0 / (i + 1)} for i in range(20)]
+    assert runaway([*falling, *({"pairs": 1.5} for _ in range(5))], ("pairs",)) is None  # still better than it began
 
 
 class Stumbling:
@@ -237,9 +176,9 @@ def test_a_run_that_cannot_be_saved_ends_in_its_last_good_state(tmp_path):
     assert trainer.step_count == 10 and len(trainer.history) == 10
 
 
-def test_starter_profile_is_whole():
+def test_starter_profile_trains_the_transformers_alone():
     config = FineTuneConfig.profile("starter")
-    assert config.guarded and config.look == 32 == config.kept and config.path_every == 0
-    assert FineTuneConfig.profile("published").look == 0
-    with pytest.raises(ValueError, match="look must not be above"):
-        FineTuneConfig.profile("starter", look=64, warp_resolutions=(32,))
+    assert config.guarded and config.carry_image and not config.tune_generator and config.path_every == 0
+    assert FineTuneConfig.profile("published").tune_generator
+    with pytest.raises(ValueError, match="control_weight needs the mode 'exact'"):
+        FineTuneConfig.profile("starter", mode="published")

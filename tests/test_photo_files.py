@@ -130,7 +130,8 @@ def test_camera_data_goes_through_upright(tmp_path, kind, output):
         assert b"title" in (result.info.get("xmp") or b"")
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [("jfif", "JPEG"), ("avif", "AVIF"), ("heic", "HEIF"), ("heif", "HEIF"), ("pgm", "PPM")])
+@pytest.mark.parametrize(("suffix", "kind"), [("jfif", "JPEG"), ("avif", "AVIF"), ("heic", "HEIF"), ("heif", "HEIF"),
+                                              ("pgm", "PPM")])
 def test_formats_of_phones(tmp_path, suffix, kind):
     if kind == "HEIF":
         pytest.importorskip("pillow_heif", reason="the optional reader of HEIC is not installed")

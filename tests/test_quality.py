@@ -234,7 +234,7 @@ def test_command_measures_once_and_goes_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(quality_images, "measure_fd", fd)
     monkeypatch.setattr(quality_images, "measure_faces", faces)
-    monkeypatch.setattr(quality_common, "weights_digest", lambda names, base: {name: base for name in names})
+    monkeypatch.setattr(quality_common, "weights_digest", lambda names, base: dict.fromkeys(names, base))
     argv = ["--data", str(data), "--teacher", str(data), "--outdir", str(tmp_path / "out"), "--only", "fd,faces"]
     assert quality.main(argv) == 130
     capsys.readouterr()

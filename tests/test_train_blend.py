@@ -28,7 +28,6 @@ from styles.controls import Look
 from styles.registry import load_style
 from training.blend import run, stage
 from training.blend.generator import BlendStageConfig, BlendTrainer, Critics, blend_generator_from
-from training.blend.rows import RowsStageConfig, RowsTrainer
 from training.blend.style_encoder import StyleEncoderTrainer, StyleStageConfig
 from training.blend.views import ViewConfig, style_view
 from training.pretrain import common
@@ -133,29 +132,6 @@ def test_every_part_of_the_blend_is_trained(pack):
              if torch.equal(value, trainer.networks[part].state_dict()[key])]
     assert all("noises." in key or ".kernel" in key for key in still), still
     assert trainer.path.mean_length > 0.0
-
-
-def test_mapping_learns_the_rows_of_pictures_and_nothing_else(pack, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    styles, base = RandomFaces(FacePack.load(pack), seed=2), Generator(GENERATOR)
-    encoder = StyleEncoderTrainer(STYLE, styles).average
-
-    def rows(picture: torch.Tensor) -> torch.Tensor:
-        light = picture.mean(dim=(1, 2, 3))[:, None, None]
-        return torch.cat([light, -light], dim=2).repeat(1, GENERATOR.n_latent, 8)
-
-    trainer = RowsTrainer(RowsStageConfig(batch=8), base, encoder=encoder, rows=rows, styles=styles)
-    terms = [trainer.step() for _ in range(60)]
-    early, late = (np.mean([term["rows"] for term in part]) for part in (terms[:5], terms[-5:]))
-    assert late < 0.5 * early, (early, late)
-    own = trainer.average.state_dict()
-    assert all(torch.equal(own[name], tensor) for name, tensor in base.state_dict().items())
-    # A style of it holds what the base has not, and reads features of pictures.
-    for name, made in (("style_encoder.pt", StyleEncoderTrainer(STYLE, styles)), ("rows.pt", trainer)):
-        torch.save(made.state(), tmp_path / name)
-    monkeypatch.setattr(run, "load_base", lambda name: Base(base, None, torch.zeros(16), "toy", "0"))
-    parts = run.blend_parts(tmp_path, base_name="toy")
-    assert parts["features"] and set(parts["shared"]) == set(base.state_dict()) and parts["training"]["images"] == 60 * 8
 
 
 def test_critics_begin_as_the_given_one():

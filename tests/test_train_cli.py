@@ -15,11 +15,12 @@ from checkpoints import load_model, save_model
 from data.images import save_image
 from models.dino import ViTConfig
 from styles.registry import load_style
+from training import registration, style_run
 from training.state import read_state
 
 VIT = ViTConfig(32, 8, 24, 12, 3)
 # What the published file can hold.
-PLAIN = ("--look-res", "0", "--guarded", "false", "--carry_image", "false", "--warp-grid", "10")
+PLAIN = ("--guarded", "false", "--carry_image", "false", "--warp-grid", "10")
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,18 @@ def command(weights, tmp_path, monkeypatch):
     def run(*options: str) -> int:
         standard = {"--style": "tiny", "--base": weights / "generator.safetensors", "--vit": weights / "vit.safetensors",
                     "--source": weights / "source.png", "--target": weights / "target.png", "--num_iter": 2,
-                    "--batch": 2, "--adversarial-batch": 1, "--inversion-steps": 2, "--warp-res": 16, "--look-res": 16,
-                    "--save-every": 1, "--dtype": "float32"}
+                    "--batch": 2, "--adversarial-batch": 1, "--inversion-steps": 2, "--warp-res": 16, "--warp-grid": 6,
+                    "--save-every": 1, "--dtype": "float32", "--drawing": "false"}
         words = [str(word) for pair in standard.items() if pair[0] not in options for word in pair]
         # The tiny pair is noise, which the check of pairs refuses.
         return train.main([*words, *options, *(() if "--source" in options else ("--force",))])
 
+    def alone(*options: str) -> int:
+        return train.main(["--base", str(weights / "generator.safetensors"), "--vit", str(weights / "vit.safetensors"), "--num_iter",
+                           "1", "--batch", "1", "--inversion-steps", "1", "--warp-res", "16", "--warp-grid", "6", "--dtype",
+                           "float32", *options])
+
+    run.alone = alone
     return run
 
 
@@ -71,9 +78,9 @@ def test_writes_a_style_a_published_file_and_reports(command, tmp_path, capsys):
     assert (images[0] - images[1]).abs().max() < 1e-5
 
 
-def test_a_look_cannot_be_exported_as_published(command, capsys, tmp_path):
+def test_guarded_warps_cannot_be_exported_as_published(command, capsys, tmp_path):
     assert command("--export-published", "old/tiny.pt") == 2
-    assert "--look_res 0" in one_line(capsys) and not (tmp_path / "outputs" / "train" / "tiny" / "state.pt").exists()
+    assert "--guarded false" in one_line(capsys) and not (tmp_path / "outputs" / "train" / "tiny" / "state.pt").exists()
 
 
 def test_resumed_run_is_the_whole_run(command, tmp_path):
@@ -198,11 +205,40 @@ def test_both_spellings_and_help():
     assert train.main(["--help"]) == 0
 
 
-def test_a_style_keeps_its_pair_where_its_landmarks_are_sure(command, capsys, tmp_path):
-    folder = Path(train.__file__).parent / "data" / "style_images_aligned"
-    faces = ("--source", str(folder / "source_sample.png"), "--target", str(folder / "target_sample.png"))
-    assert command("--style", "plain") == 0 and "no patches of it are kept" in capsys.readouterr().err
-    assert command(*faces, "--style", "faces") == 0 and "no patches" not in capsys.readouterr().err
-    plain, tensors = (load_model(tmp_path / "styles" / f"{name}.safetensors", kind="style")[0] for name in ("plain", "faces"))
-    assert "pair" not in plain and tensors["pair"].dtype == torch.uint8 and tensors["pair_points"].shape == (1, 68, 2)
-    assert load_style("faces").pair is not None
+@pytest.fixture()
+def quick(monkeypatch):
+    """Registration in a few steps, and strokes learned from the pair alone."""
+    monkeypatch.setattr(registration, "STEPS", 2)
+    monkeypatch.setattr(style_run, "other_faces", lambda base, style: [])
+
+
+FOLDER = Path(train.__file__).parent / "data" / "style_images_aligned"
+FACES = ("--source", str(FOLDER / "source_sample.png"), "--target", str(FOLDER / "target_sample.png"), "--drawing", "true",
+         "--stroke_steps", "2")
+
+
+def test_a_pair_of_faces_gives_a_style_that_draws_photos(command, quick, tmp_path):
+    assert command(*FACES) == 0
+    folder = tmp_path / "outputs" / "train" / "tiny"
+    assert (folder / "pictures" / "target_0.png").is_file() and (folder / "strokes" / "losses.csv").is_file()
+    style = load_style("tiny")
+    assert style.draws_pictures and [control.name for control in style.controls] == ["alpha", "tone_strength", "stroke_strength"]
+    assert style.config["training"]["strokes"]["steps"] == 2 and len(style.drawn.strokes) == 1
+    # Goes on from the end: nothing is trained again, and the same style is written.
+    before = (tmp_path / "styles" / "tiny.safetensors").read_bytes()
+    assert command("--drawing", "true", "--stroke_steps", "2", "--resume", "--source", FACES[1], "--target", FACES[3]) == 0
+    assert (tmp_path / "styles" / "tiny.safetensors").read_bytes() == before
+
+
+def test_strokes_can_be_left_out_and_a_drawing_needs_no_photo(command, quick, capsys, tmp_path):
+    words = ("--style", "alone", "--target", FACES[3], "--drawing", "true", "--stroke_steps", "0")
+    assert command.alone(*words) == 0
+    style = load_style("alone")
+    assert style.draws_pictures and style.drawn.strokes == ()
+    assert command.alone(*[word if word != "true" else "false" for word in words], "--overwrite") == 2
+    assert "a drawing alone needs the drawing stages" in one_line(capsys)
+
+
+def test_photos_and_drawings_come_in_pairs(command, capsys):
+    assert command("--source", FACES[1], "--target", FACES[3], FACES[3]) == 2
+    assert "got 1 photos and 2 drawings" in one_line(capsys)

@@ -44,14 +44,13 @@ def weights(tmp_path_factory):
 def command(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("CHECKPOINTS_DIR", str(tmp_path / "styles"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("training.exemplar_shape.FACES", 16)
 
     def run(*options: str, style: str = "toons") -> int:
         steps = [word for name in ("tune", "destylize", "pretrain", "finetune", "refine") for word in (f"--{name}_steps", "2")]
         return train_exemplars.main([str(weights / "portraits"), "--style", style, "--align", "false", "--batch", "2",
                                      "--base", str(weights / "generator.safetensors"),
                                      "--vit", str(weights / "vit.safetensors"), "--encoder",
-                                     str(weights / "encoder.safetensors"), *steps, "--sampler_samples", "100", "--person_steps", "1",
+                                     str(weights / "encoder.safetensors"), *steps, "--sampler_samples", "100",
                                      "--save_every", "1", *options])
 
     return run
@@ -93,6 +92,13 @@ def test_run_stopped_in_every_stage_ends_as_one_that_was_not(command, tmp_path, 
     assert other.gallery.names == ("dan", "eve") and other.gallery.codes.shape == (2, 10, 32)
     assert torch.equal(other.network.res[0].conv[0].weight, whole.network.res[0].conv[0].weight)
     assert torch.equal(other.random_code(3), whole.random_code(3))
+    # A gallery for networks that are there takes no training.
+    assert command("--network", "parts", style="shown") == 0
+    shown = load_style("shown")
+    assert shown.gallery.names == ("ann", "bob", "cid") and len(shown.gallery.portraits) == 3
+    assert shown.portrait("ann").size == (512, 512)
+    assert torch.equal(shown.random_code(3), whole.random_code(3))
+    assert command("--network", "absent", style="other") == 2
 
 
 def test_single_stages_and_what_is_refused(command, tmp_path, weights, capsys):

@@ -19,7 +19,6 @@ from styles.registry import controls_of, load_style
 from training.modify import Adapter, Encapsulator
 from training.modify_config import AdaptationConfig, EncapsulationConfig
 
-PLAIN = {"tone_strength": 0.0, "manner_strength": 0.0}
 
 
 # ------------------------------------------------------------------------------------------------------------- versions
@@ -48,7 +47,7 @@ def test_masked_rows_alone_change(style) -> None:  # noqa: ANN001, F811
     seen, decode = [], style.model.decode
     style.model.decode = lambda codes, residual: seen.append(codes) or decode(codes, residual)
     for strength in (0.0, 1.0, (0.0, 0.5, 0.0)):
-        style.draw(face(), Look(version=1.0, strength=strength, **PLAIN))
+        style.draw(face(), Look(version=1.0, strength=strength))
     style.model.decode = decode
     own, theirs, mixed = (codes[:, 5:] for codes in seen)
     assert torch.equal(mixed[:, [0, 2]], own[:, [0, 2]])
@@ -61,7 +60,7 @@ def test_masked_rows_alone_change(style) -> None:  # noqa: ANN001, F811
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--latent_mask", "4,6"], "makes the rows 5 to 7, so 4"), (["--num_style", "1", "--interpolate", "3"], "2 or more"),
-    (["--style", "flat"], "only encapsulated ones"),
+    (["--style", "any"], "only encapsulated ones"),
 ])
 def test_wrong_options_are_one_line(folder, style, tmp_path, capsys, options, message) -> None:  # noqa: ANN001, F811
     assert run_versions(folder, tmp_path / "out", *options) == 2

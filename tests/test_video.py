@@ -15,6 +15,7 @@ import threading
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -103,7 +104,7 @@ class FakeFinder:
 class FakeStylizer:
     """Draws every face blue."""
 
-    size, faces = 32, "largest"
+    size, faces, style = 32, "largest", SimpleNamespace(draws_pictures=False)
 
     def __init__(self, finder=None, pause=0.0):
         self.finder, self.pause = finder or FakeFinder(), pause
@@ -118,10 +119,12 @@ class FakeStylizer:
     def ground(self, result, outline):
         return np.zeros((8, 8), np.float32)
 
-    def restyle_parts(self, face, *, look, landmarks=None):
+    def known(self, crop, face):
+        return face
+
+    def restyle(self, face, *, look, landmarks=None):
         assert landmarks.shape == (68, 2)
-        yield None
-        yield torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(face.w_plus.mean() / 255))], 1)
+        return torch.cat([torch.full((1, 2, 32, 32), -1.0), torch.full((1, 1, 32, 32), float(face.w_plus.mean() / 255))], 1)
 
 
 def restyle(path, output, *, stylizer=None, look=None, progress=None, **settings):
@@ -241,14 +244,13 @@ def test_frames_drawn_beside_each_other_are_those_drawn_in_turn(threads):
     results, states, asked = [], [], []
     for count in (1, 2, 8):
         seen, stylizer = [], FakeStylizer(pause=0.002)
-        begun = stylizer.restyle_parts
+        begun = stylizer.restyle
 
-        def restyle_parts(face, begun=begun, seen=seen, **given):
-            for part in begun(face, **given):
-                seen.append(threading.get_ident())
-                yield part
+        def restyle(face, begun=begun, seen=seen, **given):
+            seen.append(threading.get_ident())
+            return begun(face, **given)
 
-        stylizer.restyle_parts = restyle_parts
+        stylizer.restyle = restyle
         drawer = ClipDrawer(stylizer, Look(alpha=1.0), VideoSettings())
         threads(count)
         taken = []
@@ -259,7 +261,7 @@ def test_frames_drawn_beside_each_other_are_those_drawn_in_turn(threads):
         results.append([np.asarray(one.image) for one in (first, *pictures)])
         assert torch.get_num_threads() == count
         states.append(json.dumps(drawer.state(), default=lambda value: np.asarray(value).tolist()))
-        assert len(set(seen)) == (1 if count == 1 else 2)
+        assert len(set(seen)) == 1 and (seen[0] == threading.get_ident()) == (count == 1)
     assert len(set(states)) == 1 and asked == [1 + AHEAD] * 3
     for result in results[1:]:
         assert len(result) == 9 and all((one == other).all() for one, other in zip(result, results[0], strict=True))

@@ -13,7 +13,6 @@ from models.dino import DinoFeatures, ViTConfig, build_vit
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.stylegan2 import Generator, GeneratorConfig
 from training.finetune import FineTuneConfig, FineTuner, Pair
-from training.pair_start import PairStart
 
 CHANNELS = {4: 16, 8: 16, 16: 16, 32: 16, 64: 16}
 
@@ -44,11 +43,11 @@ def tiny_pair() -> Pair:
     return Pair(*images.split(1))
 
 
-def tiny_tuner(landmark_net: Any = None, *, start: PairStart | None = None, **settings: Any) -> FineTuner:
+def tiny_tuner(landmark_net: Any = None, **settings: Any) -> FineTuner:
     """Return a tuner of the tiny networks with some settings changed."""
     generator, discriminator, dino = tiny_networks()
     config = FineTuneConfig(**{"batch": 2, "iterations": 6, "r1_every": 3, "path_every": 3, "seed": 4,
                                "warp_resolutions": (16,), **settings})
     latents = torch.randn(2, generator.config.n_latent, 32, generator=torch.Generator().manual_seed(7))
     return FineTuner(generator, discriminator, dino=dino, config=config, pair=tiny_pair(), latents=latents,
-                     landmark_net=landmark_net, start=start)
+                     landmark_net=landmark_net)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from checkpoints.builders import Base
 from checkpoints.features import load_squeezenet
-from checkpoints.paths import checkpoints_dir
-from drawing.compose import Strengths, normalised
-from drawing.context import FaceContext, aligned_mesh, identity_grid, read_context
+from drawing.compose import Strengths, maps_of, normalised
+from drawing.context import FaceContext, identity_grid, read_context
+from drawing.reading import in_frame_of, mean_mesh, mean_style, mesh_of, style_of_drawing
 from drawing.style import DrawnStyle, enlarged_picture
 from drawing.tone import read_tone, toned
-from drawing.warp import goals, sampled, warp_grid, warped, with_rings
+from drawing.warp import sampled, warped, with_rings
 from faces.mesh import landmarks_of
 from models.sampling_grids import moved_places
 from training.registration import register
 from training.strokes import Lesson
 
-MEAN_MESH = "faces/mean_mesh.safetensors"
-# Below this score of the mesh network a picture shows no face that could be drawn after.
-LEAST_SCORE = 0.5
 # Random faces that the strokes are kept clean on, and their seed.
 OTHERS, OTHERS_SEED = 6, 77
 # Radii in px of 512 of the filters that take a drawing's own strokes away, and the variance of colours that they keep.
@@ -40,7 +36,9 @@ class Example:
         photo: likewise, in the drawing's shape; the softened drawing where there is no photo.
         parts: of ``photo``, [1, K, S, S].
         style: without strokes.
-        points: landmarks of photo and drawing, [2, 68, 2] as fractions of the side, for ``training.guide``.
+        points: landmarks of photo, or of the mean face, and of the drawing, [2, 68, 2] as fractions of the side, for
+            ``training.guide``.
+        is_alone: whether there is no photo.
     """
 
     drawing: Tensor
@@ -48,25 +46,15 @@ class Example:
     parts: Tensor
     style: DrawnStyle
     points: Tensor
+    is_alone: bool = False
 
     def lesson(self) -> Lesson:
         """Return what strokes are learned from."""
-        placed = sampled(self.style.tone.placed, identity_grid(32))
-        tone = toned(self.photo, self.parts, self.style.tone, frame=self.photo.shape[3], placed=placed)
-        return Lesson(tone.clamp(-1.0, 1.0), self.parts, self.drawing)
-
-
-def mesh_of(image: Tensor, name: str) -> Tensor:
-    """Return the mesh [1, 468, 3] of an aligned picture.
-
-    Raises:
-        ValueError: naming it, if there is no face where one should be.
-    """
-    mesh, score = aligned_mesh(image)
-    if score < LEAST_SCORE:
-        raise ValueError(f"{name}: shows no face where an aligned picture has it (score {score:.2f}); use --align, or another "
-                         "picture")
-    return mesh
+        tone = self.style.tone
+        if self.is_alone:  # what stands for its photo has the drawing's own means
+            tone = replace(tone, photo_mean=tone.mean)
+        made = toned(self.photo, self.parts, tone, frame=self.photo.shape[3], placed=sampled(tone.placed, identity_grid(32)))
+        return Lesson(made.clamp(-1.0, 1.0), self.parts, self.drawing)
 
 
 def example_of_pair(source: Tensor, target: Tensor, *, names: tuple[str, str] = ("source", "target")) -> Example:
@@ -89,31 +77,22 @@ def example_of_pair(source: Tensor, target: Tensor, *, names: tuple[str, str] = 
 def example_of_drawing(target: Tensor, *, name: str = "target") -> Example:
     """Return what one drawing [1, 3, S, S] says without a photo: it is held against the mean face.
 
-    The mean face is laid over the drawing's by the similarity that fits best; what it then lacks is the deformation. The photo that
-    strokes are learned from is the drawing with its strokes softened by guided filters (He et al. 2010).
+    See ``drawing.reading.style_of_drawing``. The photo that strokes are learned from is the drawing with its strokes softened by
+    guided filters (He et al. 2010).
 
     Raises:
         ValueError: if it shows no face.
     """
     mesh = mesh_of(target, name)
-    mean = load_file(checkpoints_dir() / MEAN_MESH)["mean"][None]
-    after = with_rings(in_frame_of(mesh[..., :2], mean))
     context = read_context(target, mesh)
     soft = target
     for radius in SOFTENING:
         soft = softened(soft, radius * target.shape[3] / 512.0)
-    style = DrawnStyle.of_points(with_rings(mean), after, read_tone(target, context.parts, None, None))
-    places = torch.from_numpy(context.landmarks)[None].float()
-    return Example(target, soft, context.parts, style, torch.cat([places, in_frame_of(places, places)]))
-
-
-def in_frame_of(points: Tensor, reference: Tensor) -> Tensor:
-    """Return points [1, K, 2] turned, scaled and moved onto others by the similarity of least squares (Umeyama 1991)."""
-    middles = [each.mean(dim=1, keepdim=True) for each in (points, reference)]
-    first, second = (torch.view_as_complex((each - middle).contiguous()) for each, middle in
-                     zip((points, reference), middles, strict=True))
-    turn = (first.conj() * second).sum() / first.abs().square().sum()
-    return torch.view_as_real(first * turn) + middles[1]
+    # The mean face has no depth of its own; the landmarks of both are told with the drawing's.
+    mean = mean_mesh()
+    places = [torch.from_numpy(landmarks_of(torch.cat([points, mesh[..., 2:]], dim=2)[0].numpy())).float()
+              for points in (mean, in_frame_of(mesh[..., :2], mean))]
+    return Example(target, soft, context.parts, style_of_drawing(target, context), torch.stack(places), True)
 
 
 def softened(image: Tensor, radius: float) -> Tensor:
@@ -148,15 +127,12 @@ def other_faces(base: Base, style: DrawnStyle, *, count: int = OTHERS, side: int
 @torch.no_grad()
 def warped_and_toned(image: Tensor, context: FaceContext, style: DrawnStyle) -> tuple[Tensor, Tensor]:
     """Return what strokes are put on, [1, 3, S, S], and its parts, as ``drawing.compose.draw_aligned`` makes it."""
-    points = context.points
-    wanted = goals(points, style.source, style.moved, Strengths().alpha)
-    grid = warp_grid((), points, wanted)
+    grid, placed = maps_of(context.points, style, Strengths())
     parts = normalised(warped(context.parts, grid))
-    placed = sampled(style.tone.placed, warp_grid((), style.shape, wanted))
     tone = toned(warped(image, grid), parts, style.tone, frame=image.shape[3], placed=placed)
     return tone.clamp(-1.0, 1.0), parts
 
 
 def style_of(examples: Sequence[Example]) -> DrawnStyle:
     """Return the style that several examples have in common, without strokes."""
-    return DrawnStyle.mix([example.style for example in examples], [1.0 / len(examples)] * len(examples))
+    return mean_style([example.style for example in examples])

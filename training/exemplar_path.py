@@ -14,7 +14,6 @@ from losses.contextual import contextual_loss, feature_mean_matching
 from losses.exemplar import path_norm
 from models.dualstylegan import FIRST_COLOR_ROW, DualStyleGAN
 from training.adversarial_stage import AdversarialStage, StageConfig
-from training.exemplar_shape import Shapes
 from training.exemplars import KEPT_ROW, Distance, Maps, Rows
 
 
@@ -34,10 +33,7 @@ class MixedFacesConfig(StageConfig):
 
 @dataclass(frozen=True)
 class PortraitsConfig(StageConfig):
-    """Fine-tuning: jitter of codes and weights of the terms, of pairs by feature map from the first of ``maps`` on.
-
-    ``structure`` weighs a term of ours that the paper lacks, and is 0 in the published form: see ``PortraitTraining``.
-    """
+    """Fine-tuning: jitter of codes and weights of the terms, of pairs by feature map from the first of ``maps`` on."""
 
     steps: int = 1500
     jitter: float = 0.1
@@ -48,7 +44,6 @@ class PortraitsConfig(StageConfig):
     identity: float = 1.0
     norm: float = 0.01
     pair: tuple[float, ...] = (0.5, 1.0)
-    structure: float = 0.0
 
 
 class PathStage(AdversarialStage):
@@ -140,30 +135,19 @@ class PortraitTraining(PathStage):
     Any face: adversarial + contextual of the last map + means of all maps + identity to the face without the style + norms of
     the residual blocks. Its own face: the same, and the L1 distance of every map from the portrait's.
 
-    These say how a portrait looks and hardly where its features lie, and a small network that sees a thousand portraits learns
-    its colours alone. With a weight of ``structure``, landmarks of what is drawn are held to the portrait's own, or, for any
-    other face, to that face's, moved as the portrait's deformation moved its own (mean L1 distance, as fractions of the side).
-
     Args:
         network, critic, maps, config: see ``PathStage``.
         portraits: the folder.
         identity: distance of image batches in who they show; left out where None.
-        shapes: finds landmarks and deformations; needed where ``config.structure`` is not 0.
     """
 
     config: PortraitsConfig
 
     def __init__(self, network: DualStyleGAN, critic: nn.Module, *, maps: Maps, portraits: Portraits,
-                 identity: Distance | None = None, shapes: Shapes | None = None,
+                 identity: Distance | None = None,
                  config: PortraitsConfig | None = None) -> None:
         super().__init__(network, critic, maps=maps, config=config or PortraitsConfig())
-        self.portraits, self.identity, self.shapes = portraits, identity, shapes
-        if self.config.structure:
-            if shapes is None:
-                raise ValueError("a weight of structure needs a finder of landmarks")
-            images = [part.to(self.generator.input.input) for part in portraits.images.split(self.config.batch)]
-            self.moves = torch.cat([shapes.moves(part) for part in images])
-            self.places = torch.cat([shapes.points(part).detach() for part in images])
+        self.portraits, self.identity = portraits, identity
 
     @torch.no_grad()
     def draw(self) -> dict[str, Tensor]:
@@ -172,8 +156,6 @@ class PortraitTraining(PathStage):
         images, code, content = (part[chosen].to(self.generator.input.input) for part in (
             folder.images, folder.extrinsic, folder.intrinsic))
         drawn = {"real": images, "code": code, "content": content, "paired": images}
-        if self.config.structure:
-            drawn |= {"moves": self.moves[chosen], "places": self.places[chosen]}
         if self.chance(2):
             code = code + self.config.jitter * self.normal(*code.shape)
             face, colours = self.faces(count), self.faces(count)
@@ -193,15 +175,7 @@ class PortraitTraining(PathStage):
                  "norm": config.norm * path_norm(blocks.parameters())}
         if self.identity is not None:
             terms["identity"] = config.identity * self.identity(image, face)
-        if config.structure:
-            found = self.shapes.points(image.clamp(-1.0, 1.0))
-            terms["structure"] = config.structure * F.l1_loss(found, self._goal(face, drawn))
         if "paired" in drawn:
             weighted = [weight * F.l1_loss(a, b) for weight, a, b in zip(config.pair, ours, theirs, strict=True)]
             terms["pair"] = torch.stack(weighted).sum()
         return terms
-
-    @torch.no_grad()
-    def _goal(self, face: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
-        """Return where the landmarks of what is drawn belong, [N, 68, 2]."""
-        return drawn["places"] if "paired" in drawn else self.shapes.points(face.clamp(-1.0, 1.0)) + drawn["moves"]

@@ -19,10 +19,8 @@ from models.stylegan2 import Generator
 from training.adversarial_stage import AdversarialStage, FolderTuning, TuningConfig
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining
 from training.exemplars import (
-    Destylized, DestylizeSettings, Distance, Maps, Person, PersonSettings, RefineSettings, Rows, SamplerFit, SamplerSettings,
-    destylize, refine_codes,
+    Destylized, DestylizeSettings, Distance, Maps, RefineSettings, Rows, SamplerFit, SamplerSettings, destylize, refine_codes,
 )
-from training.exemplar_shape import Shapes
 from training.report import LossTable, contact_sheet, plot_losses
 from training.session import Interrupted, StopFlag
 
@@ -53,16 +51,13 @@ class ExemplarConfig:
     def starter(cls) -> ExemplarConfig:
         """Return the settings that suit the starter: its rows are w+, and a CPU has to be enough.
 
-        Its encoder gives drawings rows of faces already. A generator tuned on them, and codes optimised under it, gained 0.03
-        of identity in an hour; taking the deformation back before the portrait is encoded costs nothing. What its photos show
-        beside their rows is for the greater part left-over lines.
+        Its encoder gives drawings rows of faces already: a generator tuned on them, and codes optimised under it, gained 0.03 of
+        identity in an hour.
         """
         return cls(tune=TuningConfig(steps=0, rate=5e-4, critic_rate=5e-4, adversarial=0.1, reconstruction=1.0, average=0.97),
-                   destylize=DestylizeSettings(steps=0, rate=0.05, truncation=1.0, unwarp=True, photo=True, detail=0.25,
-                                               person=PersonSettings()),
+                   destylize=DestylizeSettings(steps=0, rate=0.05, truncation=1.0),
                    pretrain=MixedFacesConfig(steps=120, rate=5e-4, critic_rate=5e-4, average=0.98),
-                   finetune=PortraitsConfig(steps=260, rate=5e-4, critic_rate=5e-4, adversarial=0.3, structure=20.0,
-                                            average=0.98),
+                   finetune=PortraitsConfig(steps=260, rate=5e-4, critic_rate=5e-4, adversarial=0.3, average=0.98),
                    refine=RefineSettings(steps=4), sampler=SamplerSettings(samples=50_000))
 
     def facts(self) -> dict[str, Any]:
@@ -82,10 +77,6 @@ class Tools:
         perceptual, identity: distances of image batches; identity is left out where None.
         maps: feature maps of images, from fine to coarse.
         digest: of all these weights.
-        shapes: finds landmarks and deformations; may be None where nothing asks for it.
-        as_photo: drawings -> photos, [N, 3, S, S] each; may be None where nothing asks for it.
-        features: photos and their w_plus -> what they show beside it, see ``models.residual_encoder``; likewise.
-        person: see there; may be None where nothing asks for it.
     """
 
     generator: Generator
@@ -96,10 +87,6 @@ class Tools:
     maps: Maps
     digest: str
     identity: Distance | None = None
-    shapes: Shapes | None = None
-    as_photo: Callable[[Tensor], Tensor] | None = None
-    features: Callable[[Tensor, Tensor], Tensor] | None = None
-    person: Person | None = None
 
 
 class ExemplarRun:
@@ -250,15 +237,13 @@ class ExemplarRun:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _destylize(self, done: Mapping[str, Any], state: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        tools, tuned = self.tools, self._tuned(done)
+        tuned = self._tuned(done)
 
         def make(part: slice) -> dict[str, Tensor]:
             found = self._destylized(self.portraits[part], tuned)
             return {name: value.cpu() for name, value in found._asdict().items()}
 
         result = self._chunks("destylize", state, make)
-        if tools.shapes is not None:
-            result["shape"] = tools.shapes.map
         self._sheet("destylize", {"portraits": self.portraits[:SHOWN], "faces behind them": result["face"][:SHOWN]})
         return result
 
@@ -280,11 +265,10 @@ class ExemplarRun:
 
     def _finetune(self, done: Mapping[str, Any], state: Mapping[str, Any] | None) -> dict[str, Tensor]:
         codes = done["destylize"]
-        self._remember(done)
         portraits = Portraits(self.portraits, codes["extrinsic"], codes["intrinsic"])
         network = self.trained(done["pretrain"])
         trainer = PortraitTraining(network, self.tools.critic(), maps=self.tools.maps, portraits=portraits,
-                                   identity=self.tools.identity, shapes=self.tools.shapes, config=self.config.finetune)
+                                   identity=self.tools.identity, config=self.config.finetune)
         self._adversarial("finetune", trainer, state, lambda: self._keep(trainer, codes["extrinsic"]))
         self._sheet("finetune", self._drawn(trainer.average, codes["extrinsic"]))
         return trainer.state()["average"]
@@ -292,13 +276,8 @@ class ExemplarRun:
     def _destylized(self, portraits: Tensor, tuned: Generator) -> Destylized:
         """Return codes [N, L, D] of portraits [N, 3, S, S], and the faces behind them."""
         tools, portraits = self.tools, portraits.to(self.tools.w_avg.device)
-        plain = tools.shapes.plain(portraits) if self.config.destylize.unwarp else None
-        if self.config.destylize.photo:
-            plain = tools.as_photo(portraits if plain is None else plain)
-        return destylize(portraits, tuned, tools.generator, encode=tools.encode, to_w=lambda rows: rows, plain=plain,
-                         perceptual=tools.perceptual, identity=tools.identity, settings=self.config.destylize,
-                         center=tools.w_avg, features=tools.features if self.config.destylize.photo else None,
-                         person=tools.person)
+        return destylize(portraits, tuned, tools.generator, encode=tools.encode, to_w=lambda rows: rows, perceptual=tools.perceptual,
+                         identity=tools.identity, settings=self.config.destylize, center=tools.w_avg)
 
     def _refined(self, portraits: Tensor, network: DualStyleGAN, *, content: Tensor, code: Tensor) -> Tensor:
         device = self.tools.w_avg.device
@@ -307,15 +286,9 @@ class ExemplarRun:
                                settings=self.config.refine)
         return refined.cpu()
 
-    def _remember(self, done: Mapping[str, Any]) -> None:
-        """Give the finder of deformations the map that it found before."""
-        if self.tools.shapes is not None:
-            self.tools.shapes.map = done["destylize"]["shape"]
-
     def codes(self, portraits: Tensor, done: Mapping[str, Any]) -> Tensor:
         """Return refined extrinsic rows [N, L, D] of portraits [N, 3, S, S] that the run was not trained on."""
         tuned, network, parts = self._tuned(done), self.trained(done["finetune"]), []
-        self._remember(done)
         for part in portraits.split(self.config.chunk):
             found = self._destylized(part, tuned)
             parts.append(self._refined(part, network, content=found.intrinsic, code=found.extrinsic))

@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, checkpoints_dir, load_base, load_encoder, load_vit
-from checkpoints.features import load_face_id, load_landmark_net, load_painter, load_person, load_residual_encoder
+from checkpoints.features import load_face_id
 from checkpoints.io import fingerprint
 from losses.identity import IdentityLoss
 from models.dino import SharedTokens
-from models.painter import painted
-from models.residual_encoder import residual_of
-from models.stylegan2 import Generator
 from training.exemplar_run import Tools
-from training.exemplar_shape import Shapes
-from training.exemplars import Person, TokenMaps
+from training.exemplars import TokenMaps
 from training.likeness import inversion_loss, token_layers
 
 STARTER_SIDE = 256
-
-
-class Behind(NamedTuple):
-    """What looks behind portraits, and the digest of its weights: who is shown, where landmarks are, and drawings as photos."""
-
-    identity: IdentityLoss
-    shapes: Shapes
-    as_photo: Callable[[Tensor], Tensor]
-    digest: str
-
-    @torch.no_grad()
-    def seen(self, photo: Tensor) -> Tensor:
-        """Return what the identity network sees in destylised portraits [N, 3, S, S] and their mirror images, [N, D]."""
-        return (self.identity.embed(photo) + self.identity.embed(photo.flip(3))) / 2.0
-
-
-def load_behind(generator: Generator, *, device: torch.device | str = "cpu") -> Behind:
-    """Load what looks behind portraits; ``generator`` says which shapes are natural.
-
-    Raises:
-        CheckpointError: naming the file that is absent or does not fit.
-    """
-    people, places = load_face_id(device=device), load_landmark_net(device=device)
-    finder = places.module.requires_grad_(False).eval()
-    destylizer = load_painter("destylizer", device=device)
-
-    def as_photo(image: Tensor) -> Tensor:
-        with torch.no_grad():
-            return painted(destylizer.module, image, image.new_zeros(1, destylizer.module.config.code))
-
-    return Behind(IdentityLoss(people.module).requires_grad_(False), Shapes(generator, lambda image: finder(image).points),
-                  as_photo, people.fingerprint + places.fingerprint + destylizer.fingerprint)
 
 
 def load_tools(
@@ -89,22 +51,7 @@ def load_tools(
             image = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
         return encoding.module(image) + encoding.latent_avg
 
-    behind = load_behind(base.generator, device=device)
-    guess = load_person(device=device)
-
-    def expected(photo: Tensor) -> Tensor:
-        with torch.no_grad():
-            return guess.module(behind.seen(photo))
-
-    beside = load_residual_encoder(device=device)
-    fits = beside.generator == base.fingerprint
-
-    def features(photo: Tensor, w_plus: Tensor) -> Tensor:
-        with torch.no_grad():
-            return residual_of(beside.module, base.generator, photo, w_plus).float()
-
-    parts = base.fingerprint, encoding.fingerprint, behind.digest, guess.fingerprint, beside.fingerprint if fits else ""
-    digest = "".join(parts) + fingerprint(tokens.state_dict(), perceptual.state_dict())
+    people = load_face_id(device=device)
+    digest = base.fingerprint + encoding.fingerprint + people.fingerprint + fingerprint(tokens.state_dict(), perceptual.state_dict())
     return base, Tools(base.generator, base.w_avg, lambda: deepcopy(base.discriminator), encode, perceptual, maps, digest,
-                       identity=behind.identity, shapes=behind.shapes, as_photo=behind.as_photo,
-                       features=features if fits else None, person=Person(behind.identity.embed, expected))
+                       identity=IdentityLoss(people.module).requires_grad_(False))

@@ -14,7 +14,6 @@ from losses.exemplar import nearest, nearest_fit, row_spread
 from losses.noise import noise_regularization, ramped_rate, renew_noise
 from models.dino import DinoFeatures, SharedTokens
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, CodeSampler, DualStyleGAN
-from models.face import Face
 from models.stylegan2 import Generator
 from training.inversion import frozen
 from training.checks import check_terms
@@ -27,30 +26,9 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class PersonSettings:
-    """How rows come nearer to a person: Adam ``steps`` and ``rate``, and weights beside the distance of embeddings: ``image``
-    of the L1 distance from the picture as it was, ``rows`` of the squared length of what is added to the rows."""
-
-    steps: int = 25
-    rate: float = 0.05
-    image: float = 1.0
-    rows: float = 5e-4
-
-
-class Person(NamedTuple):
-    """``embed`` tells of images [N, 3, S, S] whose faces they are, [N, D]; ``expected`` of pictures without their style, what a
-    true photo would be told as."""
-
-    embed: Callable[[Tensor], Tensor]
-    expected: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
 class DestylizeSettings:
     """How portraits become faces: Adam ``steps`` and ``rate`` with its ramps, the weights of identity, spread of the rows and
-    noise regularisation, and the truncation of the face. Of ours: with ``unwarp`` a portrait's deformation is taken back
-    first, with ``photo`` a painter turns it into a photo, ``detail`` of what that shows beside its rows is kept; without steps
-    its codes are what the encoder gives. ``person`` has the settings of ``towards_person``, which is left out where None."""
+    noise regularisation, and the truncation of the face. Without steps a portrait's codes are what the encoder gives."""
 
     steps: int = 300
     rate: float = 0.1
@@ -58,10 +36,6 @@ class DestylizeSettings:
     spread: float = 1.0
     noise: float = 1e5
     truncation: float = 0.7
-    unwarp: bool = False
-    photo: bool = False
-    detail: float = 1.0
-    person: PersonSettings | None = None
 
 
 class Destylized(NamedTuple):
@@ -76,7 +50,6 @@ class Destylized(NamedTuple):
 def destylize(
     portrait: Tensor, tuned: Generator, generator: Generator, *, encode: Rows, to_w: Rows, perceptual: Distance,
     identity: Distance | None = None, settings: DestylizeSettings | None = None, center: float | Tensor = 0.0,
-    plain: Tensor | None = None, features: Callable[[Tensor, Tensor], Tensor] | None = None, person: Person | None = None,
     progress: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> Destylized:
     """Find the face behind each portrait: codes that are the portrait under g', drawn by g (section 3.2).
@@ -94,9 +67,6 @@ def destylize(
         perceptual, identity: distances of image batches, scalars; identity is left out where None.
         settings: see there.
         center: of the truncation of w_plus, 0 as published or the mean latent [D].
-        plain: the portraits without deformation, or as photos, whose faces are looked for; as they are where None.
-        features: what a picture shows beside its w_plus, added to the features of its face; nothing where None.
-        person: whose face is looked for, where the settings ask for it; rows are w+ then.
         progress: called with the number of steps done and the terms.
 
     Raises:
@@ -105,9 +75,7 @@ def destylize(
     settings = settings or DestylizeSettings()
     with torch.no_grad():
         start = encode(portrait)
-        rows = start if plain is None else encode(plain)
-    portrait = portrait if plain is None else plain
-    rows = rows.clone().requires_grad_(True)
+    rows = start.clone().requires_grad_(True)
     noise = [level.repeat(len(portrait), 1, 1, 1).requires_grad_(True) for level in tuned.fixed_noise()]
     optimizer = torch.optim.Adam([rows, *noise], lr=settings.rate)
     with torch.enable_grad(), frozen(tuned):
@@ -124,55 +92,10 @@ def destylize(
                 progress(step + 1, _numbers(terms))
     with torch.no_grad():
         w_plus = center + settings.truncation * (to_w(rows) - center)
-        shown = Face(w_plus, None if features is None else settings.detail * features(portrait, w_plus))
-    if settings.person is not None and person is not None:
-        shown = towards_person(shown, generator, person.expected(portrait), embed=person.embed, settings=settings.person)
-        w_plus, rows = shown.w_plus, shown.w_plus
-    with torch.no_grad():
-        face = generator.synthesis(w_plus, noise=generator.fixed_noise(), feature_transforms=shown.transforms())
+        face = generator.synthesis(w_plus, noise=generator.fixed_noise())
         content = encode(face) if settings.steps else rows  # what the encoder gave need not be encoded again
         intrinsic = torch.cat([content[:, :KEPT_ROW], start[:, KEPT_ROW:]], dim=1)
     return Destylized(start, intrinsic, face)
-
-
-def towards_person(face: Face, generator: Generator, wanted: Tensor, *, embed: Callable[[Tensor], Tensor],
-                   settings: PersonSettings | None = None) -> Face:
-    """Move the rows of faces that say more than colours until an identity network sees who is wanted.
-
-    min over d of sum_i |embed(g(w + d))_i - wanted_i| + image |g(w + d) - g(w)|_1 + rows |d|^2, d = 0 in rows from 8 on. The
-    embedding is also asked for pictures a pixel aside, so that what it sees is no accident of single pixels; what the faces
-    show beside their rows stays, for in it the network would be deceived rather than shown a face.
-
-    Args:
-        face: N faces of the generator, w_plus [N, L, D].
-        generator: g, left as it was.
-        wanted: embeddings [N, E].
-        embed: images [N, 3, S, S] -> embeddings.
-        settings: see there.
-
-    Raises:
-        DivergedError: naming the step and the term that is not finite.
-    """
-    settings, transforms = settings or PersonSettings(), face.transforms()
-    added = torch.zeros_like(face.w_plus[:, :KEPT_ROW]).requires_grad_(True)
-    optimizer = torch.optim.Adam([added], lr=settings.rate)
-
-    def moved() -> Tensor:
-        return torch.cat([face.w_plus[:, :KEPT_ROW] + added, face.w_plus[:, KEPT_ROW:]], dim=1)
-
-    def drawn() -> Tensor:
-        return generator.synthesis(moved(), noise=generator.fixed_noise(), feature_transforms=transforms)
-
-    with torch.no_grad():
-        before = drawn()
-    with torch.enable_grad(), frozen(generator):
-        for step in range(settings.steps):
-            image = drawn()
-            away = torch.stack([(embed(shown) - wanted).norm(dim=1) for shown in (image, image.roll((1, 1), dims=(2, 3)))])
-            terms = {"person": away.mean(dim=0).sum(), "rows": settings.rows * added.square().sum(),
-                     "image": settings.image * (image - before).abs().mean(dim=(1, 2, 3)).sum()}
-            _follow(optimizer, terms, step=step)
-    return Face(moved().detach(), face.residual)
 
 
 @dataclass(frozen=True)

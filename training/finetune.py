@@ -337,7 +337,8 @@ class FineTuner:
         """Return everything that the next step depends on, as tensors and plain values."""
         return {
             "step": self.step_count, "config": self.config.to_dict(), "rng": self.rng.get_state(),
-            "points": None if self.guide is None else self.guide.points.cpu(),
+            # Unsure ones are read again, and found unsure again.
+            "points": self.guide.points.cpu() if self.guide is not None and self.guide.is_sure else None,
             "latents": self.latents.cpu(), "pair": {name: image.cpu() for name, image in self.pair._asdict().items()},
             "networks": {name: module.state_dict() for name, module in self._modules().items()},
             "g_optimizer": self.g_optimizer.state_dict(), "d_optimizer": self.d_optimizer.state_dict(),

@@ -5,12 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from data.landmarks68 import MIRROR
-from models.landmark_goal import common_displacement, eye_axis, turned
+from data.landmarks68 import EYES, MIRROR
+from drawing.warp import turned
 from models.landmarks import surest
 
 # Above this disagreement with the mirrored image, as a share of the eye distance, landmarks are no guide.
 MOST_DOUBT = 0.12
+
+
+def eye_axis(points: Tensor) -> Tensor:
+    """Return the vectors between the eye centres of landmarks [N, 68, 2], [N, 1, 2]."""
+    first, second = (points[:, eye].mean(dim=1, keepdim=True) for eye in EYES)
+    return second - first
+
+
+def common_displacement(source: Tensor, target: Tensor) -> Tensor:
+    """Return how far landmarks move from ``source`` to ``target``, both [1, 68, 2], in units of the source's eye distance along
+    the line through the eyes, [1, 68, 2]: what both sides of the face have in common."""
+    moved = turned(target - source, eye_axis(source), back=True)
+    mirrored = moved[:, torch.from_numpy(MIRROR).to(moved.device)] * moved.new_tensor([-1.0, 1.0])
+    return (moved + mirrored) / 2.0
 
 
 class LandmarkGuide:

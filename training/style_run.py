@@ -61,16 +61,15 @@ def read_setting(args: Namespace) -> Setting:
     Raises:
         UserError: for options that do not go together.
     """
-    try:
-        choose_config(args, size=0, dtype="float32")
-    except ValueError as error:
-        raise cli.UserError(f"train.py: {error}") from error
     device = cli.resolve_device(args.device)
     base = builders.load_base(args.base, device=device, with_discriminator=True)
     size = base.generator.config.size
     if args.img_res not in (None, size):
         raise cli.UserError(f"--img_res {args.img_res}: the base makes images of {size} px; leave the option out")
-    config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))
+    try:
+        config = choose_config(args, size=size, dtype=training_dtype(args.dtype, device))
+    except ValueError as error:
+        raise cli.UserError(f"train.py: {error}") from error
     if args.export_published and (config.guarded or config.carry_image):
         raise cli.UserError("--export_published: the published file cannot hold the starter profile's warps; add "
                             "--profile published, or --guarded false --carry_image false")
@@ -95,11 +94,14 @@ def latents_start(setting: Setting, args: Namespace, pair: Pair) -> tuple[Tensor
 
 @torch.no_grad()
 def drawing_pair(setting: Setting, drawing: Tensor) -> Pair:
-    """Return a pair for a drawing [1, 3, S, S] without a photo: the face that the base's encoder sees in it stands for that."""
+    """Return a pair for a drawing [1, 3, S, S] without a photo: the face that the base's encoder sees in it stands for that, or
+    the mean face of a base that has none."""
     size, base = setting.size, setting.base
     target = resized(drawing, (size, size))
-    encoder = builders.load_encoder("starter" if size <= 256 else "official", device=setting.device)
-    rows = encoded_start(encoder.module, encoder.latent_avg, Pair(target, target, target), input_size=encoder.input_size)[:1]
+    rows = base.generator.broadcast(base.w_avg[None])
+    if base.name in ("starter", "official"):
+        encoder = builders.load_encoder(base.name, device=setting.device)
+        rows = encoded_start(encoder.module, encoder.latent_avg, Pair(target, target, target), input_size=encoder.input_size)[:1]
     photo = base.generator.synthesis(rows, noise=base.generator.fixed_noise()).clamp(-1.0, 1.0)
     return Pair(photo, target, target)
 
@@ -140,14 +142,14 @@ class StyleRun:
                 cli.ensure_dir(kept)
                 save_image(kept / f"{kind}_{number}.png", image)
 
-    def resume(self, state: Mapping[str, Any], *, frames: Callable[[Sequence[str]], list[Tensor]],
-               given: tuple[Sequence[str] | None, Sequence[str] | None]) -> None:
+    def resume(self, state: Mapping[str, Any], *, frames: Callable[[Sequence[str], int], list[Tensor]],
+               given: Mapping[str, Sequence[str]]) -> None:
         """Go on from a saved state.
 
         Args:
             state: what ``training.state.read_state`` gave.
-            frames: reads pictures by their names.
-            given: names of sources and targets on the command line, which must be those of the run.
+            frames: reads pictures by their names, at a side in px.
+            given: names of pictures on the command line, by option, "source", "target" and "style_ref"; they must be the run's.
 
         Raises:
             ValueError: if options, base or pictures are not the run's.
@@ -158,14 +160,16 @@ class StyleRun:
         kept = self.folder / PICTURES
         before = {kind: [to_tensor(read_image(path), FRAME) for path in sorted(kept.glob(f"{kind}_*.png"))]
                   for kind in ("source", "target")}
-        for kind, names in zip(("source", "target"), given, strict=True):
-            if names is not None and before["target"]:
-                now = frames(names)
-                same = len(now) == len(before[kind]) and all(
-                    (one - other).abs().max() < 0.02 for one, other in zip(now, before[kind], strict=True))
-                if not same:
-                    raise ValueError(f"--{kind} {' '.join(names)}: the run was started with another image; leave it out with "
-                                     "--resume, or start again with --overwrite")
+        known = {name: [image.cpu()] for name, image in self.tuner.pair._asdict().items()}
+        known |= {kind: images for kind, images in before.items() if before["target"]}
+        for kind, names in given.items():
+            side = known[kind][0].shape[3] if known[kind] else FRAME
+            now = frames(names, side)
+            same = len(now) == len(known[kind]) and all(
+                (one - other).abs().max() < 0.02 for one, other in zip(now, known[kind], strict=True))
+            if not same:
+                raise ValueError(f"--{kind} {' '.join(names)}: the run was started with another image; leave it out with "
+                                 "--resume, or start again with --overwrite")
         if setting.is_drawn:
             if not before["target"]:
                 raise ValueError(f"{kept}: holds no pictures of the run; start again without --resume")

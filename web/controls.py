@@ -1,4 +1,7 @@
-"""Widgets for the controls of any style, and what they say as a look."""
+"""Widgets for the controls of any style, and what they say as a look.
+
+Every widget says that it can be moved: the page's library takes those that are made while it runs for display alone.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from PIL import Image
 
 from pipeline.cli import UserError
 from styles.controls import REGIONS, ByRegion, Control, Look
+from web.uploads import Picture
 
 # A choice with more values than this is a list to search in, not a row of buttons.
 MAX_BUTTONS = 8
@@ -142,15 +146,15 @@ def build_panel(
     return Panel(tuple(controls), tuple(tuple(made[control.name]) for control in controls))
 
 
-def _upload(title: str, value: str | None, elem_id: str) -> gr.Image:
-    return gr.Image(value, type="filepath", sources=["upload", "clipboard"], format="png", label=title, height=180,
-                    elem_id=elem_id)
+def _upload(title: str, value: str | None, elem_id: str) -> Picture:
+    return Picture(value, type="filepath", sources=["upload", "clipboard"], format="png", label=title, height=180,
+                   elem_id=elem_id, interactive=True)
 
 
 def _slider(control: Control, value: float, elem_id: str) -> gr.Slider:
     low, high = min(control.low, value), max(control.high, value)
     return gr.Slider(low, high, value, step=step_of(control.low, control.high), label=control.title, elem_id=elem_id,
-                     info=None if control.label else control.help)
+                     info=None if control.label else control.help, interactive=True)
 
 
 def _folded(control: Control, values: list[Any], prefix: str) -> list[gr.components.Component]:
@@ -160,16 +164,17 @@ def _folded(control: Control, values: list[Any], prefix: str) -> list[gr.compone
         switched, number, *values = values
         with gr.Row():
             made.append(gr.Checkbox(switched, label=f"Set {control.title.partition(':')[0].lower()}", scale=1,
-                                    elem_id=f"{prefix}_{control.name}_on"))
+                                    interactive=True, elem_id=f"{prefix}_{control.name}_on"))
             made.append(_slider(control, number, f"{prefix}_{control.name}"))
     else:
         values = values[1:]
     if control.per == "region":
         made += [gr.Slider(*FACTOR_RANGE, factor, step=0.1, label=f"{control.title}, {name}: times",
-                           elem_id=f"{prefix}_{control.name}_{name}") for name, factor in zip(REGIONS, values, strict=True)]
+                           interactive=True, elem_id=f"{prefix}_{control.name}_{name}")
+                 for name, factor in zip(REGIONS, values, strict=True)]
     elif control.per == "row":
         made.append(gr.Textbox(values[0], label=f"{control.title}, by row", max_lines=1, elem_id=f"{prefix}_{control.name}_rows",
-                               placeholder="numbers separated by commas; empty: the same for all"))
+                               interactive=True, placeholder="numbers separated by commas; empty: the same for all"))
     return made
 
 
@@ -183,7 +188,8 @@ def _choice(
                              label=control.title, elem_id=f"{elem_id}_pictures", interactive=False, buttons=[])
     few = len(control.choices) <= MAX_BUTTONS
     names_of = gr.Radio if few else gr.Dropdown
-    made = names_of(list(control.choices), value=value, label=control.title, info=control.help, elem_id=elem_id)
+    made = names_of(list(control.choices), value=value, label=control.title, info=control.help, elem_id=elem_id,
+                    interactive=True)
     if pictures:
         def chosen(event: gr.SelectData) -> str:
             return names[event.index]

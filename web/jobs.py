@@ -68,6 +68,7 @@ class Trainer:
 
     def train(
         self, source: str | None, target: str | None, name: str, *, steps: int, align: bool, overwrite: bool,
+        force: bool = False,
     ) -> Iterator[Progress]:
         """Train a style and yield its progress about once a second; closing the iterator cancels.
 
@@ -80,18 +81,21 @@ class Trainer:
         if not self.lock.acquire(blocking=False):
             raise UserError("a training is under way; wait for it or cancel it")
         try:
-            yield from self._run(source, target, name, steps=steps, align=align)
+            yield from self._run(source, target, name, steps=steps, align=align, force=force)
         finally:
             self._stop()
             self.lock.release()
 
-    def _run(self, source: str, target: str, name: str, *, steps: int, align: bool) -> Iterator[Progress]:
+    def _run(
+        self, source: str, target: str, name: str, *, steps: int, align: bool, force: bool,
+    ) -> Iterator[Progress]:
         run = self.folder / name
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir(parents=True)
         command = [sys.executable, str(ROOT / "train.py"), "--style", name, "--source", str(source), "--target",
                    str(target), "--iterations", str(steps), "--align", str(align).lower(), "--outdir", str(run),
-                   "--sheet_every", str(max(10, steps // 8)), "--device", self.device, "--overwrite"]
+                   "--sheet_every", str(max(10, steps // 8)), "--device", self.device, "--overwrite",
+                   *(["--force"] if force else [])]
         self.cancelled = False
         with open(run / "log.txt", "wb") as log:
             # A session of its own, so that Ctrl-C in the page's terminal is passed on by the page alone.

@@ -12,22 +12,45 @@ import gradio as gr
 from PIL import Image
 
 from checkpoints.paths import style_names
+from data.images import read_photo, save_image
+from data.origin import Origin
 from pipeline.cli import DEFAULT_STYLE
 from styles.controls import Look
 from styles.registry import TABS, named_function
 from training.config import PROFILES
 from web.controls import Kept, Panel, build_panel, look_of
+from web.clips import clip_tab, live_tab
 from web.jobs import Trainer
 from web.studio import MENDABLE, Studio, Wish
+from web.thumbs import Thumbnails
+from web.uploads import Picture, Previews, plain, refusal
 
 TITLE = "One-shot face stylization"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "networks"}
 QUIETLY = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
+# What is made stays in view beside the controls, on a narrow screen above them; names of pictures are not cut.
 CSS = """
-.gradio-container {max-width: 1240px !important; margin: auto} footer {display: none !important}
-#restyled img, #random img, #sheet img {width: 100% !important; object-fit: contain !important; min-height: 240px}
+.gradio-container {max-width: 1240px !important; width: 100% !important; margin: auto; overflow: visible !important}
+footer {display: none !important}
+#restyled img, #random img, #sheet img, #live img {width: 100% !important; min-width: 100%;
+  height: auto !important; max-height: 82vh; object-fit: contain !important}
+.styles .grid-container {grid-template-columns: repeat(5, 1fr) !important; grid-auto-rows: auto !important; gap: 4px !important}
+.styles .grid-wrap {padding: 4px !important}
+#restyled button:has(img), #restyled .image-frame {width: 100% !important}
+.kept {position: sticky !important; top: 8px; align-self: flex-start; z-index: 5}
+.tabs, .tabitem, .tabitem > div, .row {overflow: visible !important}
+.kept .image-container, .kept video {min-height: 200px}
+.caption-label, .gallery-item .caption-label {white-space: normal !important; overflow: visible !important;
+  text-overflow: clip !important; max-width: 100% !important; line-height: 1.1; font-size: 11px; padding: 1px 3px}
+@media (max-width: 760px) {
+  .kept {order: -1; top: 0; z-index: 20; background: var(--body-background-fill); padding-bottom: 4px}
+  .kept img, .kept video {max-height: 36vh} .kept .image-container {min-height: 90px}
+  .styles .grid-container {grid-template-columns: repeat(4, 1fr) !important} .caption-label {font-size: 9px}
+}
 """
-VIEWS = ("side by side", "face", "whole photo")
+NO_STYLE = "none"
+VIEWS = ("photo and result", "with inversion", "face", "whole photo")
+THUMBNAIL_SECONDS = 3.0
 
 
 def theme() -> gr.themes.Base:
@@ -42,7 +65,7 @@ def told(function: Callable) -> Callable:
         try:
             return function(*args)
         except MENDABLE as error:
-            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+            raise refusal(error) from None
 
     return call
 
@@ -52,23 +75,87 @@ def default_style() -> str | None:
     return DEFAULT_STYLE if DEFAULT_STYLE in names else names[0] if names else None
 
 
-def saved(picture: Image.Image) -> str:
+def saved(picture: Image.Image, origin: Origin | None = None) -> str:
     """Write a picture for download and return its path; Gradio deletes such files after a while."""
     with tempfile.NamedTemporaryFile(prefix="stylized_", suffix=".png", delete=False) as file:
-        picture.save(file, "PNG")
+        pass
+    save_image(file.name, picture, origin=origin)
     return file.name
 
 
-def style_row() -> tuple[gr.Dropdown, gr.Button]:
-    with gr.Row():
-        style = gr.Dropdown(style_names(), value=default_style(), label="Style", scale=4)
-        refresh = gr.Button("Refresh", scale=1, min_width=90)
-    refresh.click(lambda: gr.Dropdown(style_names(), value=default_style()), None, style, api_visibility="private")
-    return style, refresh
+class StyleLists:
+    """The lists of styles on all tabs, and the pictures above them.
+
+    Args:
+        thumbs: makes the pictures; None shows none.
+    """
+
+    def __init__(self, thumbs: Thumbnails | None) -> None:
+        self.thumbs, self.galleries = thumbs, []
+
+    def row(self) -> tuple[gr.Dropdown, gr.Button]:
+        """Make a list of styles with a button that reads the folder again."""
+        gallery = None
+        if self.thumbs is not None:
+            gallery = gr.Gallery(self.pictures(), columns=5, height=190, allow_preview=False, show_label=False,
+                                 interactive=False, buttons=[], elem_classes="styles", object_fit="cover")
+            self.galleries.append(gallery)
+        with gr.Row():
+            style = gr.Dropdown(style_names(), value=default_style(), label="Style", scale=4, interactive=True)
+            refresh = gr.Button("Refresh", scale=1, min_width=90)
+
+        def again() -> gr.Dropdown:
+            if self.thumbs is not None:
+                self.thumbs.wanted.set()
+            return gr.Dropdown(style_names(), value=default_style())
+
+        def chosen(event: gr.SelectData) -> str:
+            return event.value["caption"]
+
+        refresh.click(again, None, style, api_visibility="private")
+        if gallery is not None:
+            gallery.select(chosen, None, style, api_visibility="private", show_progress="hidden")
+        return style, refresh
+
+    def pictures(self) -> list[tuple[Image.Image, str]]:
+        """Return the pictures that are there."""
+        return [(Image.open(path), name) for path, name in self.thumbs.ready()]
+
+    def keep_fresh(self) -> None:
+        """Show pictures of styles as they are made."""
+        if self.thumbs is None:
+            return
+        shown = gr.State(-1)
+        timer = gr.Timer(THUMBNAIL_SECONDS)
+
+        def look(count: int) -> list:
+            ready = len(self.thumbs.ready())
+            if ready == count:
+                return [count, *(gr.skip() for _ in self.galleries)]
+            pictures = self.pictures()
+            return [ready, *(gr.Gallery(pictures) for _ in self.galleries)]
+
+        timer.tick(look, shown, [shown, *self.galleries], api_visibility="private", show_progress="hidden", queue=False)
 
 
-def truncation(value: float) -> gr.Slider:
-    return gr.Slider(0.0, 1.0, value, step=0.05, label="Truncation (0: average face)")
+def mixture() -> tuple[gr.Dropdown, gr.Slider]:
+    """Make the widgets of a second style and its share."""
+    with gr.Accordion("Mix with a second style", open=False):
+        second = gr.Dropdown([NO_STYLE, *style_names()], value=NO_STYLE, label="Second style", interactive=True, elem_id="second")
+        share = gr.Slider(0.0, 1.0, 0.5, step=0.05, label="Share of the second style", interactive=True, elem_id="share")
+    return second, share
+
+
+def recipe(style: str | None, second: str | None, share: float) -> str | None:
+    """Return the name of a style, or of the mixture that is asked for."""
+    if not style or second in (None, NO_STYLE, style):
+        return style
+    return f"{style}:{1.0 - share:.2f},{second}:{share:.2f}"
+
+
+def truncation(value: float, prefix: str) -> gr.Slider:
+    return gr.Slider(0.0, 1.0, value, step=0.05, label="Truncation (0: average face)", interactive=True,
+                     elem_id=f"{prefix}_truncation")
 
 
 def build_controls(studio: Studio, style: str | None, kept: Kept, *, samples: bool, prefix: str) -> Panel:
@@ -78,7 +165,7 @@ def build_controls(studio: Studio, style: str | None, kept: Kept, *, samples: bo
         pictures = studio.pictures(style) if style else {}
         return build_panel(controls, kept, samples=samples, prefix=prefix, pictures=pictures)
     except MENDABLE as error:
-        gr.Markdown(" ".join(str(error).split()))
+        gr.Markdown(plain(error))
         return Panel((), ())
 
 
@@ -89,35 +176,46 @@ def look_for(studio: Studio, style: str | None, kept: Kept, *, samples: bool) ->
     return look_of(studio.controls(style), kept, samples=samples)
 
 
-def photo_tab(studio: Studio, page: gr.Blocks) -> gr.Dropdown:
+def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown:
     # What the controls say, by name, so that the next style shows the same where it has the same control.
-    kept = gr.State({})
+    kept, previews = gr.State({}), Previews()
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            photo = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="Photo", height=260,
-                             elem_id="photo", format="png")
-            style, _ = style_row()
-            view = gr.Radio(VIEWS, value=VIEWS[0], label="View", elem_id="view")
-            refine = gr.Checkbox(False, label="Closer likeness: refine the face by 100 steps, slower")
-            psi = truncation(1.0)
+            photo = Picture(type="filepath", sources=["upload", "webcam", "clipboard"], show_label=False, height=260,
+                            placeholder="A photo with a face: drop it here, or click", elem_id="photo", format="png",
+                            interactive=True)
+            style, _ = lists.row()
+            view = gr.Radio(VIEWS, value=VIEWS[0], label="View", elem_id="view", interactive=True)
+            refine = gr.Checkbox(False, label="Closer likeness: refine the face by 100 steps, slower", interactive=True)
+            psi = truncation(1.0, "photo")
+            second, share = mixture()
             own = gr.Column()
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=300, elem_classes="kept"):
             result = gr.Image(type="pil", label="Restyled", show_label=False, format="png", interactive=False,
                               elem_id="restyled", buttons=["fullscreen"])
             download = gr.DownloadButton("Download PNG", interactive=False)
 
     @told
-    def draw(path: str | None, style: str | None, view: str, refine: bool, psi: float, kept: Kept) -> tuple:
+    def draw(path: str | None, style: str | None, second: str, share: float, view: str, refine: bool, psi: float,
+             kept: Kept) -> tuple:
+        path = previews.original(path)
         if not path:
             return None, gr.DownloadButton(interactive=False)
         wish = Wish(look_for(studio, style, kept, samples=False), float(psi), view)
-        picture = studio.draw(path, style, wish, refine=refine)
-        return picture, gr.DownloadButton(value=saved(picture), interactive=True)
+        picture = studio.draw(path, recipe(style, second, share), wish, refine=refine)
+        origin = read_photo(path)[1] if view == "whole photo" else None
+        return picture, gr.DownloadButton(value=saved(picture, origin), interactive=True)
+
+    @told
+    def preview(path: str | None) -> Any:
+        shown = previews.of(path)
+        return gr.skip() if shown == path else shown
 
     # Only the last of many changes is drawn.
-    drawing = {"fn": draw, "inputs": [photo, style, view, refine, psi, kept], "outputs": [result, download],
+    drawing = {"fn": draw, "inputs": [photo, style, second, share, view, refine, psi, kept], "outputs": [result, download],
                "trigger_mode": "always_last", "show_progress": "minimal", "api_visibility": "private", **ONE_AT_A_TIME}
-    gr.on([photo.change, style.change, view.change, refine.change, psi.change], **drawing)
+    gr.on([photo.change, style.change, second.change, share.change, view.change, refine.change, psi.change], **drawing)
+    photo.upload(preview, photo, photo, api_visibility="private", show_progress="hidden")
 
     def show(chosen: str | None, known: Kept) -> None:
         panel = build_controls(studio, chosen, known, samples=False, prefix="photo")
@@ -131,18 +229,18 @@ def photo_tab(studio: Studio, page: gr.Blocks) -> gr.Dropdown:
     return style
 
 
-def random_tab(studio: Studio, page: gr.Blocks) -> gr.Dropdown:
+def random_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown:
     kept = gr.State({})
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            style, _ = style_row()
+            style, _ = lists.row()
             with gr.Row():
-                seed = gr.Number(7, precision=0, minimum=0, maximum=2**31, label="Seed")
-                count = gr.Slider(1, 12, 6, step=1, label="Faces")
-            psi = truncation(0.7)
+                seed = gr.Number(7, precision=0, minimum=0, maximum=2**31, label="Seed", interactive=True, elem_id="seed")
+                count = gr.Slider(1, 12, 6, step=1, label="Faces", interactive=True, elem_id="faces")
+            psi = truncation(0.7, "random")
             own = gr.Column()
             make = gr.Button("Draw", variant="primary", elem_id="draw_random")
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=300, elem_classes="kept"):
             result = gr.Image(type="pil", label="Restyled", show_label=False, format="png", interactive=False,
                               elem_id="random", buttons=["download", "fullscreen"])
 
@@ -169,55 +267,66 @@ def train_tab(trainer: Trainer, styles: list[gr.Dropdown]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
-                source = gr.Image(type="filepath", sources=["upload", "webcam"], label="Real face", height=190,
-                                  elem_id="source", format="png", min_width=140)
-                target = gr.Image(type="filepath", sources=["upload"], label="The same face, drawn", height=190,
-                                  elem_id="target", format="png", min_width=140)
-            name = gr.Textbox(label="Name of the new style", placeholder="letters, digits, - and _", elem_id="name")
-            steps = gr.Slider(1, 500, PROFILES["starter"]["iterations"], step=1, label="Steps", elem_id="steps")
-            align = gr.Checkbox(True, label="Find and align the face in both images")
-            overwrite = gr.Checkbox(False, label="Replace a style of this name")
+                source = Picture(type="filepath", sources=["upload", "webcam"], show_label=False, height=220,
+                                 placeholder="Real face", elem_id="source", format="png", min_width=140, interactive=True)
+                target = Picture(type="filepath", sources=["upload"], show_label=False, height=220,
+                                 placeholder="The same face, drawn", elem_id="target", format="png", min_width=140,
+                                 interactive=True)
+            name = gr.Textbox(label="Name of the new style", placeholder="letters, digits, - and _", elem_id="name",
+                              interactive=True)
+            steps = gr.Slider(1, 500, PROFILES["starter"]["iterations"], step=1, label="Steps", elem_id="steps",
+                              interactive=True)
+            align = gr.Checkbox(True, label="Find and align the face in both images", interactive=True)
+            overwrite = gr.Checkbox(False, label="Replace a style of this name", interactive=True)
+            force = gr.Checkbox(False, label="Train even if the images look wrong", interactive=True)
             with gr.Row():
                 start = gr.Button("Train", variant="primary", elem_id="train")
                 cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=300, elem_classes="kept"):
             status = gr.Textbox("Nothing is being trained.", label="Progress", interactive=False, elem_id="status")
             sheet = gr.Image(type="filepath", label="Samples so far", show_label=False, interactive=False,
                              elem_id="sheet", buttons=["fullscreen"])
 
     def train(*values: Any) -> Iterator[tuple]:
-        source, target, name, steps, align, overwrite = values
+        source, target, name, steps, align, overwrite, force = values
         shown = None
         try:
-            for now in trainer.train(source, target, name, steps=int(steps), align=align, overwrite=overwrite):
+            for now in trainer.train(source, target, name, steps=int(steps), align=align, overwrite=overwrite,
+                                     force=force):
                 fresh = gr.skip() if now.sheet == shown else Image.open(now.sheet).convert("RGB")
                 shown = now.sheet
                 lists = [gr.Dropdown(style_names()) if now.done else gr.skip() for _ in styles]
-                yield now.line, fresh, *lists
+                yield plain(now.line), fresh, *lists
         except MENDABLE as error:
-            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+            raise refusal(error) from None
 
-    start.click(train, [source, target, name, steps, align, overwrite], [status, sheet, *styles], show_progress="minimal",
+    start.click(train, [source, target, name, steps, align, overwrite, force], [status, sheet, *styles], show_progress="minimal",
                 api_visibility="private", concurrency_limit=1, concurrency_id="training")
     # Outside the queue, or it would wait for the training that it is to stop.
     cancel.click(lambda: gr.Info("Stopping …") if trainer.cancel() else gr.Info("Nothing is being trained."), None, None,
                  queue=False, api_visibility="private")
 
 
-def build(studio: Studio, trainer: Trainer) -> gr.Blocks:
-    """Return the page."""
+def build(studio: Studio, trainer: Trainer, thumbs: Thumbnails | None = None) -> gr.Blocks:
+    """Return the page; ``thumbs`` makes the pictures of styles, None shows none."""
+    lists = StyleLists(thumbs)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
         gr.Markdown(f"## {TITLE}")
         styles = []
         with gr.Tab("Photo"):
-            styles.append(photo_tab(studio, page))
+            styles.append(photo_tab(studio, page, lists))
+        with gr.Tab("Clip"):
+            styles.append(clip_tab(studio, lists.row, MENDABLE, ONE_AT_A_TIME))
+        with gr.Tab("Webcam"):
+            styles.append(live_tab(studio, lists.row, MENDABLE, ONE_AT_A_TIME))
         with gr.Tab("Random faces"):
-            styles.append(random_tab(studio, page))
+            styles.append(random_tab(studio, page, lists))
         for title, place in TABS.items():
             with gr.Tab(title):
                 named_function(place)(studio.device, shared=ONE_AT_A_TIME)
         with gr.Tab("Train"):
             train_tab(trainer, styles)
+        lists.keep_fresh()
     return page.queue(max_size=32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,10 +19,10 @@ from pipeline import sampling
 from pipeline.cli import UserError
 from faces.find import FaceFinder
 from pipeline.stylize import (
-    Crop, InversionSettings, Stylizer, build_stylizer, side_by_side, whole_photo,
+    Crop, InversionSettings, Stylized, Stylizer, build_stylizer, side_by_side, whole_photo,
 )
 from styles.controls import Control, Look
-from styles.registry import controls_of
+from styles.registry import controls_of, parse_recipe
 
 KEPT_PHOTOS = 16
 KEPT_STYLES = 3
@@ -44,14 +44,26 @@ class Wish:
 
     look: Look = field(default_factory=Look)
     truncation: float = 1.0
-    view: str = "side by side"
+    view: str = "photo and result"
 
 
 def truncated(face: Face, w_avg: torch.Tensor, psi: float) -> Face:
-    """Return faces moved towards the average one: w_avg + psi (w_plus - w_avg), and psi times what rows cannot say."""
+    """Return faces moved towards the average one, w_avg + psi (w_plus - w_avg), and psi times the residual; the photo stays."""
     if psi == 1.0:
         return face
-    return Face(w_avg + psi * (face.w_plus - w_avg), None if face.residual is None else psi * face.residual)
+    return replace(face, w_plus=w_avg + psi * (face.w_plus - w_avg), half=None,
+                   residual=None if face.residual is None else psi * face.residual)
+
+
+def shown(item: Stylized, view: str) -> torch.Tensor:
+    """Return one face as a view wants it, [1, 3, S, W]."""
+    if view == "face":
+        return item.result
+    row = side_by_side(item)  # photo, inversion, result
+    if view == "with inversion":
+        return row
+    side = row.shape[2]
+    return torch.cat([row[..., :side], row[..., 2 * side:]], dim=3)
 
 
 class Cache(OrderedDict):
@@ -96,15 +108,16 @@ class Studio:
 
     @staticmethod
     def _check(style: str) -> None:
-        if style not in style_names():
-            raise UserError(f"no such style {style!r}; choose one of the list, or train one")
+        for name, _ in parse_recipe(style) or [(style, 1.0)]:
+            if name not in style_names():
+                raise UserError(f"no such style {name!r}; choose one of the list, or train one")
 
     def stylizer(self, style: str, *, refine: bool = False) -> Stylizer:
         """Return the networks of a style, loaded once; a file that has changed is loaded again."""
         self._check(style)
-        path = find_style(style)
+        times = tuple(find_style(name).stat().st_mtime_ns for name, _ in parse_recipe(style) or [(style, 1.0)])
         mode = "e4e+optimize" if refine else "e4e"
-        return self.stylizers.take((style, path.stat().st_mtime_ns, mode), lambda: build_stylizer(
+        return self.stylizers.take((style, times, mode), lambda: build_stylizer(
             style, inversion=InversionSettings(mode), faces=self.faces, device=self.device))
 
     def prepare(self, path: str | Path, style: str, *, refine: bool = False) -> Prepared:
@@ -124,7 +137,7 @@ class Studio:
         return self.photos.take(key, make)
 
     def draw(self, path: str | Path, style: str, wish: Wish, *, refine: bool = False) -> Image.Image:
-        """Return the restyled photo in the view that is asked for: side by side, face, or whole photo."""
+        """Return the restyled photo in a view: photo and result, with inversion, face, or whole photo."""
         stylizer = self.stylizer(style, refine=refine)
         stylizer.style.prepare(wish.look)  # a look that cannot be drawn is told of before a photo is inverted
         prepared = self.prepare(path, style, refine=refine)
@@ -135,7 +148,7 @@ class Studio:
             items.append(stylizer.stylized(crop, face, drawn))
         if wish.view == "whole photo":
             return whole_photo(prepared.photo, prepared.crops, items)
-        rows = [side_by_side(item) if wish.view == "side by side" else item.result for item in items]
+        rows = [shown(item, wish.view) for item in items]
         return to_pil(torch.cat([row.cpu() for row in rows], dim=2))
 
     @torch.no_grad()

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.builders import Base, compute_w_avg, load_base
-from checkpoints.features import Encoder
 from checkpoints.io import save_model
 from models.blending import BlendGenerator
 from models.e4e import E4EConfig
@@ -19,7 +18,6 @@ from models.psp import PSPEncoder
 from models.style_encoder import StyleEncoder, StyleEncoderConfig
 from models.stylegan2 import GeneratorConfig
 from training.blend.generator import BlendStageConfig, BlendTrainer, Critics
-from training.blend.rows import RowsStageConfig, RowsTrainer
 from training.blend.photos import PhotoEncoderTrainer, PhotoStageConfig
 from training.blend.stage import ResumeError, resume, run_stage
 from training.blend.style_encoder import StyleEncoderTrainer, StyleStageConfig
@@ -28,9 +26,9 @@ from training.pretrain.common import RandomFaces, load_state, require_state
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
 
-STYLE, BLEND, ROWS, PHOTOS = "style_encoder.pt", "blend.pt", "rows.pt", "photos.pt"
+STYLE, BLEND, PHOTOS = "style_encoder.pt", "blend.pt", "photos.pt"
 # Seeds of the stages' random pictures, apart from each other; what was seen is added, so that a resumed run draws others.
-SEEDS = {STYLE: 5000, BLEND: 6000, ROWS: 6500, PHOTOS: 7000}
+SEEDS = {STYLE: 5000, BLEND: 6000, PHOTOS: 7000}
 
 
 def draws(pack: FacePack, folder: Path, name: str, *, device: torch.device, offset: int = 0) -> RandomFaces:
@@ -96,30 +94,9 @@ def blend_sheet(trainer: BlendTrainer, path: Path, *, count: int = 8) -> None:
     save_image(torch.cat([art, *images]).clamp(-1, 1) * 0.5 + 0.5, path, nrow=count)
 
 
-def train_rows(
-    styles: FacePack, folder: Path, *, base: Base, encoder: Encoder, minutes: float, config: RowsStageConfig | None = None,
-    device: torch.device,
-) -> dict[str, float]:
-    """Train the second mapping of the base by what the encoder of photos makes of pictures, saving ``folder/rows.pt``."""
-    check_size(styles, base.generator.config.size, "--styles")
-
-    def rows(picture: Tensor) -> Tensor:
-        return encoder.module(picture) + encoder.latent_avg
-
-    trainer = RowsTrainer(config or RowsStageConfig(), base.generator, encoder=trained_style_encoder(folder), rows=rows,
-                          styles=draws(styles, folder, ROWS, device=device), device=device)
-    resume(trainer, folder / ROWS)
-    return run_stage(trainer, folder / ROWS, minutes=minutes)
-
-
-def second_stage(folder: Path) -> dict[str, Any]:
-    """Return the state of the generator's stage, or of the one in its place; raises MissingStageError without either."""
-    return require_state(folder / (ROWS if (folder / ROWS).exists() and not (folder / BLEND).exists() else BLEND))
-
-
 def trained_generator(folder: Path) -> BlendGenerator:
     """Return the average of the second stage; raises MissingStageError where that was not run."""
-    state = second_stage(folder)
+    state = require_state(folder / BLEND)
     generator = BlendGenerator(GeneratorConfig.from_dict(state["facts"]["generator"]))
     generator.load_state_dict(state["averages"]["generator"])
     return generator.eval().requires_grad_(False)
@@ -166,11 +143,8 @@ def export_photos(folder: Path, path: Path) -> int:
 
 def blend_parts(folder: Path, *, base_name: str) -> dict[str, Any]:
     """Return what a style file of the trained stages holds: networks, mean latent, base and facts of the training."""
-    state, generator = second_stage(folder), trained_generator(folder)
+    state, generator = require_state(folder / BLEND), trained_generator(folder)
     base = load_base(base_name)
-    shared = base.generator.state_dict()
-    untouched = all(torch.equal(tensor.cpu(), generator.state_dict()[name]) for name, tensor in shared.items())
-    return {"features": untouched, "shared": shared if untouched else None, "generator": generator,
-            "encoder": trained_style_encoder(folder), "w_avg": compute_w_avg(generator),
+    return {"generator": generator, "encoder": trained_style_encoder(folder), "w_avg": compute_w_avg(generator),
             "base": {"name": base.name, "fingerprint": base.fingerprint},
             "training": {"images": state["seen"], "styles": require_state(folder / STYLE)["seen"]}}

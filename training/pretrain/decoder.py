@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.decoder import Decoder, DecoderConfig, no_sketch, sketch_of
+from models.decoder import COLOURS, DETAIL, FACE, Decoder, DecoderConfig, no_sketch, sketch_of
 from training.pretrain.common import Clock, MissingStageError, resume, run_stage, update_average
 from training.pretrain.encoded import Encoded, from_bytes, halved
 from training.pretrain.faces import FacePack
 from training.pretrain.projected import ScaleHead, pixel_head
 from training.pretrain.teacher import TAP_CHANNELS, SqueezeNetTeacher, feature_distance
 
-# count, random numbers -> images [N, 3, S, S] and sketches [N, 4, 16, 16] of random faces.
+# Aligned faces [N, 3, S, S] to embeddings [N, D], differentiable.
+Identity = Callable[[Tensor], Tensor]
+# count, random numbers -> images [N, 3, S, S] and sketches [N, 5, 16, 16] of random faces.
 RandomSketches = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -51,6 +53,7 @@ class DecoderTrainingConfig:
     adversarial_weight: float = 0.1
     keep_weight: float = 1.0
     detail_weight: float = 0.1
+    identity_weight: float = 0.25
     average: float = 0.998
 
     def rate(self, seen: int, fraction: float) -> float:
@@ -91,6 +94,13 @@ class Pairs:
         photo, image = (torch.where(flip, part.flip(3), part) for part in both)
         return halved(photo, 2 * image.shape[3]), image
 
+    def check(self) -> None:
+        """Raise MissingStageError unless every pack has at least twice the side of the generator's images."""
+        for pack, faces in zip(self.packs, self.encoded, strict=True):
+            if pack.images.shape[3] < 2 * faces.plain.shape[3]:
+                raise MissingStageError(f"the pack has faces of {pack.images.shape[3]} px; pack them with --size "
+                                        f"{2 * faces.plain.shape[3]} for the decoder")
+
 
 class Drawn(NamedTuple):
     """What a step draws: images [N, 3, S, S], their sketches, and the photos [M, 3, 2S, 2S] of the first M."""
@@ -127,12 +137,14 @@ class DecoderTrainer:
         config: hyper-parameters.
         shape: of the decoder.
         teacher: frozen perceptual network.
+        identity: frozen.
         generator: digest of the generator whose images are drawn.
     """
 
-    def __init__(self, config: DecoderTrainingConfig, shape: DecoderConfig, teacher: SqueezeNetTeacher, generator: str) -> None:
+    def __init__(self, config: DecoderTrainingConfig, shape: DecoderConfig, teacher: SqueezeNetTeacher, *, identity: Identity,
+                 generator: str) -> None:
         torch.manual_seed(11)
-        self.generator = generator
+        self.generator, self.identity = generator, identity
         self.config, self.teacher = config, teacher
         self.decoder = Decoder(shape).to(memory_format=torch.channels_last)
         self.average = deepcopy(self.decoder).requires_grad_(False)
@@ -170,13 +182,13 @@ class DecoderTrainer:
         number, view = self.view(torch.cat([made, photo]), pairs.rng)
         seen, real = view[:len(made)], view[len(made):].detach()
         with torch.no_grad():
-            goal = self.teacher(real)
+            goal, person = self.teacher(real), self.identity(photo)
         taps = self.teacher(seen)
         terms = {"l1": (made[:count] - photo).abs().mean(),
                  "perc": feature_distance([tap[:count] for tap in taps], goal).mean(),
-                 **self._kept(halved(made, image.shape[3]), image, sketch)}
+                 "id": (self.identity(made[:count]) - person).norm(dim=1).mean(), **self._kept(halved(made, image.shape[3]), image, sketch)}
         loss = (config.l1_weight * terms["l1"] + config.perceptual_weight * terms["perc"]
-                + config.keep_weight * terms["keep"] + config.detail_weight * terms["detail"])
+                + config.identity_weight * terms["id"] + config.keep_weight * terms["keep"] + config.detail_weight * terms["detail"])
         if judged:
             self.judges.requires_grad_(False)
             terms["adv"] = -self.judges[number](taps, seen).mean()
@@ -195,7 +207,7 @@ class DecoderTrainer:
         """Return how far results at S px are from their sketches, in colour and in detail; those that have one."""
         given = sketch.abs().flatten(1).amax(dim=1) > 0.0
         missed = (sketch_of(whole, image) - sketch).abs()[given]
-        return {"keep": missed[:, :3].mean(), "detail": missed[:, 3].mean()}
+        return {"keep": missed[:, COLOURS].mean() + missed[:, FACE].mean(), "detail": missed[:, DETAIL].mean()}
 
     def _judge(self, judge: Judge, fake: tuple[list[Tensor], Tensor], real: tuple[list[Tensor], Tensor]) -> Tensor:
         """Run one iteration of a discriminator on features and images and return its loss."""
@@ -243,14 +255,16 @@ def decoder_sheet(decoder: Decoder, packs: Sequence[FacePack], encoded: Sequence
 
 
 def train_decoder(
-    packs: Sequence[FacePack], encoded: Sequence[Encoded], teacher: Path, folder: Path, *, minutes: float,
-    random: RandomSketches | None = None, config: DecoderTrainingConfig | None = None, shape: DecoderConfig | None = None,
+    packs: Sequence[FacePack], encoded: Sequence[Encoded], teacher: Path, folder: Path, *, identity: Identity,
+    minutes: float, random: RandomSketches | None = None, config: DecoderTrainingConfig | None = None, shape: DecoderConfig | None = None,
 ) -> dict:
     """Train for ``minutes``, saving ``folder/decoder.pt``; resumes. ``random`` draws random faces of the prior."""
     config = config or DecoderTrainingConfig()
-    trainer = DecoderTrainer(config, shape or DecoderConfig(), SqueezeNetTeacher(teacher), encoded[0].generator)
+    trainer = DecoderTrainer(config, shape or DecoderConfig(), SqueezeNetTeacher(teacher), identity=identity,
+                             generator=encoded[0].generator)
     resume(trainer, folder / "decoder.pt")
     pairs = Pairs(packs, encoded, seed=7000 + trainer.seen)
+    pairs.check()
 
     def report() -> dict[str, float]:
         return decoder_sheet(trainer.average, packs, encoded, folder / "decoder.png", random=random)

@@ -46,12 +46,6 @@ def _export_residual(state: dict | None, folder: Path) -> None:
                     "generator": state["generator"]}, half=True)
 
 
-def _export_painter(name: str, state: dict | None, folder: Path) -> None:
-    if state is not None:
-        save_model(folder / f"{name}.safetensors", state["average"],
-                   {"kind": "painter", "painter": state["config"], "images": state["seen"]}, half=True)
-
-
 def _export_parts(state: dict | None, folder: Path) -> None:
     if state is not None:
         save_model(folder / "parts.safetensors", state["average"],
@@ -109,8 +103,6 @@ def export_starter(state_folder: Path, folder: Path, *, face_id: Path | None = N
                    {"kind": "landmarks", "landmarks": STARTER_LANDMARKS.to_dict(), "images": landmarks["seen"]}, half=True)
     _export_residual(load_state(state_folder / "residual.pt"), folder)
     _export_parts(load_state(state_folder / "parts.pt"), folder)
-    for name in ("painter", "destylizer"):
-        _export_painter(name, load_state(state_folder / f"{name}.pt"), folder)
     _export_random_faces(state_folder, folder)
     if face_id is not None:
         export_face_id(face_id, folder)

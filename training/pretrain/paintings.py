@@ -1,10 +1,9 @@
-"""Faces and what they look like in random looks: the truth that the painter learns from."""
+"""Faces and what they look like in random looks: from which the landmark network learns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +22,6 @@ from training.pretrain.faces import FacePack
 
 # Looks in a file, faces drawn in each look, and how many of these are deformed.
 CHUNK, FACES, BENT = 10, 3, 1
-
-
-class Paintings(NamedTuple):
-    """Faces drawn in K looks: ``plain`` and ``drawn``, uint8 [K, FACES, 3, S, S]; the last faces of a look are deformed."""
-
-    plain: Tensor
-    drawn: Tensor
 
 
 def paint_folder(pack: FacePack, folder: Path, *, count: int, size: int, first: int = 0) -> dict[str, int]:
@@ -82,18 +74,6 @@ def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def load_paintings(folder: Path) -> Paintings:
-    """Read the files of ``paint_folder``.
-
-    Raises:
-        MissingStageError: where there are none.
-    """
-    parts = list(_files(folder))
-    if not parts:
-        raise MissingStageError(f"{folder}: holds no paintings; run the paintings stage first")
-    return Paintings(*(torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in Paintings._fields))
-
-
 def labelled_paintings(pack: FacePack, folder: Path) -> FacePack:
     """Return the undeformed drawn faces of a folder with the landmarks of their photos, which come from ``pack``.
 
@@ -116,12 +96,7 @@ def labelled_paintings(pack: FacePack, folder: Path) -> FacePack:
     return FacePack(names, drawings, pack.landmarks[index], pack.doubt[index])
 
 
-def _files(folder: Path) -> Iterator[dict[str, np.ndarray]]:
-    for _, part in _named_files(folder):
-        yield part
-
-
 def _named_files(folder: Path) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:
     for path in sorted(folder.glob("looks_*.npz")):
         with np.load(path) as table:
-            yield path, {name: table[name] for name in Paintings._fields}
+            yield path, {name: table[name] for name in ("plain", "drawn")}

@@ -20,8 +20,11 @@ from training.pretrain.encoded import Encoded, from_bytes
 from training.pretrain.faces import FacePack
 
 
+RANK = 1e-4  # of the largest deviation: smaller ones are rounding errors
+
+
 def collect(packs: Sequence[FacePack], encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows [M, L, D], sketches [M, 4, 16, 16] and whether each face is held out, [M] bool."""
+    """Return rows [M, L, D], sketches [M, 5, 16, 16] and whether each face is held out, [M] bool."""
     rows, sketches, held = [], [], []
     for pack, faces in zip(packs, encoded, strict=True):
         out = set(pack.split()[1].tolist())
@@ -39,29 +42,28 @@ def principal_parts(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     mean = values.mean(dim=0)
     centred = (values - mean).flatten(1)
-    if len(centred) < centred.shape[1]:
-        variance, vectors = torch.linalg.eigh(centred @ centred.T / len(centred))
-        vectors = centred.T @ vectors / (variance.clamp(min=1e-12) * len(centred)).sqrt()
-    else:
-        variance, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-    kept = min(count, int((variance > 1e-8 * variance.max()).sum()))
+    # Halko et al. 2011; its random numbers are its own.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, lengths, vectors = torch.svd_lowrank(centred, q=min(count + 32, *centred.shape), niter=4)
+    deviation = lengths[:count] / len(centred) ** 0.5
+    kept = int((deviation > RANK * deviation.max()).sum())
     basis = values.new_zeros(count, centred.shape[1])
-    basis[:kept] = (vectors * variance.clamp(min=0.0).sqrt()).T.flip(0)[:kept]
+    basis[:kept] = deviation[:kept, None] * vectors.T[:kept]
     return mean, basis
 
 
 def fit_gaussian(prior: FacePrior, rows: Tensor, sketches: Tensor) -> None:
-    """Give a prior the mean and covariance of rows [M, L, D] and sketches [M, 4, 16, 16]."""
+    """Give a prior the mean and covariance of rows [M, L, D] and sketches [M, 5, 16, 16]."""
     config = prior.config
-    for name, values, count in (("row", rows, config.row_parts), ("sketch", sketches, config.style_dim - config.row_parts)):
-        mean, basis = principal_parts(values, count)
-        getattr(prior, f"{name}_mean").copy_(mean)
-        getattr(prior, f"{name}_basis").copy_(basis)
+    for mean, basis, values in ((prior.row_mean, prior.row_basis, rows),
+                                (prior.sketch_mean, prior.sketch_basis, sketches * prior.weights)):
+        for buffer, found in zip((mean, basis), principal_parts(values, len(basis)), strict=True):
+            buffer.copy_(found)
     prior.mix.copy_(torch.eye(config.style_dim))
     parts = prior.parts(rows, sketches)
     variance, vectors = torch.linalg.eigh(parts.T @ parts / len(parts))
-    # Parts that no face has stay apart, with the deviation that all others have.
-    deviation = torch.where(variance > 1e-6, variance.clamp(min=1e-6).sqrt(), 1.0)
+    deviation = torch.where(variance > RANK**2 * variance.max(), variance, 0.0).sqrt()
     prior.mix.copy_(vectors @ torch.diag(deviation) @ vectors.T)
 
 

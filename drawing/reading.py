@@ -1,0 +1,134 @@
+"""What one picture alone says of a style: its tone by part, and its shape beside the mean face; no photo, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from checkpoints.paths import starter_dir
+from data.images import to_tensor
+from drawing.context import FaceContext, aligned_mesh, landmarks_in, read_context
+from drawing.pyramids import resized
+from drawing.style import FRAME, DrawnStyle
+from drawing.tone import OCTAVES, matched_octaves, read_tone
+from drawing.warp import with_rings
+from faces.align import align_face, ffhq_quad
+from faces.find import FaceFinder
+from faces.parts import PARTS
+
+MEAN_MESH = starter_dir().parent / "faces" / "mean_mesh.safetensors"
+# Below this score of the mesh network a picture shows no face that could be drawn after.
+LEAST_SCORE = 0.5
+# A picture whose face would be cut out with its corners and sides nearly where they are is an aligned face as it is.
+MOST_AWAY = 0.12
+UNIT_SQUARE = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+# Least side in px that a picture's tone is read at.
+LEAST_SIDE = 128
+
+
+@lru_cache(maxsize=1)
+def mean_mesh() -> Tensor:
+    """Return the mesh of the mean face, [1, 468, 2] as fractions of an aligned frame's side."""
+    return load_file(MEAN_MESH)["mean"][None, :, :2]
+
+
+def mesh_of(image: Tensor, name: str) -> Tensor:
+    """Return the mesh [1, 468, 3] of an aligned picture.
+
+    Raises:
+        ValueError: naming it, if there is no face where one should be.
+    """
+    mesh, score = aligned_mesh(image)
+    if score < LEAST_SCORE:
+        raise ValueError(f"{name}: shows no face where an aligned picture has it (score {score:.2f}); use --align, or another "
+                         "picture")
+    return mesh
+
+
+def in_frame_of(points: Tensor, reference: Tensor) -> Tensor:
+    """Return points [1, K, 2] turned, scaled and moved onto others by the similarity of least squares (Umeyama 1991)."""
+    middles = [each.mean(dim=1, keepdim=True) for each in (points, reference)]
+    first, second = (torch.view_as_complex((each - middle).contiguous()) for each, middle in
+                     zip((points, reference), middles, strict=True))
+    turn = (first.conj() * second).sum() / first.abs().square().sum()
+    return torch.view_as_real(first * turn) + middles[1]
+
+
+def style_of_drawing(image: Tensor, context: FaceContext) -> DrawnStyle:
+    """Return what an aligned drawing [1, 3, S, S] says of its style: it is held against the mean face.
+
+    The drawing's face is laid over the mean one by the similarity that fits best; what then differs is the deformation.
+    """
+    mean = mean_mesh().to(image)
+    after = with_rings(in_frame_of(context.mesh[..., :2], mean))
+    return DrawnStyle.of_points(with_rings(mean), after, read_tone(image, context.parts, None, None))
+
+
+def style_of_portrait(image: Tensor, *, side: int = FRAME) -> DrawnStyle | None:
+    """Return the style of an aligned portrait [1, 3, S, S] in [-1, 1], or None where it shows no face.
+
+    Args:
+        image: the portrait.
+        side: at which its frame was cut out of the picture, in px: what is finer than that was never in it.
+    """
+    image = resized(image, (FRAME, FRAME))
+    mesh, score = aligned_mesh(image)
+    if score < LEAST_SCORE:
+        return None
+    context, fine = read_context(image, mesh), _power_of_two(side)
+    smaller = FaceContext(mesh, resized(context.parts, (fine, fine)))
+    return comparable(style_of_drawing(resized(image, (fine, fine)), smaller))
+
+
+def style_without_face(image: Tensor) -> DrawnStyle:
+    """Return the style of a picture [1, 3, H, W] that shows no face: all parts take the tone of the whole, in no places, and
+    nothing is deformed."""
+    fine = _power_of_two(min(image.shape[2:]))
+    image = resized(image, (fine, fine))
+    even = image.new_full((1, len(PARTS), fine, fine), 1.0 / len(PARTS))
+    tone, points = read_tone(image, even, None, None), with_rings(mean_mesh().to(image))
+    tone = replace(tone, placed=torch.zeros_like(tone.placed))
+    return comparable(DrawnStyle(points, torch.zeros_like(points), tone))
+
+
+def style_of_picture(picture: Image.Image, finder: Callable[[], FaceFinder], *, device: torch.device | str = "cpu"
+                     ) -> tuple[DrawnStyle, bool]:
+    """Return the style of any RGB picture, and whether there is a face in it; without one the whole picture counts.
+
+    A picture that is an aligned face stays as it is, for cutting it anew costs its finest strokes.
+    """
+    whole = to_tensor(picture, FRAME).to(device)
+    mesh, score = aligned_mesh(whole)
+    away = np.abs(ffhq_quad(landmarks_in(mesh)) - UNIT_SQUARE).max()
+    if score >= LEAST_SCORE and max(away, abs(picture.width / picture.height - 1.0)) <= MOST_AWAY:
+        return style_of_portrait(whole, side=min(picture.size)), True
+    faces = finder().find(picture)
+    if faces:
+        quad = ffhq_quad(faces[0].landmarks)
+        cut = to_tensor(align_face(picture, faces[0].landmarks, output_size=FRAME), FRAME).to(device)
+        found = style_of_portrait(cut, side=int(np.hypot(*(quad[3] - quad[0]))))
+        if found is not None:
+            return found, True
+    return style_without_face(to_tensor(picture, min(FRAME, max(LEAST_SIDE, *picture.size))).to(device)), False
+
+
+def comparable(style: DrawnStyle) -> DrawnStyle:
+    """Return a style whose tone has ``OCTAVES`` octaves, so that styles of larger and smaller pictures can be mixed."""
+    return replace(style, tone=replace(style.tone, energy=matched_octaves(style.tone.energy, OCTAVES)))
+
+
+def mean_style(styles: Sequence[DrawnStyle]) -> DrawnStyle:
+    """Return what several styles have in common: the mean of all that they say."""
+    return DrawnStyle.mix(styles, [1.0 / len(styles)] * len(styles))
+
+
+def _power_of_two(side: int) -> int:
+    """Return the largest power of two up to a side, within ``LEAST_SIDE`` and ``FRAME``: octaves of detail then match."""
+    return max(LEAST_SIDE, min(FRAME, 1 << (max(1, side).bit_length() - 1)))

@@ -1,0 +1,240 @@
+"""The page in a real browser: every kind of widget is dragged and seen to change the picture; clips, webcam, formats, people.
+
+Pictures of what was seen go to the folder that APP_SHOTS names.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+from test_app import browser, find, needs_browser, open_tab, page, photo, picture, shot, styles, until  # noqa: F401
+from test_video import make_clip
+
+from pipeline.cli import UserError
+from web.layout import NO_STYLE, recipe
+from web.uploads import Previews, plain
+
+STYLE = "flat"
+
+
+def drag(browser, holder, share):
+    """Drag the slider in ``holder`` to a share of its length with the mouse."""
+    from selenium.webdriver import ActionChains
+
+    slider = find(browser, f"{holder} input[type=range]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
+    time.sleep(0.4)
+    assert slider.is_enabled() and slider.is_displayed(), holder
+    width = slider.size["width"]
+    place = round((share - 0.5) * (width - 16))
+    ActionChains(browser).move_to_element_with_offset(slider, place, 0).click_and_hold().move_by_offset(2, 0).release().perform()
+
+
+def changes(browser, holder, action, *, seconds=120.0):
+    """Do something, wait until the picture in ``holder`` has other pixels, and return them."""
+    _, before = picture(browser, holder)
+    action()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        _, after = picture(browser, holder)
+        if after.shape != before.shape or np.abs(after - before).max() > 4:
+            return after
+        time.sleep(0.3)
+    raise AssertionError(f"{holder} did not change")
+
+
+def choose(browser, label, value):
+    """Choose from a list by typing."""
+    from selenium.webdriver.common.keys import Keys
+
+    field = find(browser, f"input[aria-label='{label}']")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
+    field.click()
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(value, Keys.ENTER)
+
+
+def click(browser, element):
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", element)
+
+
+def unfold(browser, text):
+    for button in browser.find_elements("css selector", "button.label-wrap"):
+        if text in button.text and button.is_displayed() and "open" not in button.get_attribute("class").split():
+            click(browser, button)
+            time.sleep(0.5)
+
+
+@needs_browser
+def test_every_kind_of_widget_of_a_photo_changes_it(page, browser, photo):  # noqa: F811
+    browser.get(page)
+    find(browser, "#photo_alpha input[type=range]")
+    find(browser, "#photo input[type=file]").send_keys(str(photo))
+    picture(browser, "#restyled")
+    time.sleep(3)
+    names = [element.get_attribute("id") for element in browser.find_elements("css selector", "[id^=photo_]")
+             if element.find_elements("css selector", "input[type=range]") and element.is_displayed()]
+    assert "photo_alpha" in names and "photo_truncation" in names
+    for name in names:
+        changes(browser, "#restyled", lambda name=name: drag(browser, f"#{name}", 0.1 if name == "photo_truncation" else 0.9))
+        # The result stays in view beside whatever is moved.
+        top, bottom = browser.execute_script("let r = document.querySelector('#restyled').getBoundingClientRect();"
+                                             "return [r.top, r.bottom]")
+        assert bottom > 60 and top < 700, name
+    shot(browser, "photo_1280")
+    unfold(browser, "More")
+    changes(browser, "#restyled", lambda: drag(browser, "#photo_alpha_eyes", 0.05))
+    faces = changes(browser, "#restyled", lambda: click(browser, find(browser, "#view input[value='with inversion']")))
+    assert faces.shape[1] == 3 * faces.shape[0]
+    whole = changes(browser, "#restyled", lambda: click(browser, find(browser, "#view input[value='whole photo']")))
+    assert whole.shape[:2] == (512, 512)
+    unfold(browser, "Mix with")
+    changes(browser, "#restyled", lambda: choose(browser, "Second style", "oil"))
+    changes(browser, "#restyled", lambda: drag(browser, "#share", 0.95))
+
+
+@needs_browser
+def test_sliders_of_random_faces(page, browser):  # noqa: F811
+    browser.get(page)
+    open_tab(browser, "Random faces")
+    drag(browser, "#faces", 0.05)
+    draw = lambda: click(browser, find(browser, "#draw_random"))  # noqa: E731
+    draw()
+    picture(browser, "#random")
+    for holder in ("#random_truncation", "#random_alpha", "#faces"):
+        def act(holder=holder):
+            drag(browser, holder, 0.2)
+            time.sleep(0.5)
+            draw()
+
+        changes(browser, "#random", act)
+    shot(browser, "random_1280")
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", ["deep.png", "a.avif", "a.heic", "a.tif", "a.jfif"])
+def test_uploads_are_read_as_they_are(page, browser, tmp_path, kind):  # noqa: F811
+    pixels, path = astronaut()[:260, 90:350], tmp_path / kind
+    if kind == "deep.png":
+        Image.fromarray(pixels.mean(axis=2).astype(np.uint16) * 257).save(path)
+    else:
+        if kind == "a.heic":
+            pytest.importorskip("pillow_heif", reason="the optional reader of HEIC is not installed")
+        Image.fromarray(pixels).save(path, {"a.jfif": "JPEG", "a.heic": "HEIF"}.get(kind))
+    browser.get(page)
+    find(browser, "#photo_alpha")
+    find(browser, "#photo input[type=file]").send_keys(str(path))
+    _, pixels = picture(browser, "#restyled")
+    assert pixels.shape[1] == 2 * pixels.shape[0] and pixels[:, :pixels.shape[0]].std() > 20
+
+
+@needs_browser
+def test_messages_name_no_folder_and_no_option(page, browser, tmp_path):  # noqa: F811
+    Image.new("RGB", (200, 200), "green").save(tmp_path / "green.png")
+    browser.get(page)
+    find(browser, "#photo_alpha")
+    find(browser, "#photo input[type=file]").send_keys(str(tmp_path / "green.png"))
+    text = until(lambda: " ".join(e.text for e in browser.find_elements("css selector", ".toast-body")), what="the message")
+    assert "no face found" in text and "/" not in text and "--" not in text
+
+
+@needs_browser
+def test_a_clip_is_drawn(page, browser, tmp_path):  # noqa: F811
+    make_clip(tmp_path / "clip.ts", frames=4, face=True, size=(320, 320))
+    browser.get(page)
+    open_tab(browser, "Clip")
+    find(browser, "#clip input[type=file]").send_keys(str(tmp_path / "clip.ts"))
+    time.sleep(2)
+    click(browser, find(browser, "#draw_clip"))
+    text = "return document.querySelector('#clip_status textarea').value"
+    until(lambda: "Done: 4 frames" in browser.execute_script(text), seconds=150, what="the clip")
+    until(lambda: browser.find_elements("css selector", "#clip_result video"), what="the video")
+    assert until(lambda: browser.execute_script("return document.querySelector('#clip_result video').videoWidth"),
+                 what="a video that plays") == 320
+    shot(browser, "clip_1280")
+
+
+@needs_browser
+def test_the_webcam_comes_back_with_its_rate(page, browser):  # noqa: F811
+    browser.get(page)
+    open_tab(browser, "Webcam")
+    until(lambda: [e for e in browser.find_elements("css selector", "#camera button") if "Access" in e.text],
+          what="the camera")[0].click()
+    until(lambda: [e for e in browser.find_elements("css selector", "#camera button") if "Record" in e.text],
+          what="the camera's start")[0].click()
+    _, pixels = picture(browser, "#live")
+    text = until(lambda: browser.execute_script("return document.querySelector('#live_rate textarea').value"), what="the rate")
+    assert "frames a second" in text and pixels.std() > 5
+    shot(browser, "webcam_1280")
+
+
+@needs_browser
+def test_two_people_at_once(page, browser, photo, tmp_path):  # noqa: F811
+    """Each window gets the picture of its own photo."""
+    Image.fromarray(np.ascontiguousarray(astronaut()[:, ::-1])).save(tmp_path / "mirrored.png")
+    windows, seen = [browser.current_window_handle], []
+    browser.switch_to.new_window("window")
+    windows.append(browser.current_window_handle)
+    try:
+        for window, path in zip(windows, (photo, tmp_path / "mirrored.png"), strict=True):
+            browser.switch_to.window(window)
+            browser.get(page)
+            find(browser, "#photo_alpha")
+            find(browser, "#photo input[type=file]").send_keys(str(path))
+        for window in windows:
+            browser.switch_to.window(window)
+            seen.append(picture(browser, "#restyled")[1][:, :128])
+        assert np.abs(seen[0] - seen[1][:, ::-1]).mean() < 15 < np.abs(seen[0] - seen[1]).mean()
+    finally:
+        browser.close()
+        browser.switch_to.window(windows[0])
+
+
+@needs_browser
+def test_a_phone_keeps_the_result_in_view(page, browser, photo):  # noqa: F811
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False})
+    try:
+        browser.get(page)
+        find(browser, "#photo_alpha")
+        find(browser, "#photo input[type=file]").send_keys(str(photo))
+        picture(browser, "#restyled")
+        changes(browser, "#restyled", lambda: drag(browser, "#photo_alpha", 0.1))
+        box = browser.execute_script("let r = document.querySelector('#restyled').getBoundingClientRect();"
+                                     "return [r.top, r.bottom, r.left, r.right]")
+        assert box[1] > 60 and box[0] < 400 and box[2] >= 0 and box[3] <= 390
+        shot(browser, "photo_390")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("/tmp/gradio/ab12/a.png: no face found; use a photo with a face of at least 80 px that looks at the camera, or --align "
+     "false if it is aligned already", "a.png: no face found; use a photo with a face of at least 80 px that looks at the camera"),
+    ("/tmp/x y.png: is damaged (bad); get it again", "x y.png: is damaged (bad); get it again"),
+    ("t.png: no face found; the style would be made of what is not one (--force trains with it)",
+     "t.png: no face found; the style would be made of what is not one"),
+    ("C:\\Users\\me\\a.jpg: is empty", "a.jpg: is empty"), ("no such style 'a/b'", "no such style 'a/b'"),
+])
+def test_words_for_the_page(text, shown):
+    assert plain(text) == shown
+
+
+def test_previews_are_of_what_browsers_cannot_show(tmp_path):
+    Image.new("RGB", (20, 10), (200, 0, 0)).save(tmp_path / "a.tif")
+    previews = Previews()
+    shown = previews.of(str(tmp_path / "a.tif"))
+    assert shown.endswith(".png") and Image.open(shown).size == (20, 10)
+    assert previews.original(shown) == str(tmp_path / "a.tif") and previews.of(shown) == shown
+    assert previews.of("x.jpg") == "x.jpg" == previews.original("x.jpg") and previews.of(None) is None
+    (tmp_path / "b.tif").write_bytes(b"x")
+    with pytest.raises(UserError):
+        previews.of(str(tmp_path / "b.tif"))
+
+
+def test_recipes_of_mixtures():
+    assert recipe("a", NO_STYLE, 0.3) == "a" == recipe("a", "a", 0.3) and recipe("a", "b", 0.25) == "a:0.75,b:0.25"
