@@ -11,7 +11,7 @@ from torch import Tensor
 
 from checkpoints.builders import Base
 from checkpoints.features import load_squeezenet
-from checkpoints.paths import checkpoints_dir
+from checkpoints.paths import starter_dir
 from drawing.compose import Strengths, maps_of, normalised
 from drawing.context import FaceContext, aligned_mesh, identity_grid, read_context
 from drawing.style import DrawnStyle, enlarged_picture
@@ -97,7 +97,7 @@ def example_of_drawing(target: Tensor, *, name: str = "target") -> Example:
         ValueError: if it shows no face.
     """
     mesh = mesh_of(target, name)
-    mean = load_file(checkpoints_dir() / MEAN_MESH)["mean"][None]
+    mean = load_file(starter_dir().parent / MEAN_MESH)["mean"][None]
     fitted = in_frame_of(mesh[..., :2], mean)
     context = read_context(target, mesh)
     soft = target
