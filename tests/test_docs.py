@@ -121,6 +121,11 @@ def test_tables_can_be_read(page):
     assert [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|") and len(line) > 200] == []
 
 
+def test_the_package_has_every_script():
+    listed = re.search(r"py-modules = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert set(re.findall(r'"(\w+)"', listed)) == {path.stem for path in ROOT.glob("*.py")}
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A folder in which the commands find everything by the names that the pages use."""
