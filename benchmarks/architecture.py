@@ -42,13 +42,20 @@ def imports_of(path: Path) -> set[str]:
 
 
 def module_imports(root: Path = ROOT) -> dict[str, set[str]]:
-    """Return for every module of the packages what it imports of them."""
+    """Return for every module of the packages, but those that are commands, what it imports of them."""
     found = {}
     for package in ORDER:
         for path in sorted((root / package).rglob("*.py")):
+            if is_command(path):
+                continue
             parts = path.relative_to(root).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = imports_of(path)
     return found
+
+
+def is_command(path: Path) -> bool:
+    """Return whether a file is run as ``python -m``: such files stand above all packages, as scripts do."""
+    return path.name == "__main__.py" or '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8")
 
 
 def package_of(module: str) -> str:
