@@ -68,10 +68,10 @@ def run(args: Namespace) -> int:
     from checkpoints.features import load_face_id
     from data.grids import grid
     from data.images import list_images, read_image, save_image, to_tensor
+    from data.landmarks68 import eye_distance
     from losses.identity import IdentityLoss
     from pipeline.stylize import InversionSettings, build_stylizer
     from training.pretrain.teacher import SqueezeNetTeacher
-    from training.projection import eye_unit
 
     device = cli.resolve_device(args.device)
     stylizer = build_stylizer(args.style, inversion=InversionSettings(args.inversion), align=False, device=device)
@@ -106,7 +106,7 @@ def run(args: Namespace) -> int:
             both = sum(distances for _, distances in found.values())
             if len(facts) < args.stepped:
                 steps = [points(draw(structure=weight)) for weight in STRUCTURES]
-                still, unit = points(plain), float(eye_unit(points(plain)[0]))
+                still, unit = points(plain), float(eye_distance(points(plain)[0].cpu().numpy()))
                 moves = torch.stack([(places - steps[0]).flatten(1) for places in steps])  # [W, K, 136]
                 wanted = warps.flatten(1)
                 along = (moves * wanted).sum(dim=2)

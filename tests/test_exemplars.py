@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from data.landmarks68 import MEAN_FACE
 from losses.contextual import contextual_loss, feature_mean_matching
 from losses.exemplar import code_diversity, nearest, nearest_fit, path_norm, row_spread
 from losses.noise import noise_regularization, ramped_rate, renew_noise
@@ -30,7 +29,6 @@ from training.exemplars import (
 )
 from training.checks import DivergedError
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 4})
 ROWS = CONFIG.n_latent
 
@@ -286,7 +284,7 @@ def test_structure_term_pulls_landmarks_the_way_of_the_portraits(generator):
 
 def test_deformation_is_told_from_the_landmarks_alone():
     """Faces that differ little and caricatures that move them much: the map finds most of what was moved."""
-    mean = torch.tensor(json.loads((ROOT / "data" / "expressions.json").read_text())["neutral"]["landmarks"]).reshape(68, 2)
+    mean = torch.from_numpy(MEAN_FACE).float()
     faces = mean + 0.004 * torch.randn(60, 68, 2, generator=torch.Generator().manual_seed(1))
     shape, chance, cosines = fit_moves(faces), torch.Generator().manual_seed(5), []
     for face in faces[:20]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from data.random_drawings import random_caricature
-from models.look import landmark_grid
+from drawing.warp import sampled
 from models.exemplar_moves import moves_of
-from models.landmark_warp import sample_image
+from models.look import landmark_grid
 from models.stylegan2 import Generator
 
 FACES, DRAWN = 400, 8
@@ -92,4 +92,4 @@ class Shapes:
     def plain(self, portrait: Tensor) -> Tensor:
         """Return portraits [N, 3, S, S] with their deformation taken back."""
         points = self.points(portrait)
-        return sample_image(portrait, landmark_grid(points - moves_of(points, self.map), points, portrait.shape[3]))
+        return sampled(portrait, landmark_grid(points - moves_of(points, self.map), points, portrait.shape[3]))
