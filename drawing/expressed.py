@@ -17,7 +17,7 @@ from torch import Tensor
 
 from drawing.compose import look_up
 from drawing.expression import (
-    EYE_CORNERS, FOLDS, INNER_CORNERS, LOWER_EDGE, LOWER_LIDS, OVER_FOLDS, UNDER_LIDS, UPPER_EDGE, UPPER_LIDS,
+    BROWS, EYE_CORNERS, FOLDS, INNER_CORNERS, LOWER_EDGE, LOWER_LIDS, OVER_FOLDS, UNDER_LIDS, UPPER_EDGE, UPPER_LIDS,
 )
 from drawing.mouth import Inside, inside_of
 from drawing.warp import fading, sampled, with_rings
@@ -25,12 +25,15 @@ from faces.topology import LOWER_LIP, UPPER_LIP
 from models.sampling_grids import pixel_lattice
 from models.spline import frame_points
 
-SMOOTHING = 1e-6
+# Regularisation of the splines: rows of vertices along the lips lie close together and may disagree a little.
+# Lids are met exactly.
+SMOOTHING, LID_SMOOTHING = 5e-5, 1e-6
 # Side of the lattice on which displacements are told: lids are thin.
 GRID = 128
 # Vertices that only one sheet of skin follows.
 UPPER_ONLY = {*UPPER_LIP, *UPPER_EDGE, *(v for rows in (UPPER_LIDS, FOLDS) for eye in rows for v in eye)}
 LOWER_ONLY = {*LOWER_LIP, *LOWER_EDGE, *(v for rows in (LOWER_LIDS,) for eye in rows for v in eye)}
+LIDS = [v for rows in (UPPER_LIDS, FOLDS, OVER_FOLDS, LOWER_LIDS, UNDER_LIDS, EYE_CORNERS, BROWS) for eye in rows for v in eye]
 # Softness of a sheet's edge in eye distances, and its growth per distance from the ends of the seam.
 EDGE, WIDENING = 0.008, 0.4
 # A lid that shuts begins this far above the edge of the eye that the mesh says, as a share of the eye's gap, so that it brings
@@ -72,8 +75,9 @@ class View:
         return sampled(image, 2.0 * pixels[None] / torch.tensor([width, height]) - 1.0)
 
 
-def spline(knots: Tensor, values: Tensor, places: Tensor) -> Tensor:
-    """Return the thin-plate spline through ``values`` [K, 2] at ``knots`` [K, 2] at many places [P, 2], as ``models.spline`` does.
+def spline(knots: Tensor, values: Tensor, places: Tensor, *, smoothing: Tensor) -> Tensor:
+    """Return the thin-plate spline through ``values`` [K, 2] at ``knots`` [K, 2] at many places [P, 2], each knot with its smoothing [K], as
+    ``models.spline`` does.
 
     Squared distances come from products of matrices, which takes a third of the time.
     """
@@ -86,22 +90,26 @@ def spline(knots: Tensor, values: Tensor, places: Tensor) -> Tensor:
     system = torch.zeros(count + 3, count + 3, dtype=knots.dtype)
     system[:count] = kernel(knots)
     system[count:, :count] = system[:count, count:].T.clone()
-    system[:count, :count] += SMOOTHING * torch.eye(count, dtype=knots.dtype)
+    system[:count, :count] += torch.diag(smoothing)
     return kernel(places) @ torch.linalg.solve(system, torch.cat([values, values.new_zeros(3, 2)]))
 
 
-def offsets(points: np.ndarray, wanted: np.ndarray, places: Tensor) -> Tensor:
+def offsets(points: np.ndarray, wanted: np.ndarray, places: Tensor, *, exact: np.ndarray | None = None) -> Tensor:
     """Return how far from places [h, w, 2] of the frame a sheet is read, [h, w, 2], by a spline that dies out at its border.
 
     Args:
         points: [K, 2] where things are.
         wanted: [K, 2] where they shall be.
+        exact: [K] which of them are lids; None takes none for one.
     """
     kept = ((points > 0.01) & (points < 0.99) & (wanted > 0.01) & (wanted < 0.99)).all(axis=1)
     before, after = torch.from_numpy(points[kept]), torch.from_numpy(wanted[kept])
     frame = frame_points()
     rest = pixel_lattice(GRID, mode="exact").reshape(1, GRID, GRID, 2)
-    moved = spline(torch.cat([after, frame]), torch.cat([before - after, torch.zeros_like(frame)]), rest.reshape(-1, 2) / 2.0 + 0.5)
+    lids = np.zeros(len(points), bool) if exact is None else exact
+    smoothing = torch.from_numpy(np.concatenate([np.where(lids[kept], LID_SMOOTHING, SMOOTHING), np.full(len(frame), SMOOTHING)]))
+    moved = spline(torch.cat([after, frame]), torch.cat([before - after, torch.zeros_like(frame)]),
+                   rest.reshape(-1, 2) / 2.0 + 0.5, smoothing=smoothing)
     moved = fading(GRID) * moved.float().reshape(1, GRID, GRID, 2)
     return look_up(moved.permute(0, 3, 1, 2), places[None] * 2.0 - 1.0)[0].permute(1, 2, 0)
 
@@ -173,7 +181,7 @@ def expressed(image: Tensor, corners: np.ndarray, mesh: np.ndarray, wanted: np.n
 
     def sheet(without: set[int], source: np.ndarray) -> Tensor:
         rows = [i for i in range(len(points)) if i not in without]
-        return view.read(image, places + offsets(source[rows], goals[rows], places))
+        return view.read(image, places + offsets(source[rows], goals[rows], places, exact=np.isin(rows, LIDS)))
 
     upper = sheet(LOWER_ONLY, lids_from(points, goals, closing(mesh, wanted)))
     lower = sheet(UPPER_ONLY, points)

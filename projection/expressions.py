@@ -23,7 +23,7 @@ from pipeline.cli import UserError
 # person's own ("by"), or as a number ("to"); "least" and "most" bound a number from one side and leave the person's beyond.
 NAMED = {
     "neutral": {"open": ("to", 0.0), "width": ("at", -0.8), "corners": ("at", -0.8), "tilt": ("to", 0.0), "shift": ("to", 0.0)},
-    "smile": {"open": ("least", 0.12), "width": ("least", 1.07), "corners": ("least", 0.11)},
+    "smile": {"open": ("least", 0.1), "width": ("least", 1.0), "corners": ("least", 0.085)},
     "open mouth": {"open": ("least", 0.34), "width": ("most", 0.9)},
     "raised brows": {"brow_left": ("by", 2.2), "brow_right": ("by", 2.2), "eye_left": ("by", 0.7), "eye_right": ("by", 0.7)},
     "wink": {"eye_right": ("to", 0.0), "brow_right": ("by", -0.4)},
@@ -82,8 +82,8 @@ def _differences(points: np.ndarray) -> np.ndarray:
     x, y = ((points - (eyes[0] + eyes[1]) / 2.0) @ turn).T
     upper, lower = y[61:64].mean(), y[65:68].mean()
     lids = [(y[[k + 4, k + 5]].mean() - y[[k + 1, k + 2]].mean()) / math.hypot(x[k + 3] - x[k], y[k + 3] - y[k]) for k in (36, 42)]
-    return np.array([lower - upper, x[54] - x[48], upper - (y[48] + y[54]) / 2.0 + CORNER * (lower - upper), y[48] - y[54], x[[62, 66]].mean() - x[30],
-                     -y[17:22].mean(), -y[22:27].mean(), x[22] - x[21], *lids])
+    return np.array([lower - upper, x[54] - x[48], upper - (y[48] + y[54]) / 2.0 + CORNER * (lower - upper), y[48] - y[54],
+                     x[[62, 66]].mean() - x[30], -y[17:22].mean(), -y[22:27].mean(), x[22] - x[21], *lids])
 
 
 def check_pose(points: Tensor | np.ndarray, *, name: str) -> None:
