@@ -122,11 +122,7 @@ def style_frames(args: Namespace, styles: list, subject) -> tuple[list, list, It
 
 
 def run(args: Namespace) -> int:
-    from data.animation import save_animation
-    from data.grids import grid
-    from data.images import save_image
     from pipeline import sampling
-    from pipeline.sweeps import subjects
     from styles.registry import load_style
 
     cli.ensure_dir(args.output)

@@ -99,7 +99,6 @@ def run(args: Namespace) -> int:
     from data.images import ImageError
     from pipeline.naming import folder_photos
     from pipeline.stylize import build_stylizer
-    from styles.controls import Look
     from styles.modify import ModifyStyle
 
     photos = folder_photos(args.input_image, output=args.output)

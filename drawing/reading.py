@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from checkpoints.paths import starter_dir
+
 from data.images import to_tensor
 from drawing.context import FaceContext, aligned_mesh, landmarks_in, read_context
 from drawing.pyramids import resized
@@ -23,7 +24,7 @@ from faces.align import align_face, ffhq_quad
 from faces.find import FaceFinder
 from faces.parts import PARTS
 
-MEAN_MESH = starter_dir().parent / "faces" / "mean_mesh.safetensors"
+MEAN_MESH = Path(__file__).parent.parent / "checkpoints" / "faces" / "mean_mesh.safetensors"
 # Below this score of the mesh network a picture shows no face that could be drawn after.
 LEAST_SCORE = 0.5
 # A picture whose face would be cut out with its corners and sides nearly where they are is an aligned face as it is.

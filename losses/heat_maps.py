@@ -43,6 +43,22 @@ def group_weights(weights: Sequence[float] = LIBRARY_WEIGHTS) -> Tensor:
     return spread
 
 
+def named_weights(changes: Sequence[tuple[str, float]], *, default: Sequence[float]) -> tuple[float, ...]:
+    """Return nine weights: the default's with those of some groups replaced, in the order given.
+
+    Raises:
+        ValueError: for a name that is no group, family of groups or ``all``.
+    """
+    weights = dict(zip(GROUPS, default, strict=True))
+    for name, value in changes:
+        members = tuple(GROUPS) if name == "all" else FAMILIES.get(name, (name,))
+        if not set(members) <= set(weights):
+            raise ValueError(f"no group {name!r}; groups are {', '.join((*GROUPS, *FAMILIES, 'all'))}")
+        weights.update(dict.fromkeys(members, value))
+    group_weights(tuple(weights.values()))
+    return tuple(weights.values())
+
+
 def heat_map_loss(heat: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Weighted distance of heat maps, HL = mean_n sqrt(sum_(k, y, x) l_k^2 (H_k - T_k)^2).
 

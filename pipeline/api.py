@@ -57,7 +57,7 @@ class Stylizer:
     """A style that draws photos and random faces.
 
     Args:
-        style: a name (``python -m styles list`` shows them), a file, or a mixture such as ``"ink:0.7,oil:0.3"``.
+        style: a name (``python -m styles list`` shows them), a file, or a mixture such as ``"ink:0.7,vangogh:0.3"``.
         device: auto, cpu, cuda or mps.
 
     Attributes:

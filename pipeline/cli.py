@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 8192
 MOST_NUMBERS = 10_000  # of a list such as 1-50,60
-DEFAULT_STYLE = "flat"  # a bundled one
+DEFAULT_STYLE = "cartoon"  # a bundled one
 ROWS_ALONE = ("no residual encoder fits this base and --residual: faces are inverted by latents alone and look less like the "
               "person; --inversion e4e+optimize finds the rest")
 

@@ -1,10 +1,9 @@
-"""Which expression a projection aims at: landmark files, bundled expressions by name, and photos."""
+"""Which expression a face gets: a name, the landmarks of a file, or another's photo."""
 
 from __future__ import annotations
 
-import json
 import math
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +11,103 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from checkpoints.builders import load_base
 from data.images import to_pil
+from drawing.expression import CORNER, MEASURES, expression_of, model
+from drawing.mouth import Inside
 from faces.align import crop_map, ffhq_quad
 from faces.landmark_files import read_landmarks
+from faces.mesh import landmarks_of
 from pipeline.cli import UserError
-from pipeline.sampling import base_images
-from training.projection import Expression, Projector
 
-BUNDLED = Path(__file__).resolve().parent.parent / "data" / "expressions.json"
-# Points that no expression moves much: corners of the eyes, bridge and base of the nose, temples.
-RIGID = [36, 39, 42, 45, 27, 28, 29, 30, 33, 0, 16]
+# Expressions by name: how each measure is told from the person's own, in deviations of the model from its mean ("at"), from the
+# person's own ("by"), or as a number ("to"); "least" and "most" bound a number from one side and leave the person's beyond.
+NAMED = {
+    "neutral": {"open": ("to", 0.0), "width": ("at", -0.8), "corners": ("at", -0.8), "tilt": ("to", 0.0), "shift": ("to", 0.0)},
+    "smile": {"open": ("least", 0.1), "width": ("least", 1.0), "corners": ("least", 0.085)},
+    "open mouth": {"open": ("least", 0.34), "width": ("most", 0.9)},
+    "raised brows": {"brow_left": ("by", 2.2), "brow_right": ("by", 2.2), "eye_left": ("by", 0.7), "eye_right": ("by", 0.7)},
+    "wink": {"eye_right": ("to", 0.0), "brow_right": ("by", -0.4)},
+}
+# A face that has an expression already has a little more of it afterwards: so many deviations.
+MORE = 0.4
 # Where the tip of the nose lies between the eyes, as a share, when a face looks at the camera: 0.5.
 LEAST_TURN, MOST_TURN = 0.02, 0.98
 # Landmarks whose eye distance is a smaller share of the crop belong to no face.
 SMALLEST_EYES = 0.05
 
 
-@cache
-def bundled() -> dict[str, dict]:
-    """Return the bundled expressions by name, see ``data/make_expressions.py``."""
-    return json.loads(BUNDLED.read_text())
+@dataclass(frozen=True)
+class Expression:
+    """Measures [10] of ``drawing.expression`` that a face is to have, and whose mouth lends its inside."""
+
+    measures: np.ndarray
+    donor: Inside | None = None
 
 
 def expression_names() -> tuple[str, ...]:
-    """Return the names of the bundled expressions."""
-    return tuple(bundled())
+    """Return the names of the expressions."""
+    return tuple(NAMED)
 
 
 def named(text: str) -> str | None:
-    """Return the bundled expression that a text names, in any spelling of its spaces, or None."""
+    """Return the expression that a text names, in any spelling of its spaces, or None."""
     plain = text.lower().replace("_", " ").replace("-", " ").strip()
-    return plain if plain in bundled() else None
+    return plain if plain in NAMED else None
 
 
-def aligned_points(points: np.ndarray, *, name: str) -> Tensor:
+def named_expression(name: str, mesh: np.ndarray) -> Expression:
+    """Return an expression of ``NAMED`` for the person of a mesh [468, 3]."""
+    fitted, own = model(), expression_of(mesh)
+    wanted = own.copy()
+    for measure, (how, value) in NAMED[name].items():
+        k = MEASURES.index(measure)
+        more = MORE * fitted.spread[k]
+        wanted[k] = {"to": value, "at": fitted.centre[k] + value * fitted.spread[k], "by": own[k] + value * fitted.spread[k],
+                     "least": max(value, own[k] + more), "most": min(value, own[k] - more)}[how]
+    return Expression(wanted)
+
+
+def measured_landmarks(points: np.ndarray) -> np.ndarray:
+    """Return the measures [10] of 68 landmarks [68, 2] of a face that looks at the camera, as ``expression_of`` tells them of
+    meshes: by the same differences, and what these are for the mean mesh."""
+    fitted = model()
+    return fitted.centre + _differences(points) - _differences(landmarks_of(fitted.mean))
+
+
+def _differences(points: np.ndarray) -> np.ndarray:
+    eyes = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+    across = eyes[1] - eyes[0]
+    # Turned upright, in eye distances.
+    turn = np.array([[across[0], -across[1]], [across[1], across[0]]]) / (across @ across)
+    x, y = ((points - (eyes[0] + eyes[1]) / 2.0) @ turn).T
+    upper, lower = y[61:64].mean(), y[65:68].mean()
+    lids = [(y[[k + 4, k + 5]].mean() - y[[k + 1, k + 2]].mean()) / math.hypot(x[k + 3] - x[k], y[k + 3] - y[k]) for k in (36, 42)]
+    return np.array([lower - upper, x[54] - x[48], upper - (y[48] + y[54]) / 2.0 + CORNER * (lower - upper), y[48] - y[54],
+                     x[[62, 66]].mean() - x[30], -y[17:22].mean(), -y[22:27].mean(), x[22] - x[21], *lids])
+
+
+def check_pose(points: Tensor | np.ndarray, *, name: str) -> None:
+    """Raise UserError where landmarks [68, 2], fractions of an aligned face's side, are those of a face in profile."""
+    points = np.asarray(points)
+    first, second = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+    across = second - first
+    distance = float(np.hypot(*across))
+    turn = float((points[30] - first) @ across) / max(distance, 1e-9) ** 2
+    if not math.isfinite(turn) or distance < SMALLEST_EYES or not LEAST_TURN < turn < MOST_TURN:
+        raise UserError(f"{name}: the face is turned too far to the side; use one that looks more at the camera")
+
+
+def file_expression(path: Path) -> tuple[Expression, np.ndarray]:
+    """Return the expression of a landmark file and its landmarks [68, 2] as fractions of the side of their FFHQ crop.
+
+    Raises:
+        UserError: see ``read_landmarks``; where they span no face, or one that is turned too far to the side.
+    """
+    points = aligned_points(read_landmarks(path), name=str(path))
+    return Expression(measured_landmarks(points)), points
+
+
+def aligned_points(points: np.ndarray, *, name: str) -> np.ndarray:
     """Return landmarks [68, 2] of any picture as fractions of the side of its FFHQ crop.
 
     Raises:
@@ -54,81 +115,28 @@ def aligned_points(points: np.ndarray, *, name: str) -> Tensor:
     """
     try:
         corners = ffhq_quad(points)
-        aligned = torch.from_numpy(points @ crop_map(corners)[:, :2].T + crop_map(corners)[:, 2]).float()
+        aligned = points @ crop_map(corners)[:, :2].T + crop_map(corners)[:, 2]
     except (ValueError, np.linalg.LinAlgError) as error:
         raise UserError(f"{name}: its landmarks span no face ({error}); give those of a face") from error
     check_pose(aligned, name=name)
     return aligned
 
 
-def check_pose(points: Tensor, *, name: str) -> None:
-    """Raise UserError where landmarks [68, 2], fractions of an aligned face's side, are those of a face in profile."""
-    first, second = points[36:42].mean(dim=0), points[42:48].mean(dim=0)
-    across = second - first
-    distance = float(across.norm())
-    turn = float(((points[30] - first) * across).sum()) / max(distance, 1e-9) ** 2
-    if not math.isfinite(turn) or distance < SMALLEST_EYES or not LEAST_TURN < turn < MOST_TURN:
-        raise UserError(f"{name}: the face is turned too far to the side; use one that looks more at the camera")
-
-
-def fitted(points: Tensor, person: Tensor) -> Tensor:
-    """Return landmarks [68, 2] with the proportions of another face: the affine map of the points that no expression moves."""
-    with_one = torch.cat([points, points.new_ones(len(points), 1)], dim=1)
-    return with_one @ torch.linalg.lstsq(with_one[RIGID], person[RIGID].to(points)).solution
-
-
-def bundled_expression(name: str, projector: Projector, person: Tensor) -> Expression:
-    """Return a bundled expression in the proportions of a person's landmarks [68, 2]."""
-    entry = bundled()[name]
-    points = fitted(torch.tensor(entry["landmarks"]), person)
-    return Expression(points, *_donor(entry["donor"], projector))
-
-
-def file_expression(path: Path, projector: Projector) -> Expression:
-    """Return the expression of a landmark file; the bundled face with the most similar mouth lends the inside of it.
-
-    Raises:
-        UserError: see ``read_landmarks`` and ``aligned_points``.
-    """
-    points = aligned_points(read_landmarks(path), name=str(path))
-    lenders = {name: torch.tensor(entry["landmarks"]) for name, entry in bundled().items() if entry["donor"]}
-    best = min(lenders, key=lambda name: float((_mouth(lenders[name]) - _mouth(points)).norm()))
-    return Expression(points, *_donor(bundled()[best]["donor"], projector))
-
-
-def _mouth(points: Tensor) -> Tensor:
-    return points[48:68] - points[48:68].mean(dim=0)
-
-
-def _donor(face: dict | None, projector: Projector) -> tuple[Tensor | None, Tensor | None]:
-    """Return the picture of a sampled face of the starter and its landmarks, or nothing."""
-    if face is None:
-        return None, None
-    image = _sampled(face["seed"], face["index"], face["truncation_psi"]).to(projector.deviation.device)
-    return image, projector.points(image)
-
-
-@cache
-def _sampled(seed: int, index: int, psi: float) -> Tensor:
-    return base_images(load_base("starter"), seed, [index], truncation_psi=psi)
-
-
-def photo_expression(image: Tensor, projector: Projector, *, name: str) -> Expression:
-    """Return the expression of an aligned photo [1, 3, S, S], which lends the inside of its mouth.
+def photo_expression(image: Tensor, mesh: np.ndarray, *, name: str) -> Expression:
+    """Return the expression of an aligned photo [1, 3, S, S] with a mesh [468, 3], which lends the inside of its mouth.
 
     Raises:
         UserError: where the face is turned too far to the side.
     """
-    points = projector.points(image)
-    check_pose(points, name=name)
-    return Expression(points, image, points)
+    check_pose(landmarks_of(mesh), name=name)
+    return Expression(expression_of(mesh), Inside(image, mesh[:, :2]))
 
 
-def with_landmarks(picture: Image.Image | Tensor | None, points: Tensor, *, size: int = 256) -> Image.Image:
+def with_landmarks(picture: Image.Image | Tensor | None, points: Tensor | np.ndarray, *, size: int = 256) -> Image.Image:
     """Return a picture with landmarks [68, 2] drawn on it as dots; a grey ground where there is none."""
     image = Image.new("RGB", (size, size), (96, 96, 96)) if picture is None else (
         picture if isinstance(picture, Image.Image) else to_pil(picture)).resize((size, size), Image.Resampling.LANCZOS)
     pen, radius = ImageDraw.Draw(image), max(1.0, size / 160)
-    for x, y in (points * size).tolist():
+    for x, y in (torch.as_tensor(points) * size).tolist():
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(80, 255, 120))
     return image

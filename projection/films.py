@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -10,27 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from data.images import read_image, save_image, to_pil
 from data.landmarks68 import eye_distance
-from models.face import Face
+from drawing.context import aligned_mesh
+from drawing.expression import PATH as MODEL
+from drawing.expression import expression_of
+from drawing.mouth import Inside
+from drawing.style import FRAME
+from faces.align import align_face, photo_corners
+from faces.mesh import landmarks_of
+from faces.tracking import FaceTracker
 from pipeline import video_io
-from faces.align import align_face
 from pipeline.batch import file_state, settings_digest
 from pipeline.cli import UserError, report
 from pipeline.clip_drawer import load_tracker, tracker_state
-from projection.expressions import check_pose
 from pipeline.naming import Photo
-from projection.stills import Studio, save_latents
 from pipeline.smoothing import Jitter, OneEuro
-from faces.tracking import FaceTracker
+from pipeline.stylize import Crop
 from pipeline.video import draw_clip
-from training.projection import Expression, Person, Projection
-
-STORED = ("rows", "features", "w_plus", "residual", "goal")
+from projection.expressions import Expression, check_pose
+from projection.stills import Person, Studio, seen
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,13 @@ class AnimationSettings:
     """How an animation is made.
 
     Attributes:
-        first_steps, steps: of the first frame and of every further one, which starts from the last.
-        smooth: of the landmarks over time, 0..1.
+        smooth: of the driving face over time, 0..1.
         halfway: also write a frame halfway between each two.
         every: frames between detections.
         segment: frames per segment, the unit of resuming.
         quality: constant rate factor of H.264.
     """
 
-    first_steps: int = 30
-    steps: int = 2
     smooth: float = 0.5
     halfway: bool = False
     every: int = 5
@@ -68,18 +66,20 @@ class Tracked:
     """Aligned faces of a clip: the largest face, followed and smoothed."""
 
     def __init__(self, studio: Studio, settings: AnimationSettings) -> None:
-        self.size = studio.stylizer.size
-        self.tracker = FaceTracker(studio.stylizer.finder, smooth=settings.smooth, every=settings.every)
+        self.tracker = FaceTracker(studio.finder, smooth=settings.smooth, every=settings.every)
 
-    def find(self, image: Image.Image, *, seconds: float) -> tuple[Image.Image | None, np.ndarray | None]:
+    def find(self, image: Image.Image, *, seconds: float) -> tuple[Crop | None, np.ndarray | None]:
         """Return the aligned face, and its landmarks [68, 2] in px as they were found; nothing where there is none."""
         tracks = self.tracker.update(image, seconds=seconds)
         if not tracks:
             return None, None
+        track = tracks[0]
         try:
-            return align_face(image, tracks[0].landmarks, output_size=self.size), tracks[0].raw
+            aligned = align_face(image, track.landmarks, output_size=FRAME)
         except ValueError:  # landmarks that left the frame
             return None, None
+        corners = photo_corners(track.landmarks, image.size, output_size=FRAME)
+        return Crop(aligned, corners, track.landmarks, track.smooth_mesh(seconds=seconds)), track.raw
 
     def state(self) -> dict[str, Any]:
         """Return what ``load`` goes on from."""
@@ -96,10 +96,10 @@ class Separate:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
 
-    def find(self, image: Image.Image, *, seconds: float) -> tuple[Image.Image | None, np.ndarray | None]:
+    def find(self, image: Image.Image, *, seconds: float) -> tuple[Crop | None, np.ndarray | None]:
         """Return the aligned face or nothing."""
         try:
-            return self.studio.crop(image, name=image.info.get("name", "photo")).image, None
+            return self.studio.crop(image, name=image.info.get("name", "photo")), None
         except UserError as error:
             report(error)
             return None, None
@@ -116,19 +116,20 @@ class ProjectionDrawer:
     """Draws one person with the expression of every frame; its state can be saved between segments.
 
     Args:
-        studio: networks.
+        studio: what a run needs.
         person: who.
         source: finds the aligned face of a frame.
         settings: how.
-        keep: called with the frame's number, whether it is halfway, its face and the picture.
+        keep: called with the frame's number, whether it is halfway, and the picture.
     """
 
     def __init__(self, studio: Studio, person: Person, source: Tracked | Separate, settings: AnimationSettings, *,
-                 keep: Callable[[int, bool, Face, Image.Image], None] | None = None) -> None:
+                 keep: Callable[[int, bool, Image.Image], None] | None = None) -> None:
         self.studio, self.person, self.source, self.settings, self.keep = studio, person, source, settings, keep
-        self.points = OneEuro(settings.smooth, scale=float(eye_distance(person.points.cpu().numpy())))
+        # Measures are in eye distances, so their unit is that of speed as well.
+        self.measures = OneEuro(settings.smooth)
         self.filmed, self.made = Jitter(), Jitter()
-        self.after: Projection | None = None
+        self.now = Expression(expression_of(person.mesh))
         self.totals: dict[str, Any] = {"frames": 0, "faceless": 0}
         self.last: float | None = None
         self.last_pts = 0
@@ -140,62 +141,48 @@ class ProjectionDrawer:
 
     def _pictures(self, frame: video_io.ClipFrame, *, at: float) -> Iterator[video_io.ClipFrame]:
         """Yield the person with the expression of a frame, and before it the picture halfway from the last one."""
-        before, factor, last_pts = self.after, 2 if self.settings.halfway else 1, self.last_pts
-        seconds = 0.0 if self.last is None else at - self.last
+        before, factor, last_pts = self.now, 2 if self.settings.halfway else 1, self.last_pts
+        first, seconds = self.last is None, 0.0 if self.last is None else at - self.last
         self.last, self.last_pts = at, frame.pts
-        now = self._project(frame.image, seconds=seconds)
-        if self.settings.halfway and before is not None:
-            face = Face((before.face.w_plus + now.face.w_plus) / 2, (before.face.residual + now.face.residual) / 2)
-            picture = self._picture(face, (before.goal + now.goal) / 2)
-            self._keep(frame.number, True, face, picture)
+        raw = self._follow(frame.image, seconds=seconds)
+        if self.settings.halfway and not first:
             # The time base is halved, so the middle of two stamps is their sum.
-            yield replace(frame, pts=frame.pts + last_pts, image=picture)
-        picture = self._picture(now.face, now.goal)
-        self._keep(frame.number, False, now.face, picture)
+            middle = Expression((before.measures + self.now.measures) / 2.0, self.now.donor)
+            yield replace(frame, pts=frame.pts + last_pts, image=self._picture(self._face(middle), frame.number, halfway=True))
+        face = self._face(self.now)
+        if raw is not None:
+            self.filmed.add(raw, float(eye_distance(raw)))
+            found = landmarks_of(aligned_mesh(face)[0][0].cpu().numpy())
+            self.made.add(found, float(eye_distance(found)))
         self.totals["frames"] += 1
-        yield replace(frame, pts=frame.pts * factor, image=picture)
+        yield replace(frame, pts=frame.pts * factor, image=self._picture(face, frame.number, halfway=False))
 
-    def _keep(self, number: int, halfway: bool, face: Face, picture: Image.Image) -> None:
+    def _face(self, expression: Expression) -> Tensor:
+        return self.studio.face(self.person, expression)
+
+    def _picture(self, face: Tensor, number: int, *, halfway: bool) -> Image.Image:
+        picture = to_pil(face) if self.studio.stylizer is None else self.studio.drawn(face)
         if self.keep is not None:
-            self.keep(number, halfway, face, picture)
+            self.keep(number, halfway, picture)
+        return picture
 
-    def _picture(self, face: Face, goal: Tensor) -> Image.Image:
-        return to_pil(self.studio.drawn(face, goal))
-
-    def _project(self, image: Image.Image, *, seconds: float) -> Projection:
-        """Return the person with the expression of one frame; that of the last frame where there is no usable face."""
-        aligned, raw = self.source.find(image, seconds=seconds)
-        expression = None if aligned is None else self._expression(aligned, seconds)
-        if expression is None:
+    def _follow(self, image: Image.Image, *, seconds: float) -> np.ndarray | None:
+        """Take the expression of one frame, that of the last one where there is no usable face; return the landmarks [68, 2] in
+        px that the clip shows, where they are told."""
+        crop, raw = self.source.find(image, seconds=seconds)
+        try:
+            if crop is None:
+                raise UserError("no face")
+            aligned, mesh = seen(crop)
+            check_pose(landmarks_of(mesh), name="frame")
+        except UserError:
             self.totals["faceless"] += 1
             self.filmed.cut()
             self.made.cut()
-            if self.after is None:
-                self.after = self._still()
-            return self.after
-        first = self.after is None
-        steps = self.settings.first_steps if first else self.settings.steps
-        self.after = self.studio.projector.project(self.person, expression, steps=steps, after=self.after)
-        if raw is not None:
-            self.filmed.add(raw, float(eye_distance(raw)))
-            found = self.studio.projector.points(self.after.image).cpu().numpy()
-            self.made.add(found, float(eye_distance(found)))
-        return self.after
-
-    def _expression(self, aligned: Image.Image, seconds: float) -> Expression | None:
-        photo = self.studio.tensor(aligned)
-        found = self.studio.projector.points(photo)
-        try:
-            check_pose(found, name="frame")
-        except UserError:
+            self.now = Expression(self.now.measures)
             return None
-        smoothed = self.points(found.cpu().numpy(), seconds=seconds)
-        return Expression(torch.from_numpy(smoothed).to(found), photo, found)
-
-    def _still(self) -> Projection:
-        """Return the person as in the photo."""
-        own = Expression(self.person.points)
-        return self.studio.projector.project(self.person, own, steps=0)
+        self.now = Expression(self.measures(expression_of(mesh), seconds=seconds), Inside(aligned, mesh[:, :2]))
+        return raw
 
     def report(self) -> AnimationReport:
         """Return what became of the clip so far."""
@@ -206,59 +193,36 @@ class ProjectionDrawer:
         """Return plain values from which ``load`` goes on exactly."""
         meters = {name: [meter.total, meter.count, meter.recent] for name, meter in
                   (("filmed", self.filmed), ("made", self.made))}
-        return {"totals": self.totals, "last": self.last, "last_pts": self.last_pts, "points": self.points.state(),
-                "source": self.source.state(), "after": None if self.after is None else _packed(self.after), **meters}
+        return {"totals": self.totals, "last": self.last, "last_pts": self.last_pts, "measures": self.measures.state(),
+                "source": self.source.state(), "now": self.now.measures, **meters}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.totals, self.last, self.last_pts = state["totals"], state["last"], state["last_pts"]
-        self.points.load({name: np.asarray(value) for name, value in state["points"].items()})
+        self.measures.load({name: np.asarray(value) for name, value in state["measures"].items()})
         self.source.load(state["source"])
         self.filmed, self.made = (Jitter(total, count, [np.asarray(points) for points in recent])
                                   for total, count, recent in (state["filmed"], state["made"]))
-        self.after = None if state["after"] is None else self._unpacked(state["after"])
-
-    def _unpacked(self, packed: dict[str, Any]) -> Projection:
-        device = self.studio.stylizer.device
-        found = {name: torch.frombuffer(bytearray(base64.b64decode(data)), dtype=torch.float32).reshape(shape).to(device)
-                 for name, (shape, data) in packed.items()}
-        face = Face(found["w_plus"], found["residual"])
-        image = self.studio.projector.draw(face)
-        return Projection(face, image, found["goal"], image, found["rows"], found["features"])
-
-
-def _packed(projection: Projection) -> dict[str, Any]:
-    """Return the numbers of a projection as text, to the bit."""
-    face = projection.face
-    kept = (projection.rows, projection.features, face.w_plus, face.residual, projection.goal)
-    tensors = dict(zip(STORED, kept, strict=True))
-    return {name: [list(tensor.shape), base64.b64encode(tensor.float().cpu().contiguous().numpy().tobytes()).decode()]
-            for name, tensor in tensors.items()}
+        self.now = Expression(np.asarray(state["now"]))
 
 
 def _facts(studio: Studio, look: Path, settings: AnimationSettings) -> dict[str, Any]:
-    return {"look": file_state(str(look)), "person": str(look), "settings": asdict(settings),
-            "projection": asdict(studio.projector.settings), "style": studio.stylizer.style.fingerprint,
-            "base": studio.stylizer.base.fingerprint, "drawn": repr(studio.look),
-            "inversion": studio.stylizer.settings.facts()}
+    drawn = None if studio.stylizer is None else [studio.stylizer.style.fingerprint, studio.stylizer.base.fingerprint,
+                                                  repr(studio.look)]
+    return {"look": file_state(str(look)), "person": str(look), "settings": asdict(settings), "parts": dict(studio.parts),
+            "drawn": drawn, "model": file_state(str(MODEL))}
 
 
 def animate_clip(studio: Studio, look: Path, clip: Path, output: Path, settings: AnimationSettings, *,
-                 latents: Path | None = None, progress: Callable[[int], None] | None = None) -> AnimationReport:
+                 progress: Callable[[int], None] | None = None) -> AnimationReport:
     """Give a person the expressions of a clip and write an MP4 of the aligned face, with the clip's rate and sound.
-
-    ``latents`` is a folder for the faces of the frames, ``000000.npz`` and so on, or None.
 
     Raises:
         UserError, ImageError: in one line; WriteError if the output cannot be written.
     """
-    info, person, side = video_io.clip_info(clip), studio.person(look), studio.stylizer.size
-
-    def keep(number: int, halfway: bool, face: Face, picture: Image.Image) -> None:
-        save_latents(latents / f"{number:06d}{'_halfway' * halfway}.npz", face.w_plus, face.residual)
-
-    drawer = ProjectionDrawer(studio, person, Tracked(studio, settings), settings, keep=None if latents is None else keep)
-    factor = 2 if settings.halfway else 1
+    info, person = video_io.clip_info(clip), studio.person(look)
+    drawer = ProjectionDrawer(studio, person, Tracked(studio, settings), settings)
+    factor, side = 2 if settings.halfway else 1, studio.side
     shape = replace(info, width=side, height=side, rate=info.rate * factor, time_base=info.time_base / factor)
     draw_clip(lambda first: video_io.read_frames(clip, start=first), drawer, output=output, info=info, shape=shape,
               digest=settings_digest(clip=file_state(str(clip)), **_facts(studio, look, settings)),
@@ -267,21 +231,16 @@ def animate_clip(studio: Studio, look: Path, clip: Path, output: Path, settings:
 
 
 def animate_photos(studio: Studio, look: Path, photos: list[Photo], outdir: Path, settings: AnimationSettings, *, fps: int,
-                   latents: bool = True, progress: Callable[[int], None] | None = None) -> AnimationReport:
+                   progress: Callable[[int], None] | None = None) -> AnimationReport:
     """Give a person the expressions of photos, in their order: a PNG each, in ``frames``, and ``proj.mp4``.
-
-    With ``latents`` the face of every picture lies beside it as NPZ.
 
     Raises:
         UserError, ImageError: in one line; WriteError if the output cannot be written.
     """
-    person, side, rate = studio.person(look), studio.stylizer.size, Fraction(fps)
+    person, side, rate = studio.person(look), studio.side, Fraction(fps)
 
-    def keep(number: int, halfway: bool, face: Face, picture: Image.Image) -> None:
-        name = Path(photos[number].stem).name + ("_halfway" if halfway else "")
-        save_image(outdir / "frames" / f"{name}.png", picture)
-        if latents:
-            save_latents(outdir / "frames" / f"{name}.npz", face.w_plus, face.residual)
+    def keep(number: int, halfway: bool, picture: Image.Image) -> None:
+        save_image(outdir / "frames" / f"{Path(photos[number].stem).name}{'_halfway' * halfway}.png", picture)
 
     def frames(first: int) -> Iterator[video_io.ClipFrame]:
         for number, photo in enumerate(photos[first:], start=first):

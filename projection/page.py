@@ -1,12 +1,9 @@
-"""The page's tab for landmark projection: who, which expression, how far each part goes, and the optimisation live."""
+"""The page's tab for another's expression: who, which expression, how far each part goes."""
 
 from __future__ import annotations
 
 import functools
-import queue
-import threading
-from collections.abc import Iterator, Sequence
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +14,22 @@ from PIL import Image
 from torch import Tensor
 
 from checkpoints.paths import style_names
-from data.images import ImageError, read_image, to_pil
+from data.images import ImageError, read_image
+from drawing.expression import PARTS
+from faces.find import FaceFinder
 from pipeline.cli import UserError
-from pipeline.stylize import InversionSettings
-from projection.expressions import expression_names, with_landmarks
-from projection.stills import Studio, build_studio, row
-from styles.registry import load_style
-from training.projection import STARTER_WEIGHTS, Person, Projection, ProjectionSettings, named_weights
+from pipeline.stylize import build_stylizer
+from projection.expressions import expression_names
+from projection.stills import Person, Studio, row
 
-PARTS = ("brows", "eyes", "nose", "mouth", "jaw")
 PHOTO, PLAIN = "the second photo's", "none, as a photo"
-# Pictures of the optimisation that the page shows, at the most.
-SHOWN = 10
 
 
 class Expressions:
     """Networks and people of a running page; one thread at a time.
 
     Args:
-        device: where to compute.
+        device: where styles are drawn.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -45,69 +39,32 @@ class Expressions:
 
     @functools.cached_property
     def plain(self) -> Studio:
-        """The networks, without a style; loaded when they are first asked for."""
-        return build_studio(ProjectionSettings(), device=self.device, inversion=InversionSettings("e4e+optimize", 50))
+        """What every run needs, loaded when it is first asked for."""
+        return Studio(FaceFinder())
 
     def _person(self, digest: bytes, path: str) -> Person:
         return self.plain.person(Path(path))
 
-    def settings(self, shares: Sequence[float], steps: int) -> ProjectionSettings:
-        """Return settings of weights by part: a share multiplies the default of each of its groups."""
-        families = [named_weights([(part, 0.0)], default=STARTER_WEIGHTS) for part in PARTS]
-        weights = list(STARTER_WEIGHTS)
-        for family, share in zip(families, shares, strict=True):
-            for index, (without, whole) in enumerate(zip(family, STARTER_WEIGHTS, strict=True)):
-                if without != whole:
-                    weights[index] = whole * float(share)
-        return ProjectionSettings(steps=steps, weights=tuple(weights))
+    def project(self, look: str, target: str, shares: Sequence[float]) -> tuple[list[Image.Image | Tensor], Image.Image]:
+        """Return the face, which expression, and the face with it; and the whole photo with it.
 
-    def project(self, look: str, target: str, settings: ProjectionSettings) -> Iterator[tuple[Image.Image, Projection | None]]:
-        """Yield pictures of the optimisation, and the projection with the last one.
+        Args:
+            look: photo of who.
+            target: name of an expression or a photo.
+            shares: how far each of ``PARTS`` goes.
 
         Raises:
-            UserError, ImageError, CheckpointError: in one line.
+            UserError, ImageError: in one line.
         """
         person = self.person(read_image(look).tobytes(), look)
-        expression = self.plain.expression(target, person)
-        projector = self.plain.projector
-        before, projector.settings = projector.settings, settings
-        every, told = max(1, settings.steps // SHOWN), queue.SimpleQueue()
+        studio = replace(self.plain, parts=dict(zip(PARTS, map(float, shares), strict=True)))
+        expression, shown = studio.expression(target, person)
+        return [person.aligned, shown, studio.face(person, expression)], studio.whole(person, expression)
 
-        def work() -> None:
-            def note(step: int, image: Tensor) -> None:
-                if step % every == 0:
-                    told.put(image)
-
-            try:
-                told.put(projector.project(person, expression, progress=note))
-            except BaseException as error:  # noqa: BLE001 - raised again where the page waits
-                told.put(error)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while True:
-                found = told.get()
-                if isinstance(found, BaseException):
-                    raise found
-                image = found.image if isinstance(found, Projection) else found
-                shown = row([person.photo, with_landmarks(None, expression.points), image])
-                yield shown, found if isinstance(found, Projection) else None
-                if isinstance(found, Projection):
-                    return
-        finally:
-            thread.join()
-            projector.settings = before
-
-    def drawn(self, done: Projection, style: str) -> Image.Image:
-        """Return the projected face in a style."""
-        loaded = load_style(style, device=self.device)
-        if loaded.base_name != self.plain.stylizer.base.name:
-            raise UserError(f"the style {style!r} has the base {loaded.base_name!r}; choose one of the starter's")
-        stylizer = copy(self.plain.stylizer)
-        stylizer.style = loaded
-        studio = replace(self.plain, stylizer=stylizer)
-        return to_pil(studio.drawn(done.face, done.goal))
+    def drawn(self, face: Tensor, style: str) -> Image.Image:
+        """Return an aligned face [1, 3, S, S] in a style."""
+        stylizer = build_stylizer(style, device=self.device)
+        return replace(self.plain, stylizer=stylizer, look=stylizer.style.default_look()).drawn(face)
 
 
 def expression_tab(device: torch.device | str, *, shared: dict[str, Any]) -> None:
@@ -126,29 +83,25 @@ def expression_tab(device: torch.device | str, *, shared: dict[str, Any]) -> Non
                 target = gr.Image(type="filepath", sources=["upload", "webcam"], label="Whose expression", height=190,
                                   elem_id="whose", format="png", min_width=140)
             name = gr.Radio([PHOTO, *expression_names()], value=PHOTO, label="Expression", elem_id="expression")
-            shares = [gr.Slider(0.0, 3.0, 1.0, step=0.1, label=f"{part.capitalize()}: 0 stays, 1 goes", elem_id=f"part_{part}")
+            shares = [gr.Slider(0.0, 2.0, 1.0, step=0.1, label=f"{part.capitalize()}: 0 stays, 1 goes", elem_id=f"part_{part}")
                       for part in PARTS]
-            steps = gr.Slider(5, 100, ProjectionSettings.steps, step=1, label="Steps")
-            style = gr.Dropdown([PLAIN, *style_names()], value=PLAIN, label="Draw the result in a style")
-            start = gr.Button("Project", variant="primary", elem_id="project")
+            style = gr.Dropdown([PLAIN, *style_names()], value=PLAIN, label="Draw the face in a style")
+            start = gr.Button("Go", variant="primary", elem_id="project")
         with gr.Column(scale=3, min_width=300):
-            result = gr.Image(type="pil", label="Who, expression, result", show_label=False, format="png", interactive=False,
+            result = gr.Image(type="pil", label="The photo with the expression", format="png", interactive=False,
+                              elem_id="expressed", buttons=["download", "fullscreen"])
+            beside = gr.Image(type="pil", label="Who, expression, result", format="png", interactive=False,
                               elem_id="projected", buttons=["download", "fullscreen"])
 
-    def project(
-        look: str | None, target: str | None, name: str, steps: float, style: str, *shares: float,
-    ) -> Iterator[Image.Image]:
+    def project(look: str | None, target: str | None, name: str, style: str, *shares: float) -> tuple[Image.Image, Image.Image]:
         if not look or (name == PHOTO and not target):
             raise gr.Error("Give a photo of who, and one of whose expression or choose one by its name.", print_exception=False)
         try:
-            settings = expressions.settings(shares, int(steps))
-            for picture, done in expressions.project(look, target if name == PHOTO else name, settings):
-                if done is not None and style != PLAIN:
-                    picture = row([picture.crop((i * picture.height, 0, (i + 1) * picture.height, picture.height))
-                                   for i in range(3)] + [expressions.drawn(done, style)])
-                yield picture
-        except (UserError, ImageError, ValueError, ArithmeticError) as error:
+            pictures, whole = expressions.project(look, target if name == PHOTO else name, shares)
+            drawn = [] if style == PLAIN else [expressions.drawn(pictures[-1], style)]
+            return whole, row([*pictures, *drawn], side=pictures[0].shape[3])
+        except (UserError, ImageError, ValueError) as error:
             raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
 
-    start.click(project, [look, target, name, steps, style, *shares], result, show_progress="minimal",
+    start.click(project, [look, target, name, style, *shares], [result, beside], show_progress="minimal",
                 api_visibility="private", **shared)

@@ -23,7 +23,6 @@ from pipeline.naming import Photo, folder_photos
 from pipeline.perceptual import published_distance
 from projection.stills import Film, Studio, row, save_latents, write_film
 from projection.films import AnimationSettings, animate_clip, animate_photos
-from training.projection import ProjectionSettings
 from training.published_projection import PublishedProjection, PublishedProjector, PublishedSettings
 
 # The heat-map network's maps sum to 1; a Gaussian of one cell's deviation then has this peak, and the published maps 1.
@@ -50,20 +49,16 @@ def animate(studio: Studio, args: Namespace) -> int:
     from tqdm import tqdm
 
     target, folder = Path(args.target_landmarks), Path(args.target_landmarks).is_dir()
-    settings = AnimationSettings(
-        args.num_steps_first or ProjectionSettings.steps, args.num_steps or AnimationSettings.steps, args.smooth,
-        folder if args.halfway is None else args.halfway)
+    settings = AnimationSettings(args.smooth, folder if args.halfway is None else args.halfway)
     if folder:
         photos = frame_photos(target, output=args.outdir)
         with tqdm(total=len(photos), desc="frames") as bar:
-            report = animate_photos(studio, args.target_look, photos, args.outdir, settings, fps=args.fps,
-                                    latents=args.latents is not False, progress=bar.update)
+            report = animate_photos(studio, args.target_look, photos, args.outdir, settings, fps=args.fps, progress=bar.update)
         output = args.outdir / "proj.mp4"
     else:
         output = args.outdir / f"{args.target_look.stem}_{target.stem}.mp4"
         with tqdm(total=video_io.clip_info(target).frames or None, desc="frames") as bar:
-            report = animate_clip(studio, args.target_look, target, output, settings, progress=bar.update,
-                                  latents=args.outdir / f"{output.stem}_latents" if args.latents else None)
+            report = animate_clip(studio, args.target_look, target, output, settings, progress=bar.update)
     print(output)
     jitter = "" if math.isnan(report.jitter_ratio) else f", jitter {report.jitter_ratio:.2f} of the clip's"
     cli.report(f"{report.frames} frames, {report.faceless} without a usable face{jitter}")
@@ -102,9 +97,9 @@ def run_published(args: Namespace, weights: tuple[float, ...]) -> int:
         raise cli.UserError(f"{target}: the published profile takes photos; give a folder of frames, or leave --profile out")
     device = cli.resolve_device(args.device)
     base = load_base(args.network or "starter", device=device, with_discriminator=bool(args.d_weight))
-    settings = PublishedSettings(args.num_steps or PublishedSettings.steps, args.lpips_weight,
-                                 PublishedSettings.landmark_weight if args.landmark_weight is None else args.landmark_weight,
-                                 weights, args.d_weight, args.fidelity_weight, args.smoothness_weight)
+    given = {"steps": args.num_steps, "lpips_weight": args.lpips_weight, "landmark_weight": args.landmark_weight,
+             "d_weight": args.d_weight, "fidelity_weight": args.fidelity_weight, "smoothness_weight": args.smoothness_weight}
+    settings = PublishedSettings(weights=weights, **{name: value for name, value in given.items() if value is not None})
     heat_maps = heat_maps_of(args, device)
     perceptual = published_distance(device)
     projector = PublishedProjector(base.generator, heat_maps=heat_maps, perceptual=perceptual, settings=settings,

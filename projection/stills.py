@@ -1,11 +1,10 @@
-"""Landmark projection from files to files: who, which expression, and what is written."""
+"""Another's expression from files to files: who, which expression, and what is written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,78 +12,60 @@ from PIL import Image
 from torch import Tensor
 
 from checkpoints import atomic_write
-from checkpoints.builders import Base, load_base, load_encoder
-from checkpoints.features import load_face_id, load_landmark_net
 from data.animation import save_animation
-from data.images import WriteError, read_image, save_image, to_pil, to_tensor
-from losses.identity import IdentityLoss, identity_distance
-from models.face import Face
+from data.images import WriteError, image_tensor, read_image, save_image, to_pil, to_tensor
+from drawing.context import aligned_mesh
+from drawing.expressed import expressed
+from drawing.expression import shares_of, with_expression
+from drawing.style import FRAME
 from faces.align import align_face, photo_corners
-from pipeline.cli import UserError, report
-from projection.expressions import (
-    bundled_expression, check_pose, expression_names, file_expression, named, photo_expression, with_landmarks,
-)
-from faces.landmark_files import SUFFIXES
 from faces.find import FaceFinder
-from pipeline.latents import LatentCache
-from pipeline.perceptual import inversion_objective
-from pipeline.sampling import base_of, undeformed
-from pipeline.stylize import Crop, InversionSettings, Stylizer, residual_encoder
-from styles.controls import Control, Look
-from styles.protocol import Style
-from styles.registry import load_style
-from training.projection import RESOLUTION, Expression, Person, ProjectionSettings, Projector
+from faces.landmark_files import SUFFIXES
+from faces.mesh import landmarks_of
+from pipeline.cli import UserError, report
+from pipeline.stylize import Crop, Stylizer
+from projection.expressions import (
+    Expression, check_pose, expression_names, file_expression, named, named_expression, photo_expression, with_landmarks,
+)
+from styles.controls import Look
 
 PANEL = 256
 VIDEO_FRAMES = 60
+# Pictures of a film from a person's own expression to the wanted one.
+MORPH = 24
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
 
 
-class Plain(Style):
-    """No style: faces as their generator draws them."""
+@dataclass(frozen=True)
+class Person:
+    """Who.
 
-    kind = "plain"
+    Attributes:
+        photo: the whole photo.
+        corners: of the face's frame in px of the photo, top left, top right and bottom left, [3, 2].
+        aligned: the face [1, 3, S, S].
+        mesh: [468, 3] as fractions of the frame's side.
+    """
 
-    def __init__(self, base: Base) -> None:
-        super().__init__("plain", {}, base.fingerprint, device=base.w_avg.device)
-        self._base = base
-
-    @classmethod
-    def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> Plain:
-        return cls(load_base(path, device=device))
-
-    @classmethod
-    def controls_of(cls, config: Mapping[str, Any], names: Sequence[str]) -> tuple[Control, ...]:
-        return ()
-
-    @property
-    def controls(self) -> tuple[Control, ...]:
-        return ()
-
-    def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
-        return undeformed(self.base, face)
-
-
-def identity_of(loss: IdentityLoss) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-    """Return what makes, of a photo, the function of pictures that tells their identity distance from it."""
-    def against(photo: Tensor) -> Callable[[Tensor], Tensor]:
-        with torch.no_grad():
-            target = loss.embed(photo)
-        return lambda image: identity_distance(loss.embed(image), target)
-
-    return against
+    photo: Image.Image
+    corners: np.ndarray
+    aligned: Tensor
+    mesh: np.ndarray
 
 
 @dataclass(frozen=True)
 class Studio:
-    """Networks of a run: ``stylizer`` finds, aligns and inverts, ``projector`` projects; ``look`` draws with a style."""
+    """What a run needs: a finder, how far each part goes, see ``shares_of``, and what draws the result in a style, if any."""
 
-    stylizer: Stylizer
-    projector: Projector
-    look: Look
+    finder: FaceFinder
+    parts: Mapping[str, float] = field(default_factory=dict)
+    stylizer: Stylizer | None = None
+    look: Look | None = None
 
     @property
-    def has_style(self) -> bool:
-        return not isinstance(self.stylizer.style, Plain)
+    def side(self) -> int:
+        """Side in px of the pictures of a film."""
+        return FRAME if self.stylizer is None else self.stylizer.size
 
     def crop(self, photo: Image.Image, *, name: str) -> Crop:
         """Return the largest aligned face of a photo; a line tells of further ones.
@@ -92,78 +73,69 @@ class Studio:
         Raises:
             UserError: naming the photo, where there is no face.
         """
-        found = self.stylizer.finder.told(photo, name=name)
+        found = self.finder.told(photo, name=name)
         if len(found) > 1:
             report(f"{name}: has {len(found)} faces; the largest is taken")
-        points, size = found[0].landmarks, self.stylizer.size
-        return Crop(align_face(photo, points, output_size=size), photo_corners(points, photo.size, output_size=size), points)
-
-    def tensor(self, aligned: Image.Image) -> Tensor:
-        """Return an aligned face as [1, 3, S, S]."""
-        return to_tensor(aligned, self.stylizer.size).to(self.stylizer.device)
+        points = found[0].landmarks
+        return Crop(align_face(photo, points, output_size=FRAME), photo_corners(points, photo.size, output_size=FRAME), points,
+                    found[0].mesh)
 
     def person(self, path: Path) -> Person:
-        """Return the person of a photo, inverted.
+        """Return the person of a photo.
 
         Raises:
             UserError, ImageError: in one line.
         """
-        aligned = self.crop(read_image(path), name=str(path)).image
-        photo = self.tensor(aligned)
-        points = self.projector.points(photo)
-        check_pose(points, name=str(path))
-        return Person(self.stylizer.invert(aligned), photo, points)
+        photo = read_image(path)
+        crop = self.crop(photo, name=str(path))
+        aligned, mesh = seen(crop)
+        check_pose(landmarks_of(mesh), name=str(path))
+        return Person(photo, crop.corners[[0, 3, 1]], aligned, mesh)
 
-    def expression(self, target: str, person: Person) -> Expression:
-        """Return what a name, a landmark file or a photo asks for.
+    def expression(self, target: str, person: Person) -> tuple[Expression, Image.Image]:
+        """Return what a name, a landmark file or a photo asks for, and a picture of it.
 
         Raises:
             UserError, ImageError: in one line.
         """
         name, path = named(target), Path(target)
         if name is not None and not path.exists():
-            return bundled_expression(name, self.projector, person.points)
+            found = named_expression(name, person.mesh)
+            return found, with_landmarks(None, landmarks_of(with_expression(person.mesh, found.measures)))
         if path.suffix.lower() in SUFFIXES:
-            return file_expression(path, self.projector)
+            found, points = file_expression(path)
+            return found, with_landmarks(None, points)
         if not path.exists():
             raise UserError(f"{target}: not found; give a photo, a folder, a clip, a landmark file ({', '.join(SUFFIXES)}) or "
                             f"one of {', '.join(expression_names())}")
-        return photo_expression(self.tensor(self.crop(read_image(path), name=target).image), self.projector, name=target)
+        crop = self.crop(read_image(path), name=target)
+        return photo_expression(*seen(crop), name=target), crop.image
 
-    def drawn(self, face: Face, points: Tensor) -> Tensor:
-        """Return the picture of a projected face by the style; ``points`` [68, 2] are where its landmarks are."""
-        return self.stylizer.restyle(face, look=self.look, landmarks=points.cpu().numpy())
+    def wanted(self, person: Person, expression: Expression, *, share: float = 1.0) -> np.ndarray:
+        """Return the person's mesh [468, 3] with an expression, or on the way to it."""
+        return with_expression(person.mesh, expression.measures, share * shares_of(self.parts))
+
+    def face(self, person: Person, expression: Expression, *, share: float = 1.0) -> Tensor:
+        """Return the person's aligned face [1, 3, S, S] with an expression."""
+        wanted = self.wanted(person, expression, share=share)
+        return expressed(person.aligned, CORNERS * person.aligned.shape[3], person.mesh, wanted, donor=expression.donor)
+
+    def whole(self, person: Person, expression: Expression) -> Image.Image:
+        """Return the whole photo in which the person has an expression."""
+        made = expressed(image_tensor(person.photo), person.corners, person.mesh, self.wanted(person, expression),
+                         donor=expression.donor)
+        return to_pil(made)
+
+    def drawn(self, face: Tensor) -> Image.Image:
+        """Return an aligned face [1, 3, S, S] drawn in the run's style."""
+        return to_pil(self.stylizer.stylize(to_pil(face), look=self.look).result)
 
 
-def build_studio(
-    settings: ProjectionSettings, *, style: str | None = None, base: str | None = None, encoder: str | None = None,
-    inversion: InversionSettings | None = None, look: Look | None = None, cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> Studio:
-    """Load the networks of a run.
-
-    Args:
-        settings: how to project.
-        style: draws the projected faces; None leaves them as the generator draws them.
-        base, encoder: None takes those of the style, else the starter's.
-        inversion: how the look's photo becomes a face; its features must be of 32 px.
-        look: values of the style's controls.
-        cache: folder of latents.
-        device: where to compute.
-
-    Raises:
-        CheckpointError: naming the file that is absent or does not fit.
-    """
-    inversion, device = inversion or InversionSettings("e4e+optimize", 50, residual=RESOLUTION), torch.device(device)
-    loaded = load_style(style, device=device) if style else Plain(load_base(base or "starter", device=device))
-    ground = base_of(loaded, name=base) if style else loaded.base
-    made = load_encoder(encoder or ground.name, device=device) if inversion.mode != "optimize" else None
-    beside = residual_encoder(ground, inversion.residual, device=device) if inversion.mode == "e4e" else None
-    stylizer = Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
-                        cache=LatentCache(cache), finder=FaceFinder(), residual=beside)
-    identity = identity_of(IdentityLoss(load_face_id(device=device).module)) if settings.identity_weight else None
-    network = load_landmark_net(device=device).module
-    return Studio(stylizer, Projector(ground.generator, network, settings, identity=identity), look or Look())
+def seen(crop: Crop) -> tuple[Tensor, np.ndarray]:
+    """Return an aligned face [1, 3, S, S] and its mesh [468, 3] as fractions of the side."""
+    image = to_tensor(crop.image, crop.image.width)
+    places = crop.mesh_places()
+    return image, (aligned_mesh(image)[0] if places is None else places)[0].cpu().numpy().astype(np.float64)
 
 
 class Film:
@@ -199,7 +171,7 @@ def save_latents(path: Path, w_plus: Tensor, residual: Tensor | None = None) -> 
 
 
 def project_photo(studio: Studio, look: Path, target: str, outdir: Path, *, save_video: bool) -> list[Path]:
-    """Project one photo to one expression and write the published outputs and a side-by-side.
+    """Give the person of a photo an expression and write the published outputs, a side-by-side and the whole photo.
 
     Returns:
         The files.
@@ -208,27 +180,20 @@ def project_photo(studio: Studio, look: Path, target: str, outdir: Path, *, save
         UserError, ImageError: in one line.
     """
     person = studio.person(look)
-    expression = studio.expression(target, person)
-    # Landmarks that come from no photo are shown on grey.
-    shown = with_landmarks(None, expression.points)
-    if expression.donor_points is expression.points:
-        shown = to_pil(expression.donor)
-    projector = studio.projector
-    film = Film(projector.settings.steps, lambda image: row([
-        person.photo, image, with_landmarks(image, projector.points(image)), shown])) if save_video else None
-    done = projector.project(person, expression, progress=film)
-    drawn = [studio.drawn(done.face, done.goal)] if studio.has_style else []
-    pictures = {"proj.png": done.image, "target_look.png": person.photo, "target_landmarks.png": shown,
-                "side_by_side.png": row([person.photo, shown, done.image, *drawn])}
+    expression, shown = studio.expression(target, person)
+    face = studio.face(person, expression)
+    drawn = [studio.drawn(face)] if studio.stylizer is not None else []
+    pictures = {"proj.png": face, "photo.png": studio.whole(person, expression), "target_look.png": person.aligned,
+                "target_landmarks.png": shown,
+                "side_by_side.png": row([person.aligned, shown, face, *drawn], side=person.aligned.shape[3])}
     if drawn:
         pictures[f"{studio.stylizer.style.name}_proj.png"] = drawn[0]
     files = [outdir / name for name in pictures]
     for path, picture in zip(files, pictures.values(), strict=True):
         save_image(path, picture)
-    save_latents(outdir / "projected_w.npz", done.face.w_plus, done.face.residual)
-    files.append(outdir / "projected_w.npz")
-    if film is not None:
-        files.append(write_film(outdir / "proj.mp4", film.frames))
+    if save_video:
+        shares = torch.linspace(0.0, 1.0, MORPH).tolist()
+        files.append(write_film(outdir / "proj.mp4", [to_pil(studio.face(person, expression, share=share)) for share in shares]))
     return files
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from training.exemplars import (
 )
 from training.checks import DivergedError
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 4})
 ROWS = CONFIG.n_latent
 

@@ -71,7 +71,7 @@ def test_films(blend, tmp_path, monkeypatch, options) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--random", "1"], "at least 2"), (["--styles", "flat"], "at least 2 styles"),
+    (["--random", "1"], "at least 2"), (["--styles", "cartoon"], "at least 2 styles"),
     (["--style", "encapsulated", "--random", "2"], "takes no two style pictures"), ([], "required"),
 ])
 def test_wrong_options_are_one_line(blend, tmp_path, capsys, options, message) -> None:  # noqa: ANN001
@@ -110,4 +110,4 @@ def test_pairs_are_single_files(blend, tmp_path, monkeypatch, capsys) -> None:  
     capsys.readouterr()
     assert blend_pairs.main([*argv, "--sample_zs", str(tmp_path / "z.npy")]) == 2
     assert "expected finite z [N, 512]" in capsys.readouterr().err
-    assert blend_pairs.main(["--style", "flat", "--output", str(tmp_path)]) == 2
+    assert blend_pairs.main(["--style", "cartoon", "--output", str(tmp_path)]) == 2

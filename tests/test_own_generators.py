@@ -26,9 +26,9 @@ def test_a_missing_encoder_names_the_inversion_that_needs_none(monkeypatch):
 
     monkeypatch.setattr(stylize, "load_encoder", absent)
     with pytest.raises(CheckpointError, match="--inversion optimize needs no encoder"):
-        stylize.build_stylizer("flat")
+        stylize.build_stylizer("cartoon")
     with pytest.raises(CheckpointError) as error:
-        stylize.build_stylizer("flat", encoder="mine.pt")
+        stylize.build_stylizer("cartoon", encoder="mine.pt")
     assert "--inversion" not in str(error.value)
 
 

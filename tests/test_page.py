@@ -18,7 +18,7 @@ from pipeline.cli import UserError
 from web.layout import NO_STYLE, recipe
 from web.uploads import Previews, plain
 
-STYLE = "flat"
+STYLE = "cartoon"
 
 
 def drag(browser, holder, share):
@@ -93,7 +93,7 @@ def test_every_kind_of_widget_of_a_photo_changes_it(page, browser, photo):  # no
     whole = changes(browser, "#restyled", lambda: click(browser, find(browser, "#view input[value='whole photo']")))
     assert whole.shape[:2] == (512, 512)
     unfold(browser, "Mix with")
-    changes(browser, "#restyled", lambda: choose(browser, "Second style", "oil"))
+    changes(browser, "#restyled", lambda: choose(browser, "Second style", "vangogh"))
     changes(browser, "#restyled", lambda: drag(browser, "#share", 0.95))
 
 

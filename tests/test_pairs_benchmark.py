@@ -20,7 +20,7 @@ def test_pairs_are_drawn_trained_measured_and_kept(tmp_path: Path, monkeypatch, 
         if name.endswith("_1"):
             return path, 2, ["it diverged"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes((bundled_styles_dir() / "flat.safetensors").read_bytes())
+        path.write_bytes((bundled_styles_dir() / "cartoon.safetensors").read_bytes())
         return path, 0, []
 
     monkeypatch.setattr(pairs, "trained", trained)

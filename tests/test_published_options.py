@@ -55,7 +55,7 @@ def test_options_are_taken_and_checked_by_the_scripts(capsys, tmp_path):
     args = deformation_control.parse(["--use-stn", "false", "--use_rtstn", "--swap-gs", "7"])
     assert (args.use_stn, args.use_rtstn, args.swap_gs) == (False, True, 7)
     assert deformation_control.main(["--swap_gs", "3", "--output", str(tmp_path)]) == 2
-    assert "--swap_gs: the style flat was made with" in capsys.readouterr().err
+    assert "--swap_gs: the style cartoon was made with" in capsys.readouterr().err
 
 
 def test_one_gpu_of_several(monkeypatch):

@@ -194,7 +194,6 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(pack, tmp_path):
 
 
 def test_command_line_from_pictures_to_a_style_that_draws(pack, teacher, tmp_path, monkeypatch, capsys):
-    from checkpoints.builders import Base
 
     torch.manual_seed(0)
     base = Base(Generator(GENERATOR), Discriminator(DiscriminatorConfig(SIZE, WIDTHS)), torch.zeros(16), "toy", "0")

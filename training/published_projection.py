@@ -16,7 +16,10 @@ from losses.heat_maps import group_weights, heat_map_loss, noise_scale, smoothne
 from losses.noise import noise_regularization, ramped_rate, renew_noise
 from models.stylegan2 import Generator
 from training.inversion import frozen
-from training.projection import PUBLISHED_WEIGHTS, Progress
+
+Progress = Callable[[int, Tensor], None]
+# One per group of ``losses.heat_maps.GROUPS``.
+PUBLISHED_WEIGHTS = (0.05, 1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 5.0, 5.0)
 
 W_SAMPLES, W_SEED = 10_000, 123
 # Highest learning rate of the published schedule.
