@@ -148,7 +148,8 @@ def train(source: Pictures | None, target: Pictures, name: str, **settings: Any)
             alone, False leaves it out.
 
     Raises:
-        UserError: for pictures that show no face, settings that are unknown, or a style of that name that is there already.
+        UserError: for pictures that show no face, or settings that are unknown.
+        checkpoints.CheckpointError: for a style or a run of that name that is there already; ``overwrite=True`` replaces it.
     """
     import train as script
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from checkpoints import CheckpointError
 from checkpoints.builders import load_base
 from edge_kind import save_edges
 from pipeline.api import Picture, Stylizer, train
@@ -95,5 +96,5 @@ def test_training_says_what_is_wrong(weights, drawn, tmp_path):
         train(SOURCE, TARGET, "other", strokes=3)
     with pytest.raises(UserError, match="--source, --target: got 2 photos and 1 drawings"):
         train([SOURCE, SOURCE], TARGET, "other", outdir=tmp_path)
-    with pytest.raises(UserError, match="short"):
+    with pytest.raises(CheckpointError, match="short.safetensors: this style exists"):
         train(SOURCE, TARGET, "short", outdir=tmp_path / "again")
