@@ -15,9 +15,7 @@ EXCEPTIONS = {
     ("faces.find", "pipeline.cli"),
     ("faces.landmark_files", "pipeline.cli"),
     ("faces.tracking", "pipeline.smoothing"),
-    ("models.landmark_goal", "data.landmarks68"),
     ("models.landmarks", "data.landmarks68"),
-    ("styles.blend", "pipeline.cli"),
     ("styles.dualstyle_encoding", "training.checks"),
     ("styles.dualstyle_encoding", "training.exemplar_tools"),
     ("styles.dualstyle_encoding", "training.exemplars"),
@@ -25,7 +23,7 @@ EXCEPTIONS = {
     ("styles.modify", "training.modify"),
     ("styles.modify", "training.modify_config"),
     ("styles.modify", "training.modify_judges"),
-    ("styles.patches", "training.pair_start"),
+    ("styles.picture", "pipeline.cli"),
     ("training.drawing", "pipeline.sampling"),
     ("training.style_run", "pipeline"),
 }
