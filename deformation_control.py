@@ -122,7 +122,11 @@ def style_frames(args: Namespace, styles: list, subject) -> tuple[list, list, It
 
 
 def run(args: Namespace) -> int:
+    from data.animation import save_animation
+    from data.grids import grid
+    from data.images import save_image
     from pipeline import sampling
+    from pipeline.sweeps import subjects
     from styles.registry import load_style
 
     cli.ensure_dir(args.output)
@@ -132,7 +136,22 @@ def run(args: Namespace) -> int:
     base = sampling.base_of(style, name=args.base)
     args.truncation = sampling.default_truncation(style) if args.truncation is None else args.truncation
     dtype = cli.resolve_dtype(args.dtype, device)
-    directions = load_directions([Edit(args.sweep_edit, 0.0)] if args.sweep_edit else [], base)
+    styles = [load_style(name.strip(), device=device) for name in args.styles.split(",")] if args.styles else []
+    label = "-".join(one.name for one in styles) or style.name
+    with cli.autocast(device, dtype):
+        for subject in subjects(args, style, base, marked=look_at(args, 0.0).has_regions):
+            labels, columns, moving = (style_frames(args, styles, subject) if styles else
+                                       control_frames(args, style, subject))
+            cell, count = args.size or columns[0].shape[3], len(subject.face)
+            rows = [[column[i] for column in (subject.original, *columns)] for i in range(count)]
+            path = sampling.fresh_path(args.output / f"{label}_{subject.name}.png")
+            save_image(path, grid(rows, cell=cell, column_labels=["original", *labels]))
+            print(path)
+            if args.animate:
+                frames = [grid([list(faces)], cell=cell, column_labels=[text] * count) for text, faces in moving]
+                animation = sampling.fresh_path(path.with_suffix(f".{args.animate}"))
+                save_animation(animation, frames + frames[::-1], fps=12)
+                print(animation)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The prior of random faces: the Gaussian of what the encoder gives for faces, rows of ``w_plus`` and sketches together.
 
-A flow trained by flow matching (Lipman et al. 2023) in front of it explained no more of held-out faces.
+A flow trained by flow matching (Lipman et al. 2023) in front of it was tried briefly without gain.
 """
 
 from __future__ import annotations
