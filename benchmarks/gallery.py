@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gallery --styles a,b,c --output docs/gallery.png``: a row per face, a column per style."""
+"""``python -m benchmarks.gallery --styles a,b,c --output docs/gallery.jpg``: a row per face, a column per style."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Any
 from pipeline import cli
 
 
+ROOT = Path(__file__).parent.parent / "data"
+PHOTOS = (ROOT / "style_images_aligned" / "source_sample.png", ROOT / "portraits" / "burnejones_chant.jpg")
+
+
 def names(text: str) -> list[str]:
     """Parse names separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -18,42 +22,35 @@ def names(text: str) -> list[str]:
 def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="python -m benchmarks.gallery", description=__doc__)
     parser.add_argument("--styles", type=names, default=None, help="names separated by commas; all bundled ones if not given")
-    parser.add_argument("--output", type=Path, default=Path("docs/gallery.png"), help="picture to write")
+    parser.add_argument("--output", type=Path, default=Path("docs/gallery.jpg"), help="picture to write")
     parser.add_argument("--faces", type=cli.int_list, default=(0, 1, 2), help="numbers of random faces within the seed")
-    parser.add_argument("--truncation", type=cli.finite_float, default=0.7, help="truncation psi of random faces")
-    parser.add_argument("--photo", type=Path, default=None, help="photo below them; scikit-image's astronaut if not given")
-    parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e+optimize",
-                        help="how the photo is inverted")
-    parser.add_argument("--steps", type=cli.positive_int, default=100, help="steps of its inversion")
+    parser.add_argument("--truncation", type=cli.finite_float, default=0.9, help="truncation psi of random faces")
+    parser.add_argument("--photos", type=Path, nargs="+", default=PHOTOS, help="aligned photos above them")
     parser.add_argument("--alpha", type=cli.finite_float, default=1.0, help="deformation degree")
-    parser.add_argument("--size", type=cli.image_side, default=160, help="side of a picture in px")
+    parser.add_argument("--size", type=cli.image_side, default=200, help="side of a picture in px")
     cli.add_common(parser, outdir=False, seed=11)
     return parser.parse_args(argv)
 
 
-def photo_face(args: Namespace, style: str, device: Any) -> tuple[Any, Any]:
-    """Return the aligned photo and its face in the generator of ``style``."""
-    from PIL import Image
-    from skimage.data import astronaut
-
+def photo_faces(args: Namespace, style: str, device: Any) -> tuple[list[Any], list[Any]]:
+    """Return the aligned photos and their faces in the generator of ``style``."""
     from data.images import read_image
     from pipeline.stylize import InversionSettings, build_stylizer
 
-    image = read_image(args.photo) if args.photo else Image.fromarray(astronaut())
-    stylizer = build_stylizer(style, device=device, inversion=InversionSettings(args.inversion, args.steps))
-    crop = stylizer.crops(image, name=str(args.photo or "the astronaut"))[0]
-    return crop.image, stylizer.invert(crop.image)
+    images = [read_image(path) for path in args.photos]
+    stylizer = build_stylizer(style, device=device, inversion=InversionSettings(None), align=False)
+    return images, [stylizer.invert(image) for image in images]
 
 
 def run(args: Namespace) -> int:
     from checkpoints.paths import bundled_styles_dir
     from data.grids import grid
     from data.images import save_image
-    from pipeline.sampling import random_faces, undeformed
+    from pipeline.sampling import random_faces, shown
     from styles.__main__ import READY
     from styles.registry import load_style
 
-    chosen = args.styles or sorted(name for name in READY if (bundled_styles_dir() / f"{name}.safetensors").is_file())
+    chosen = args.styles or [name for name in READY if (bundled_styles_dir() / f"{name}.safetensors").is_file()]
     if not chosen:
         raise cli.UserError(f"--styles: no style is bundled in {bundled_styles_dir()}; name some, or make them by "
                             "`python -m styles make`")
@@ -63,9 +60,9 @@ def run(args: Namespace) -> int:
     if any(style.base_name != styles[0].base_name for style in styles):
         raise cli.UserError("--styles: were trained from different bases; make a gallery of each")
     faces = [random_faces(styles[0], args.seed, [number], truncation_psi=args.truncation) for number in args.faces]
-    originals: list[Any] = [undeformed(base, face)[0] for face in faces]
-    photo, face = photo_face(args, chosen[0], device)
-    faces.append(face), originals.append(photo)
+    originals: list[Any] = [shown(base, face)[0] for face in faces]
+    photos, inverted = photo_faces(args, chosen[0], device)
+    faces, originals = [*inverted, *faces], [*photos, *originals]
     looks = [style.default_look().changed(alpha=args.alpha) for style in styles]
     rows = [[original, *(style.draw(face, look)[0] for style, look in zip(styles, looks, strict=True))]
             for original, face in zip(originals, faces, strict=True)]
