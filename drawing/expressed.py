@@ -14,31 +14,41 @@ import numpy as np
 import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
+from torch.nn import functional as F
 
 from drawing.compose import look_up
 from drawing.expression import (
     BROWS, EYE_CORNERS, FOLDS, INNER_CORNERS, LOWER_EDGE, LOWER_LIDS, OVER_FOLDS, UNDER_LIDS, UPPER_EDGE, UPPER_LIDS,
 )
-from drawing.mouth import Inside, inside_of
+from drawing.mouth import Inside, gap_of, inside_of
 from drawing.warp import fading, sampled, with_rings
 from faces.topology import LOWER_LIP, UPPER_LIP
-from models.sampling_grids import pixel_lattice
+from models.sampling_grids import LEAST_DETERMINANT, pixel_lattice, unfolded
 from models.spline import frame_points
 
 # Regularisation of the splines: rows of vertices along the lips lie close together and may disagree a little.
-# Lids are met exactly.
-SMOOTHING, LID_SMOOTHING = 5e-5, 1e-6
+# Lids and the inner edges of lips are met exactly.
+SMOOTHING, EXACT_SMOOTHING = 5e-5, 1e-6
 # Side of the lattice on which displacements are told: lids are thin.
 GRID = 128
+# Rounds in which displacements are smoothed where a sheet folds; few are ever needed.
+EASING_ROUNDS = 200
 # Vertices that only one sheet of skin follows.
 UPPER_ONLY = {*UPPER_LIP, *UPPER_EDGE, *(v for rows in (UPPER_LIDS, FOLDS) for eye in rows for v in eye)}
 LOWER_ONLY = {*LOWER_LIP, *LOWER_EDGE, *(v for rows in (LOWER_LIDS,) for eye in rows for v in eye)}
-LIDS = [v for rows in (UPPER_LIDS, FOLDS, OVER_FOLDS, LOWER_LIDS, UNDER_LIDS, EYE_CORNERS, BROWS) for eye in rows for v in eye]
+EXACT = [*UPPER_EDGE, *LOWER_EDGE, *INNER_CORNERS, *(v for rows in (UPPER_LIDS, FOLDS, OVER_FOLDS, LOWER_LIDS, UNDER_LIDS, EYE_CORNERS, BROWS)
+                                                    for eye in rows for v in eye)]
 # Softness of a sheet's edge in eye distances, and its growth per distance from the ends of the seam.
 EDGE, WIDENING = 0.008, 0.4
 # A lid that shuts begins this far above the edge of the eye that the mesh says, as a share of the eye's gap, so that it brings
 # no iris along; and the line of its lashes: half its width in eye distances, how dark.
-LID_MARGIN, LASHES, LASH_DARK = 0.22, 0.011, 0.72
+LID_MARGIN, LASHES, LASH_DARK = 0.22, 0.011, 0.62
+# Shade of a shut lid: how far above its lashes it falls to 1 / e, in eye distances, and how dark.
+LID_SHADE, LID_DARK = 0.05, 0.16
+# Lips that shut begin so far beyond the edges and the corners that the mesh says, as shares of the mouth's gap: no teeth come along.
+LIP_MARGIN, CORNER_MARGIN = 0.4, 0.5
+# Of their distance, how much rows of skin above such a lid keep.
+ROOM = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,8 +86,8 @@ class View:
 
 
 def spline(knots: Tensor, values: Tensor, places: Tensor, *, smoothing: Tensor) -> Tensor:
-    """Return the thin-plate spline through ``values`` [K, 2] at ``knots`` [K, 2] at many places [P, 2], each knot with its smoothing [K], as
-    ``models.spline`` does.
+    """Return the thin-plate spline through ``values`` [K, 2] at ``knots`` [K, 2] at many places [P, 2], each knot with its
+    smoothing [K], as ``models.spline`` does.
 
     Squared distances come from products of matrices, which takes a third of the time.
     """
@@ -95,23 +105,56 @@ def spline(knots: Tensor, values: Tensor, places: Tensor, *, smoothing: Tensor) 
 
 
 def offsets(points: np.ndarray, wanted: np.ndarray, places: Tensor, *, exact: np.ndarray | None = None) -> Tensor:
-    """Return how far from places [h, w, 2] of the frame a sheet is read, [h, w, 2], by a spline that dies out at its border.
+    """Return how far from places [h, w, 2] of the frame a sheet is read, [h, w, 2], by a spline that dies out at its border
+    and folds nowhere.
 
     Args:
         points: [K, 2] where things are.
         wanted: [K, 2] where they shall be.
-        exact: [K] which of them are lids; None takes none for one.
+        exact: [K] which of them are met exactly; None smooths all.
     """
     kept = ((points > 0.01) & (points < 0.99) & (wanted > 0.01) & (wanted < 0.99)).all(axis=1)
     before, after = torch.from_numpy(points[kept]), torch.from_numpy(wanted[kept])
     frame = frame_points()
     rest = pixel_lattice(GRID, mode="exact").reshape(1, GRID, GRID, 2)
-    lids = np.zeros(len(points), bool) if exact is None else exact
-    smoothing = torch.from_numpy(np.concatenate([np.where(lids[kept], LID_SMOOTHING, SMOOTHING), np.full(len(frame), SMOOTHING)]))
+    exact = np.zeros(len(points), bool) if exact is None else exact
+    smoothing = torch.from_numpy(np.concatenate([np.where(exact[kept], EXACT_SMOOTHING, SMOOTHING), np.full(len(frame), SMOOTHING)]))
     moved = spline(torch.cat([after, frame]), torch.cat([before - after, torch.zeros_like(frame)]),
                    rest.reshape(-1, 2) / 2.0 + 0.5, smoothing=smoothing)
-    moved = fading(GRID) * moved.float().reshape(1, GRID, GRID, 2)
+    moved = eased(fading(GRID) * moved.float().reshape(1, GRID, GRID, 2))
     return look_up(moved.permute(0, 3, 1, 2), places[None] * 2.0 - 1.0)[0].permute(1, 2, 0)
+
+
+def eased(shift: Tensor) -> Tensor:
+    """Return displacements [1, S, S, 2] in frame sides that fold nowhere, smoothed only where they did, and 0 along the border.
+
+    Around cells in a corner of which the determinant of the Jacobian of x + d(x) lies below ``LEAST_DETERMINANT``, displacements
+    become means of 3 x 3 until none does. What rounds leave is scaled down as a whole.
+    """
+    size = shift.shape[1]
+    inner = F.pad(shift.new_ones(1, 1, size - 2, size - 2), (1, 1, 1, 1))
+    shift = shift.permute(0, 3, 1, 2) * inner  # [1, 2, S, S]
+    for _ in range(EASING_ROUNDS):
+        folded = (determinants(shift.permute(0, 2, 3, 1)) < LEAST_DETERMINANT).to(shift)[:, None]
+        if not folded.any():
+            break
+        # Corners of the cells that fold, and two places around.
+        near = F.max_pool2d(F.max_pool2d(F.pad(folded, (1, 1, 1, 1)), 2, 1), 5, 1, 2) * inner
+        shift = torch.lerp(shift, F.avg_pool2d(shift, 3, 1, 1), near)
+    rest = pixel_lattice(size, mode="exact").reshape(1, size, size, 2)
+    return (unfolded(rest + 2.0 * shift.permute(0, 2, 3, 1)) - rest) / 2.0
+
+
+def determinants(shift: Tensor) -> Tensor:
+    """Return the least determinant of the Jacobian of x + d(x) in each cell, [1, H - 1, W - 1], of displacements [1, H, W, 2] in
+    frame sides on a lattice of W places per frame side.
+
+    Between places they are bilinear, so it is least in a corner of a cell.
+    """
+    across, down = (shift.diff(dim=dim) * shift.shape[2] for dim in (2, 1))
+    return torch.stack([
+        (1.0 + a[..., 0]) * (1.0 + d[..., 1]) - a[..., 1] * d[..., 0]
+        for a in (across[:, :-1], across[:, 1:]) for d in (down[:, :, :-1], down[:, :, 1:])]).amin(dim=0)
 
 
 def curve(points: np.ndarray, across: Tensor) -> Tensor:
@@ -181,10 +224,11 @@ def expressed(image: Tensor, corners: np.ndarray, mesh: np.ndarray, wanted: np.n
 
     def sheet(without: set[int], source: np.ndarray) -> Tensor:
         rows = [i for i in range(len(points)) if i not in without]
-        return view.read(image, places + offsets(source[rows], goals[rows], places, exact=np.isin(rows, LIDS)))
+        return view.read(image, places + offsets(source[rows], goals[rows], places, exact=np.isin(rows, EXACT)))
 
-    upper = sheet(LOWER_ONLY, lids_from(points, goals, closing(mesh, wanted)))
-    lower = sheet(UPPER_ONLY, points)
+    source = lips_from(points, gap_of(mesh), gap_of(wanted))
+    upper = sheet(LOWER_ONLY, lids_from(source, closing(mesh, wanted)))
+    lower = sheet(UPPER_ONLY, source)
     lids, under_lids = eye_seams(wanted, places, unit=unit)
     lip, under_lip = mouth_seams(wanted, places, unit=unit)
     # Below the lower lids the lower sheet counts, from the nose on the upper one until the lips.
@@ -193,7 +237,9 @@ def expressed(image: Tensor, corners: np.ndarray, mesh: np.ndarray, wanted: np.n
     made = _with_eyes(made, image, view, mesh, wanted, lids, under_lids, unit)
     inside = inside_of(image, view, mesh, wanted, donor, lip, under_lip, unit)
     if inside is not None:
-        made = torch.lerp(made, inside, lip.inside * (1.0 - lip.above()) * under_lip.above())
+        # Where lips meet, nothing shows between their soft edges.
+        apart = ((lip.below - under_lip.below) / (2.0 * EDGE * unit)).clamp(0.0, 1.0)
+        made = torch.lerp(made, inside, lip.inside * (1.0 - lip.above()) * under_lip.above() * apart)
     result = image.clone()
     left, top, right, bottom = view.box
     # What lies outside of the frame is read where it is.
@@ -213,16 +259,30 @@ def closing(mesh: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.clip(1.0 - np.array(gaps[1]) / np.maximum(gaps[0], 1e-6), 0.0, 1.0)
 
 
-def lids_from(points: np.ndarray, goals: np.ndarray, shut: np.ndarray) -> np.ndarray:
-    """Return points whose upper lids begin above the eye where they shut, so that skin alone comes down."""
+def lids_from(points: np.ndarray, shut: np.ndarray) -> np.ndarray:
+    """Return points whose upper lids begin above the eye where they shut, so that skin alone comes down.
+
+    Rows above make room: each keeps at least ``ROOM`` of its distance to the next.
+    """
     result = points.copy()
     for eye in range(2):
-        upper = list(UPPER_LIDS[eye])
-        gap = np.abs(points[list(LOWER_LIDS[eye]), 1] - points[upper, 1]).max()
-        result[upper, 1] -= LID_MARGIN * gap * min(1.0, 2.0 * shut[eye])
-        # Rows above keep their order.
-        for above, rows in ((FOLDS, 0.6), (OVER_FOLDS, 0.2)):
-            result[list(above[eye]), 1] -= rows * LID_MARGIN * gap * min(1.0, 2.0 * shut[eye])
+        lid, fold, over = (list(rows[eye]) for rows in (UPPER_LIDS, FOLDS, OVER_FOLDS))
+        gap = np.abs(points[list(LOWER_LIDS[eye]), 1] - points[lid, 1]).max()
+        up = np.full(len(lid), LID_MARGIN * gap * min(1.0, 2.0 * shut[eye]))
+        result[lid, 1] -= up
+        for above, below, share in ((fold, lid, 0.6), (over, fold, 0.3)):
+            apart = np.maximum(points[below, 1] - points[above, 1], 0.0)
+            up = np.maximum(share * up, up - (1.0 - ROOM) * apart)
+            result[above, 1] -= up
+    return result
+
+
+def lips_from(points: np.ndarray, own: float, goal: float) -> np.ndarray:
+    """Return points whose lips begin beyond their inner edges where a mouth shuts from a gap ``own`` to ``goal``, in their unit."""
+    result, less = points.copy(), max(0.0, own - max(goal, 0.0))
+    result[list(UPPER_EDGE), 1] -= LIP_MARGIN * less
+    result[list(LOWER_EDGE), 1] += LIP_MARGIN * less
+    result[list(INNER_CORNERS), 0] += CORNER_MARGIN * less * np.sign(np.diff(points[list(INNER_CORNERS), 0])) * [-1.0, 1.0]
     return result
 
 
@@ -250,13 +310,15 @@ def _with_eyes(made: Tensor, image: Tensor, view: View, mesh: np.ndarray, wanted
 
 
 def _with_lashes(made: Tensor, view: View, wanted: np.ndarray, eye: int, strength: float, unit: float) -> Tensor:
-    """Return the face with a dark line along the edge of an upper lid, thinner towards the corners."""
+    """Return the face with a dark line along the edge of an upper lid and its shade on the lid, less of both towards
+    the corners."""
     places, (a, b) = view.places, EYE_CORNERS[eye]
     line = wanted[[a, *UPPER_LIDS[eye], b]]
     first, last = sorted((line[0, 0], line[-1, 0]))
     along = ((places[..., 0] - first) / (last - first)).clamp(0.0, 1.0)
-    thin = LASHES * unit * (4.0 * along * (1.0 - along)).sqrt()
+    arch = (4.0 * along * (1.0 - along)).sqrt()
+    thin = (LASHES * unit * arch).clamp_min(1e-6)
     below = places[..., 1] - curve(line, places[..., 0])
-    weight = (1.0 - (below.abs() - 0.3 * thin) / (0.9 * thin).clamp_min(1e-6)).clamp(0.0, 1.0)
-    dark = (made + 1.0) * (1.0 - LASH_DARK) - 1.0
-    return torch.lerp(made, dark, weight * strength * (thin > 0.0))
+    lashes = LASH_DARK * torch.exp(-(below / thin).square())
+    shade = LID_DARK * torch.exp(below.clamp(max=0.0) / (LID_SHADE * unit)) * torch.exp(-(below.clamp_min(0.0) / thin).square())
+    return (made + 1.0) * (1.0 - strength * arch.sqrt() * torch.maximum(lashes, shade)) - 1.0

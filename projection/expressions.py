@@ -23,9 +23,9 @@ from pipeline.cli import UserError
 # person's own ("by"), or as a number ("to"); "least" and "most" bound a number from one side and leave the person's beyond.
 NAMED = {
     "neutral": {"open": ("to", 0.0), "width": ("at", -0.8), "corners": ("at", -0.8), "tilt": ("to", 0.0), "shift": ("to", 0.0)},
-    "smile": {"open": ("least", 0.1), "width": ("least", 1.0), "corners": ("least", 0.085)},
-    "open mouth": {"open": ("least", 0.34), "width": ("most", 0.9)},
-    "raised brows": {"brow_left": ("by", 2.2), "brow_right": ("by", 2.2), "eye_left": ("by", 0.7), "eye_right": ("by", 0.7)},
+    "smile": {"open": ("least", 0.09), "width": ("least", 0.97), "corners": ("least", 0.08)},
+    "open mouth": {"open": ("least", 0.32), "width": ("most", 0.92)},
+    "raised brows": {"brow_left": ("by", 1.8), "brow_right": ("by", 1.8), "eye_left": ("by", 0.7), "eye_right": ("by", 0.7)},
     "wink": {"eye_right": ("to", 0.0), "brow_right": ("by", -0.4)},
 }
 # A face that has an expression already has a little more of it afterwards: so many deviations.

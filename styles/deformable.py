@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoints.builders import compute_w_avg
+from checkpoints.builders import compute_w_avg, has_prior
 from checkpoints.io import CheckpointError, atomic_write, check_finite, fingerprint, read_config, save_model
 from data.landmarks68 import MEAN_FACE
 from drawing.style import PREFIX, DrawnStyle
@@ -128,8 +128,8 @@ class DeformableStyle(Style):
         return self.drawn is not None
 
     def random(self, z: Tensor, *, truncation_psi: float) -> Face:
-        """Return random faces: of the base where photos are drawn, else by the style's own mapping, which training may move."""
-        if self.drawn is not None:
+        """Return random faces of the base's prior; without one by the style's own mapping, which training may have moved."""
+        if self.drawn is not None or (has_prior(self.base_name) and self.base.prior is not None):
             return super().random(z, truncation_psi=truncation_psi)
         generator = self.deformable.generator
         with torch.no_grad():

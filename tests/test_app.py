@@ -306,7 +306,7 @@ def test_browser_restyles_a_photo_and_moves_a_slider(page, browser, photo):
     browser.get(page)
     find(browser, "#photo input[type=file]").send_keys(str(photo))
     first, before = picture(browser, "#restyled")
-    assert before.shape == (128, 256, 3) and before.std() > 10
+    assert before.shape == (512, 1024, 3) and before.std() > 10
     slider = find(browser, "#photo_alpha input[type=number]")
     browser.execute_script("arguments[0].value = '-0.5'; arguments[0].dispatchEvent(new Event('input', {bubbles: true}));"
                            "arguments[0].dispatchEvent(new Event('change', {bubbles: true}));"

@@ -213,13 +213,20 @@ def test_crops_of_a_clip_are_numbered(tmp_path, monkeypatch, capsys):
     (["--target_landmarks", "smile", "--landmark_weights=" + ",".join(["1"] * 9)], "published profile"),
     (["--target_landmarks", "smile", "--landmark_weights", "ear=1", "--profile", "published"], "no group 'ear'"),
     (["--target_landmarks", "smile", "--num_steps", "3"], "--profile published"),
-    (["--target_landmarks", "frown"], "frown: not found"),
 ])
 def test_wrong_options_are_one_line(tmp_path, capsys, extra, words):
     look = person_photo(tmp_path)
     assert project_landmarks.main(["--target_look", str(look), "--outdir", str(tmp_path / "out"), *extra]) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and words in printed
+
+
+def test_unknown_expression_is_one_line(tmp_path, studio, capsys, monkeypatch):
+    monkeypatch.setattr("faces.find.FaceFinder", FakeFinder)
+    look = person_photo(tmp_path)
+    assert project_landmarks.main(["--target_look", str(look), "--outdir", str(tmp_path / "out"), "--target_landmarks", "frown"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "frown: not found" in printed
 
 
 def test_photo_without_a_face_is_one_line(tmp_path, capsys):

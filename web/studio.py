@@ -51,7 +51,7 @@ def truncated(face: Face, w_avg: torch.Tensor, psi: float) -> Face:
     """Return faces moved towards the average one, w_avg + psi (w_plus - w_avg), and psi times the residual; the photo stays."""
     if psi == 1.0:
         return face
-    return replace(face, w_plus=w_avg + psi * (face.w_plus - w_avg), half=None,
+    return replace(face, w_plus=w_avg + psi * (face.w_plus - w_avg),
                    residual=None if face.residual is None else psi * face.residual)
 
 
