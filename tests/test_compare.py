@@ -77,7 +77,7 @@ def test_measures_at_their_ends(judges) -> None:  # noqa: ANN001
 
 
 def test_command_makes_a_table_and_goes_on(tmp_path, monkeypatch, capsys) -> None:  # noqa: ANN001
-    from pipeline import faces
+    from faces import find as faces
 
     monkeypatch.setattr(faces, "face_aligner", lambda size: lambda image, name: image.resize((size, size)))
     for index in range(2):

@@ -165,7 +165,7 @@ def test_edits_of_a_photo_are_seen_where_its_face_is_drawn(tmp_path) -> None:  #
     whole = [(stylizer.draw_frame(photo, crops, look=look)).mean(dim=1)[0] for stylizer in (plain, smiling)]
     change = (whole[0] - whole[1]).abs()
     left, top = crops[0].corners.min(axis=0).clip(0).astype(int)
-    right, bottom = crops[0].corners.max(axis=0).clip(0).astype(int)
+    right, bottom = crops[0].corners.max(axis=0).clip(0).astype(int) + 1
     face = change[top:bottom, left:right].mean()
     change[top:bottom, left:right] = 0.0
     assert face > 0.005 and change.max() < 1e-5
