@@ -122,7 +122,8 @@ def test_face_that_does_not_move_is_the_photo():
     assert (expressed(image, CORNERS, mesh, mesh) - image).abs().max() < 0.02
 
 
-@pytest.mark.parametrize(("name", "vertices"), [("smile", (61, 291)), ("open mouth", (152, 17, 61, 291)), ("raised brows", (105, 334))])
+# Corners, chin and lower lip, brows; an open mouth's corners lie half under its inside.
+@pytest.mark.parametrize(("name", "vertices"), [("smile", (61, 291)), ("open mouth", (152, 17)), ("raised brows", (105, 334))])
 def test_what_lies_at_a_vertex_comes_where_it_is_wanted(name, vertices):
     mesh = model().mean * 0.25 + [0.5, 0.45, 0.0]
     wanted = with_expression(mesh, named_expression(name, mesh).measures)
@@ -141,7 +142,7 @@ def test_folds_are_smoothed_where_they_are_and_nowhere_else():
     generator = torch.Generator().manual_seed(0)
     shift = torch.zeros(1, 64, 64, 2)
     shift[:, 20:24, 10:14] = 0.15 * torch.randn(1, 4, 4, 2, generator=generator)
-    shift[:, :, 40:, 0] = 0.004 * torch.arange(24).clamp(max=12).float()
+    shift[:, :, 40:, 0] = 0.004 * (12 - (torch.arange(24) - 12).abs()).float()
     assert determinants(shift).min() < 0.0
     flat = eased(shift)
     assert determinants(flat).min() > 0.09
@@ -222,6 +223,7 @@ def test_whole_photo_keeps_its_size_and_all_around_the_face():
     changed = (made != image).any(dim=1)[0].nonzero()
     assert made.shape == image.shape and len(changed) > 500
     low, high = changed.amin(dim=0).flip(0).numpy(), changed.amax(dim=0).flip(0).numpy()
-    assert (low >= corners.min(axis=0) - 1).all() and (high <= np.stack([*corners, corners[1] + corners[2] - corners[0]]).max(axis=0) + 1).all()
+    ends = np.stack([*corners, corners[1] + corners[2] - corners[0]])
+    assert (low >= ends.min(axis=0) - 1).all() and (high <= ends.max(axis=0) + 1).all()
     with pytest.raises(ValueError, match="outside"):
         View.of((100, 100), corners + 5000)

@@ -72,7 +72,7 @@ def test_strangers_are_far(identity: IdentityLoss, face: Image.Image) -> None:
         faces = base_images(load_base("starter"), 0, [0, 1, 2], truncation_psi=0.7).clamp(-1, 1)
         mine, theirs = identity.embed(to_tensor(face, 256)), identity.embed(faces)
         same = identity_distance(theirs, identity.embed(faces.flip(3))).item()
-    assert all(identity_distance(mine, row[None]).item() > 0.6 for row in theirs)
+    assert all(identity_distance(mine, row[None]).item() > 0.55 for row in theirs)
     assert same < 0.25
 
 
