@@ -45,7 +45,8 @@ def add_published(parser: cli.ArgumentParser) -> None:
     group.add_argument("--fan", type=Path, default=None,
                        help="face-alignment's 2DFAN4 file; the starter's network without one")
     group.add_argument("--num_steps", type=cli.positive_int, default=None, help="steps; default 1000")
-    group.add_argument("--num_steps_first", type=cli.positive_int, default=None, help="steps of the first frame; default --num-steps")
+    group.add_argument("--num_steps_first", type=cli.positive_int, default=None,
+                       help="steps of the first frame; default --num-steps")
     for name, value, what in (("lpips", 1.0, "picture's distance from the look"), ("landmark", 0.1, "landmarks"),
                               ("d", 0.0, "discriminator"), ("fidelity", 0.05, "distance from the mean latent"),
                               ("smoothness", 0.05, "distance from the last frame's latents")):

@@ -1,7 +1,7 @@
 """Expressions of photos: how far landmarks come to their goals, whose face it stays, how long it takes.
 
-``python -m benchmarks.projection --photos FOLDER --drivers PHOTO PHOTO`` prints one JSON line and writes a contact sheet: photos by row,
-the named expressions and those of the driving photos by column. Landmarks are found in the result anew.
+``python -m benchmarks.projection --photos FOLDER --drivers PHOTO PHOTO`` prints one JSON line and writes a contact sheet: photos
+by row, the named expressions and those of the driving photos by column. Landmarks are found in the result anew.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def run(args: Namespace) -> int:
             figures.setdefault(Path(target).name, []).append((gaps[0] / gaps[1], identity, seconds))
             pictures.append(face[0])
         rows.append([person.aligned[0], *pictures])
-        cli.report(f"{path.name}: " + ", ".join(f"{name} {values[-1][0]:.2f} {values[-1][1]:.2f}" for name, values in figures.items()))
+        cli.report(f"{path.name}: " + ", ".join(
+            f"{name} {values[-1][0]:.2f} {values[-1][1]:.2f}" for name, values in figures.items()))
     save_image(args.output / "sheet.png", grid(rows, cell=256, column_labels=["photo", *figures]))
     print(json.dumps({name: dict(zip(("landmarks_left", "identity", "seconds"), np.mean(values, axis=0).round(3).tolist(),
                                      strict=True)) for name, values in figures.items()}))

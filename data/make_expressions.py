@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fit the model of expressions, ``drawing.expression``, on a folder of aligned faces: means and linear maps, no face is kept.
 
-Meshes are turned to the front and scaled to their own mean, a few times over (generalised Procrustes analysis); each comes with its
-mirror image. Vertices are regressed on the standardised measures, ridge 0.02 N, so that what a measure moves is what moves
+Meshes are turned to the front and scaled to their own mean, a few times over (generalised Procrustes analysis); each comes with
+its mirror image. Vertices are regressed on the standardised measures, ridge 0.02 N, so that what a measure moves is what moves
 with it in many people.
 """
 
@@ -16,7 +16,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from checkpoints.io import atomic_write
-from drawing.expression import CORNER, INNER_CORNERS, LOWER_EDGE, MEASURES, MOUTH_CORNERS, PARTS, PATH, UPPER_EDGE, facing, measured
+from drawing.expression import (
+    CORNER, INNER_CORNERS, LOWER_EDGE, MEASURES, MOUTH_CORNERS, PARTS, PATH, UPPER_EDGE, facing, measured,
+)
 from faces.topology import EYES, LOWER_LIP, MIRROR, UPPER_LIP
 
 # Rounds of Procrustes analysis, and ridge as a share of the number of faces.
@@ -66,8 +68,8 @@ def fit(meshes: np.ndarray) -> dict[str, np.ndarray]:
 def jaw(mean: np.ndarray) -> np.ndarray:
     """Return how vertices of a mean mesh [468, 3] move as a jaw drops by 1, [468, 3].
 
-    Told by anatomy: in photos, mouths that are open belong to heads that are thrown back. The lower lip goes with the jaw, less towards
-    the corners; the chin goes most of its way; cheeks are drawn down beside the mouth.
+    Told by anatomy: in photos, mouths that are open belong to heads that are thrown back. The lower lip goes with the jaw, less
+    towards the corners; the chin goes most of its way; cheeks are drawn down beside the mouth.
     """
     left, right = (mean[v] for v in MOUTH_CORNERS)
     half, height = (right[0] - left[0]) / 2.0, (left[1] + right[1]) / 2.0

@@ -1,9 +1,9 @@
 """A photo's own pixels with another expression: skin slides over eyes and teeth, nothing is pasted and nothing is blurred.
 
-A warp that opens or shuts a mouth or an eye is torn at the seam where lips or lids meet. So skin is two sheets, each moved by a smooth
-spline: one that ends at upper lids and upper lip, one that ends at lower lids and lower lip. Between the two lies what does not
-stretch with them: the eyes as they are, and the inside of the mouth, which comes from the photo, the driving photo or the
-bundled teeth. Every pixel of skin is read once, bicubically, at the photo's own resolution.
+A warp that opens or shuts a mouth or an eye is torn at the seam where lips or lids meet. So skin is two sheets, each moved by a
+smooth spline: one that ends at upper lids and upper lip, one that ends at lower lids and lower lip. Between the two lies what
+does not stretch with them: the eyes as they are, and the inside of the mouth, which comes from the photo, the driving photo or
+the bundled teeth. Every pixel of skin is read once, bicubically, at the photo's own resolution.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ EASING_ROUNDS = 200
 # Vertices that only one sheet of skin follows.
 UPPER_ONLY = {*UPPER_LIP, *UPPER_EDGE, *(v for rows in (UPPER_LIDS, FOLDS) for eye in rows for v in eye)}
 LOWER_ONLY = {*LOWER_LIP, *LOWER_EDGE, *(v for rows in (LOWER_LIDS,) for eye in rows for v in eye)}
-EXACT = [*UPPER_EDGE, *LOWER_EDGE, *INNER_CORNERS, *(v for rows in (UPPER_LIDS, FOLDS, OVER_FOLDS, LOWER_LIDS, UNDER_LIDS, EYE_CORNERS, BROWS)
-                                                    for eye in rows for v in eye)]
+EYE_ROWS = (UPPER_LIDS, FOLDS, OVER_FOLDS, LOWER_LIDS, UNDER_LIDS, EYE_CORNERS, BROWS)
+EXACT = [*UPPER_EDGE, *LOWER_EDGE, *INNER_CORNERS, *(v for rows in EYE_ROWS for eye in rows for v in eye)]
 # Softness of a sheet's edge in eye distances, and its growth per distance from the ends of the seam.
 EDGE, WIDENING = 0.008, 0.4
 # A lid that shuts begins this far above the edge of the eye that the mesh says, as a share of the eye's gap, so that it brings
@@ -45,7 +45,8 @@ EDGE, WIDENING = 0.008, 0.4
 LID_MARGIN, LASHES, LASH_DARK = 0.22, 0.011, 0.62
 # Shade of a shut lid: how far above its lashes it falls to 1 / e, in eye distances, and how dark.
 LID_SHADE, LID_DARK = 0.05, 0.16
-# Lips that shut begin so far beyond the edges and the corners that the mesh says, as shares of the mouth's gap: no teeth come along.
+# Lips that shut begin so far beyond the edges and the corners that the mesh says, as shares of how far the mouth shuts: no teeth
+# come along.
 LIP_MARGIN, CORNER_MARGIN = 0.4, 0.5
 # Of their distance, how much rows of skin above such a lid keep.
 ROOM = 0.5
@@ -118,7 +119,7 @@ def offsets(points: np.ndarray, wanted: np.ndarray, places: Tensor, *, exact: np
     frame = frame_points()
     rest = pixel_lattice(GRID, mode="exact").reshape(1, GRID, GRID, 2)
     exact = np.zeros(len(points), bool) if exact is None else exact
-    smoothing = torch.from_numpy(np.concatenate([np.where(exact[kept], EXACT_SMOOTHING, SMOOTHING), np.full(len(frame), SMOOTHING)]))
+    smoothing = torch.from_numpy(np.append(np.where(exact[kept], EXACT_SMOOTHING, SMOOTHING), np.full(len(frame), SMOOTHING)))
     moved = spline(torch.cat([after, frame]), torch.cat([before - after, torch.zeros_like(frame)]),
                    rest.reshape(-1, 2) / 2.0 + 0.5, smoothing=smoothing)
     moved = eased(fading(GRID) * moved.float().reshape(1, GRID, GRID, 2))
@@ -278,7 +279,8 @@ def lids_from(points: np.ndarray, shut: np.ndarray) -> np.ndarray:
 
 
 def lips_from(points: np.ndarray, own: float, goal: float) -> np.ndarray:
-    """Return points whose lips begin beyond their inner edges where a mouth shuts from a gap ``own`` to ``goal``, in their unit."""
+    """Return points whose lips begin beyond their inner edges where a mouth shuts from a gap ``own`` to ``goal``, in the unit
+    of the points."""
     result, less = points.copy(), max(0.0, own - max(goal, 0.0))
     result[list(UPPER_EDGE), 1] -= LIP_MARGIN * less
     result[list(LOWER_EDGE), 1] += LIP_MARGIN * less

@@ -41,7 +41,8 @@ INNER_BROWS = (55, 285)
 NOSE_TIP = 4
 # Of a lid's way the upper edge goes this share, and rows of skin above and below follow.
 UPPER_SHARE, FOLD_SHARE, OVER_SHARE, UNDER_SHARE = 0.85, 0.45, 0.15, 0.4
-# Vertices that expressions move little, by which meshes are turned to the front: nose, bridge, forehead, temples, corners of eyes.
+# Vertices that expressions move little, by which meshes are turned to the front: nose, bridge, forehead, temples, corners of
+# eyes.
 RIGID = (1, 4, 5, 195, 197, 6, 168, 8, 9, 10, 151, 109, 338, 67, 297, 33, 133, 263, 362, 127, 356, 234, 454, 93, 323, 98, 327, 2)
 ROUNDS = 4
 # Of the way that a jaw takes the lower lip, corners of the mouth go this share; what they do besides is their own.

@@ -81,7 +81,8 @@ def _differences(points: np.ndarray) -> np.ndarray:
     turn = np.array([[across[0], -across[1]], [across[1], across[0]]]) / (across @ across)
     x, y = ((points - (eyes[0] + eyes[1]) / 2.0) @ turn).T
     upper, lower = y[61:64].mean(), y[65:68].mean()
-    lids = [(y[[k + 4, k + 5]].mean() - y[[k + 1, k + 2]].mean()) / math.hypot(x[k + 3] - x[k], y[k + 3] - y[k]) for k in (36, 42)]
+    lids = [(y[[k + 4, k + 5]].mean() - y[[k + 1, k + 2]].mean()) / math.hypot(x[k + 3] - x[k], y[k + 3] - y[k])
+            for k in (36, 42)]
     return np.array([lower - upper, x[54] - x[48], upper - (y[48] + y[54]) / 2.0 + CORNER * (lower - upper), y[48] - y[54],
                      x[[62, 66]].mean() - x[30], -y[17:22].mean(), -y[22:27].mean(), x[22] - x[21], *lids])
 

@@ -16,7 +16,8 @@ from drawing.context import aligned_mesh
 from drawing import expressed as drawn
 from drawing.expressed import View, determinants, eased, expressed, spline
 from drawing.expression import (
-    EYE_CORNERS, LOWER_EDGE, LOWER_LIDS, MEASURES, UPPER_EDGE, UPPER_LIDS, expression_of, measured, model, shares_of, with_expression,
+    EYE_CORNERS, LOWER_EDGE, LOWER_LIDS, MEASURES, UPPER_EDGE, UPPER_LIDS, expression_of, measured, model, shares_of,
+    with_expression,
 )
 from drawing.mouth import Inside, gap_of
 from faces.align import align_face, photo_corners
@@ -114,7 +115,8 @@ def test_spline_is_that_of_the_models():
     generator = torch.Generator().manual_seed(0)
     knots, values, places = (torch.rand(n, 2, generator=generator, dtype=torch.float64) for n in (40, 40, 90))
     expected = spline_values(knots[None], values[None], places, smoothing=1e-6)[0]
-    assert torch.allclose(spline(knots, values, places, smoothing=torch.full((40,), 1e-6, dtype=torch.float64)), expected, atol=1e-6)
+    found = spline(knots, values, places, smoothing=torch.full((40,), 1e-6, dtype=torch.float64))
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_face_that_does_not_move_is_the_photo():

@@ -92,7 +92,8 @@ def written(folder: Path, suffix: str, points: np.ndarray) -> Path:
 def test_landmark_files(tmp_path, suffix):
     points = MEAN_FACE * 400 + 30
     assert np.allclose(read_landmarks(written(tmp_path, suffix, points)), points)
-    for bad, words in ((points[:67], "expected 68 points"), (np.where(np.arange(68)[:, None] == 5, np.nan, points), "not finite")):
+    holed = np.where(np.arange(68)[:, None] == 5, np.nan, points)
+    for bad, words in ((points[:67], "expected 68 points"), (holed, "not finite")):
         with pytest.raises(UserError, match=words):
             read_landmarks(written(tmp_path, suffix, bad))
     (tmp_path / f"x{suffix}").write_bytes(b"no landmarks \x00\xff")
@@ -224,7 +225,8 @@ def test_wrong_options_are_one_line(tmp_path, capsys, extra, words):
 def test_unknown_expression_is_one_line(tmp_path, studio, capsys, monkeypatch):
     monkeypatch.setattr("faces.find.FaceFinder", FakeFinder)
     look = person_photo(tmp_path)
-    assert project_landmarks.main(["--target_look", str(look), "--outdir", str(tmp_path / "out"), "--target_landmarks", "frown"]) == 2
+    arguments = ["--target_look", str(look), "--outdir", str(tmp_path / "out"), "--target_landmarks", "frown"]
+    assert project_landmarks.main(arguments) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and "frown: not found" in printed
 

@@ -25,12 +25,12 @@ SYSTEMS = {
     "landmark projection": r"projection|published_projection|expressions",
 }
 OPTIONS = {
-    "inference": "align alpha cache clip_output color_strength face faces force input_image inversion jobs largest lr output "
-                 "paste_back paste_color recursive smooth steps style base encoder device dtype seed",
-    "generate_samples": "alpha batch color_strength film graphs interpolate latents mix_grid mix_seeds n_each n_sample nrow "
-                        "output save_latents seeds size style style_only truncation base device dtype seed",
-    "deformation_control": "alpha alpha0 alpha1 animate color_strength frames n_each n_sample output region size split style "
-                           "truncation base device dtype seed",
+    "inference": "align alpha cache clip_output face faces force input_image inversion jobs largest lr output paste_back "
+                 "paste_color recursive smooth steps stroke_strength style tone_strength base encoder device dtype seed",
+    "generate_samples": "alpha batch film graphs interpolate latents mix_grid mix_seeds n_each n_sample nrow output save_latents "
+                        "seeds size stroke_strength style style_only tone_strength truncation base device dtype seed",
+    "deformation_control": "alpha alpha0 alpha1 animate frames n_each n_sample output region size split stroke_strength style "
+                           "tone_strength truncation base device dtype seed",
     "stylize_dataset": "address align alpha base batch_size column device encoder faces input inversion output report steps "
                        "style workers",
     "export": "batch encoder format output size style what",
