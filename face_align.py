@@ -124,9 +124,10 @@ def align_file(path: Path, stem: str, finder: FaceFinder, args: Namespace) -> tu
 
 
 def run(args: Namespace) -> int:
+    from tqdm import tqdm
+
     from faces.find import FaceFinder
     from pipeline.batch import folder_inputs, write_report
-    from tqdm import tqdm
 
     if args.landmark_files and not args.landmark_files.is_dir():
         raise cli.UserError(f"{args.landmark_files}: is no folder; --landmark-files names a folder of landmark files")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline import cli
 
-
 # Options that say how a latent is optimised.
 PUBLISHED_ALONE = ("network", "fan", "num_steps", "num_steps_first", "lpips_weight", "landmark_weight", "d_weight",
                    "fidelity_weight", "smoothness_weight")

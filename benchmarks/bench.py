@@ -68,10 +68,9 @@ def settings_of(args: Namespace, way: str) -> Any:
 
 def memory_alone(args: Namespace) -> dict[str, Any]:
     """Run one way twice, or train one step with every term, and return its peak memory."""
-    from training.memory import keep_freed_memory  # before anything allocates
-
     from benchmarks.measure import peak_gpu_mb, peak_rss_mb
     from benchmarks.workloads import WORKLOADS
+    from training.memory import keep_freed_memory  # before anything allocates
 
     if args.what in TRAINING and args.memory_of != "published":
         keep_freed_memory()

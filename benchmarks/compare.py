@@ -117,8 +117,8 @@ def draw_jojogan(args: Namespace, source: Path, target: Path, faces: Sequence[Pa
 def draw_trained(args: Namespace, source: Path, target: Path, faces: Sequence[Path], *, profile: str) -> tuple[float, list[Any]]:
     """Likewise by a style of ``train.py``, drawn as ``inference.py`` draws."""
     import train
-    from pipeline.stylize import build_stylizer
     from data.images import read_image
+    from pipeline.stylize import build_stylizer
 
     name = f"{profile}_{source.stem.removeprefix('source')}"
     start = time.monotonic()

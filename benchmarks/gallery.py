@@ -9,7 +9,6 @@ from typing import Any
 
 from pipeline import cli
 
-
 ROOT = Path(__file__).parent.parent / "data"
 PHOTOS = (ROOT / "style_images_aligned" / "source_sample.png", ROOT / "portraits" / "burnejones_chant.jpg")
 

@@ -112,8 +112,8 @@ def figures(path: Path, source: Path, target: Path, sheet: Path, count: int) -> 
     from data.grids import grid
     from data.images import read_image, save_image, to_pil, to_tensor
     from data.warps import least_area
-    from models.sampling_grids import composed
     from faces.find import FaceFinder
+    from models.sampling_grids import composed
     from pipeline.sampling import random_faces
     from styles.registry import load_style
 

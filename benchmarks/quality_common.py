@@ -20,9 +20,9 @@ from checkpoints import CheckpointError, atomic_write, builders, starter_dir
 from checkpoints.features import LandmarkFinder, load_landmark_net
 from data.images import to_pil
 from data.landmarks68 import MIRROR
+from faces.find import FaceFinder
 from models.dino import DinoFeatures
 from pipeline.cli import UserError
-from faces.find import FaceFinder
 from pipeline.sampling import base_images
 from training.config import PROFILES
 from training.pretrain.faces import FacePack

@@ -13,8 +13,16 @@ from torch import Tensor
 from benchmarks.quality_common import BATCH, Bench, Results, floor, progress, resized
 from benchmarks.quality_features import WARPS
 from benchmarks.quality_math import (
-    colour_distance, displacement_cosine, invert_map, is_monotone, landmark_cosine, magnitude_ratio, mean_field_figures,
-    mean_of, progress_along, sample_grid,
+    colour_distance,
+    displacement_cosine,
+    invert_map,
+    is_monotone,
+    landmark_cosine,
+    magnitude_ratio,
+    mean_field_figures,
+    mean_of,
+    progress_along,
+    sample_grid,
 )
 from checkpoints import builders
 from data.filters import paint
@@ -26,9 +34,9 @@ from models.spatial_transformer import AffineTransformer
 from pipeline.sampling import base_images, seeded_z
 from training.config import FineTuneConfig
 from training.finetune import FineTuner, Pair
+from training.likeness import inversion_loss
 from training.mixed import training_dtype
 from training.options import run_digest
-from training.likeness import inversion_loss
 from training.prepare import encoded_start, new_tuner, run_parts
 from training.session import Session
 from training.state import STATE_FILE, read_state, restore

@@ -106,8 +106,8 @@ def sheet(clips: Sequence[Path], path: Path, *, columns: int = 8) -> None:
 def run(args: Namespace) -> int:
     import av
 
-    from pipeline.stylize import InversionSettings, build_stylizer
     from pipeline.clip_drawer import VideoSettings
+    from pipeline.stylize import InversionSettings, build_stylizer
     from pipeline.video import stylize_video
 
     cli.ensure_dir(args.output)

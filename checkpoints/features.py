@@ -13,8 +13,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from checkpoints.io import (
-    CheckpointError, build_strict, check_finite, check_network, check_state, describe, fingerprint, has_config,
-    load_model, read_config, read_torch,
+    CheckpointError,
+    build_strict,
+    check_finite,
+    check_network,
+    check_state,
+    describe,
+    fingerprint,
+    has_config,
+    load_model,
+    read_config,
+    read_torch,
 )
 from checkpoints.official import describe_parts, options_of, recognise
 from checkpoints.packed import PACKED, unpack_half

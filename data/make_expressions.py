@@ -17,7 +17,16 @@ from safetensors.numpy import save_file
 
 from checkpoints.io import atomic_write
 from drawing.expression import (
-    CORNER, INNER_CORNERS, LOWER_EDGE, MEASURES, MOUTH_CORNERS, PARTS, PATH, UPPER_EDGE, facing, measured,
+    CORNER,
+    INNER_CORNERS,
+    LOWER_EDGE,
+    MEASURES,
+    MOUTH_CORNERS,
+    PARTS,
+    PATH,
+    UPPER_EDGE,
+    facing,
+    measured,
 )
 from faces.topology import EYES, LOWER_LIP, MIRROR, UPPER_LIP
 

@@ -19,8 +19,8 @@ from checkpoints.io import atomic_write
 from data.images import save_image
 from data.make_sample_pair import find_landmarks
 from data.random_drawings import DRAWN_SIDE, drawing, taught_looks
-from pipeline import cli
 from faces.find import FaceFinder
+from pipeline import cli
 from pipeline.sampling import base_images
 
 PSI = 0.9

@@ -10,7 +10,18 @@ from scipy.ndimage import gaussian_filter
 
 from data import filters_drawn as drawn
 from data.drawing import (
-    along, blur, coherent_lines, edge_flow, flattened, grey, hatching, lay, lit, painted_strokes, paper_grain, recoloured,
+    along,
+    blur,
+    coherent_lines,
+    edge_flow,
+    flattened,
+    grey,
+    hatching,
+    lay,
+    lit,
+    painted_strokes,
+    paper_grain,
+    recoloured,
     smoothed,
 )
 from data.features import head_mask

@@ -1,6 +1,9 @@
 import sys
-import numpy as np, onnxruntime
+
+import numpy as np
+import onnxruntime
 from PIL import Image
+
 model, photo, output, *face = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 size = session.get_inputs()[0].shape[2]

@@ -18,7 +18,16 @@ from torch.nn import functional as F
 
 from drawing.compose import look_up
 from drawing.expression import (
-    BROWS, EYE_CORNERS, FOLDS, INNER_CORNERS, LOWER_EDGE, LOWER_LIDS, OVER_FOLDS, UNDER_LIDS, UPPER_EDGE, UPPER_LIDS,
+    BROWS,
+    EYE_CORNERS,
+    FOLDS,
+    INNER_CORNERS,
+    LOWER_EDGE,
+    LOWER_LIDS,
+    OVER_FOLDS,
+    UNDER_LIDS,
+    UPPER_EDGE,
+    UPPER_LIDS,
 )
 from drawing.mouth import Inside, gap_of, inside_of
 from drawing.warp import fading, sampled, with_rings

@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-
 from data.images import to_tensor
 from drawing.context import FaceContext, aligned_mesh, landmarks_in, read_context
 from drawing.pyramids import resized

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from checkpoints.io import atomic_write
 from data.landmarks68 import MIRROR
 from faces.find import FaceFinder
-from faces.mesh import LANDMARK_FILE, VERTICES, VERTEX_MIRROR, canonical, moved
+from faces.mesh import LANDMARK_FILE, VERTEX_MIRROR, VERTICES, canonical, moved
 from pipeline import cli
 
 RIDGE = 1.0

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.window import window_mean
 from models.residual_encoder import space_to_depth
 from models.sampling_grids import pixel_lattice
+from models.window import window_mean
 
 # Parts of a picture, in this order.
 SKIN, GROUND, HAIR, REST = range(4)

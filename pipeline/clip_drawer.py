@@ -19,11 +19,11 @@ from data.images import image_tensor, to_pil
 from data.landmarks68 import eye_distance
 from faces.align import align_face, photo_corners
 from faces.face import Face, face_state, load_face
+from faces.tracking import FaceTracker, Track
+from models.face import Face as Inverted
 from pipeline.paste import paste_back
 from pipeline.smoothing import Jitter, OneEuro
 from pipeline.stylize import Crop, Stylizer
-from faces.tracking import FaceTracker, Track
-from models.face import Face as Inverted
 from pipeline.video_io import ClipFrame
 from styles.controls import Look
 

@@ -37,7 +37,7 @@ from pipeline.exporting import (
     write_torchscript,
 )
 from pipeline.sampling import base_faces, undeformed
-from styles.deformable import DeformableStyle
+from styles.protocol import Style
 
 # Degrees of deformation at which a file is compared with PyTorch, and the seed of the faces.
 DEGREES, SEED = (0.0, 0.5, 1.0), 5
@@ -45,7 +45,7 @@ INPUTS = {"photo": "aligned RGB face, [-1, 1]", "parts": "how far pixels are ski
           "grid": "where the warp reads, (x, y) in [-1, 1]", "placed": "tones of the drawing at the face's places"}
 
 
-def face_inputs(style: DeformableStyle, image: Tensor, face: Face, *, alpha: float) -> dict[str, Tensor]:
+def face_inputs(style: Style, image: Tensor, face: Face, *, alpha: float) -> dict[str, Tensor]:
     """Return what the graph takes for one aligned face.
 
     Args:
@@ -60,7 +60,7 @@ def face_inputs(style: DeformableStyle, image: Tensor, face: Face, *, alpha: flo
     return {"photo": image, "parts": context.parts, "grid": grid, "placed": placed}
 
 
-def random_inputs(style: DeformableStyle, base: Base, side: int) -> list[dict[str, Tensor]]:
+def random_inputs(style: Style, base: Base, side: int) -> list[dict[str, Tensor]]:
     """Return inputs of one random face of the style's base for every degree of ``DEGREES``."""
     sets = []
     for index, alpha in enumerate(DEGREES):
@@ -70,7 +70,7 @@ def random_inputs(style: DeformableStyle, base: Base, side: int) -> list[dict[st
     return sets
 
 
-def save_face(path: Path, style: DeformableStyle, photo: Path, face: Face, *, side: int, alpha: float) -> None:
+def save_face(path: Path, style: Style, photo: Path, face: Face, *, side: int, alpha: float) -> None:
     """Write what the graph takes for an aligned photo beside the photo itself as an ``.npz`` file."""
     inputs = face_inputs(style, to_tensor(read_image(photo), side), face, alpha=alpha)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
@@ -78,7 +78,7 @@ def save_face(path: Path, style: DeformableStyle, photo: Path, face: Face, *, si
 
 
 @torch.no_grad()
-def export_drawing(path: Path, style: DeformableStyle, *, config: ExportConfig) -> Exported:
+def export_drawing(path: Path, style: Style, *, config: ExportConfig) -> Exported:
     """Write the drawing stages of a style, check the file against PyTorch, and only then give it its name.
 
     Args:

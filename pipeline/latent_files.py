@@ -19,7 +19,7 @@ from models.face import Face
 from pipeline.cli import UserError
 
 SUFFIXES = (".npz", ".pt")
-# How published programs call rows in their files: this project and NVIDIA's projector, JoJoGAN and DoesFS, e4e.
+# How published programs call rows in their files.
 ROW_NAMES = ("w", "w_plus", "latent", "latents")
 MAX_BYTES = 64 << 20
 

@@ -15,7 +15,6 @@ from pipeline.batch import Draw, Drawn, Photo, content_digest, settings_digest
 from pipeline.latent_files import save_face
 from pipeline.stylize import Look, Stylizer, build_stylizer, side_by_side, whole_photo
 
-
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif")
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from data.images import ImageError, list_images, read_image, to_tensor
 from faces.align import align_face
-from pipeline.cli import UserError, report
 from faces.find import FaceFinder
+from pipeline.cli import UserError, report
 
 FEWEST = 2
 

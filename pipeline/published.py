@@ -37,16 +37,16 @@ def apply(args: Namespace, style: Any) -> None:
              if (value := getattr(args, name, None)) is not None}
     if not given:
         return
-    deformable = getattr(style, "deformable", None)
-    if deformable is None:
+    network = style.transformers
+    if network is None:
         raise cli.UserError(f"--{next(iter(given))}: the style {style.name} has no trained warps; leave the option out")
-    config = deformable.config
+    config = network.config
     for name, held in (("swap_res", tuple(config.resolutions)), ("swap_gs", config.grid_size)):
         if given.get(name, held) != held:
             told = ",".join(map(str, held)) if isinstance(held, tuple) else held
             raise cli.UserError(f"--{name}: the style {style.name} was made with {told}; leave the option out")
     for name, part in (("use_stn", "tps"), ("use_rtstn", "affine")):
-        if name in given and given[name] != (getattr(deformable, part) is not None):
+        if name in given and given[name] != (getattr(network, part) is not None):
             if given[name]:
                 raise cli.UserError(f"--{name}: the style {style.name} was made without such warps; leave the option out")
-            setattr(deformable, part, None)
+            setattr(network, part, None)

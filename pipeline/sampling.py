@@ -13,10 +13,9 @@ from torch.nn import functional as F
 from checkpoints.builders import Base, has_prior, load_base
 from data.images import to_pil
 from data.landmarks68 import MEAN_FACE
-from models.face import Face
 from faces.find import FaceFinder
+from models.face import Face
 from styles.protocol import Style
-
 
 MAPPING_PSI, PRIOR_PSI = 0.7, 1.0
 

@@ -18,14 +18,14 @@ from checkpoints.builders import Base, Encoder, load_encoder
 from checkpoints.edits import load_directions
 from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
 from data.images import image_tensor, to_pil, to_tensor
-from faces.align import align_face, crop_map, photo_corners
-from faces.find import FaceFinder, FinderSettings
-from losses.perceptual import InversionLoss
-from models.edits import Edit, edited
 from drawing.compose import around_faces, changed
 from drawing.context import aligned_mesh, read_context
 from drawing.style import FRAME
+from faces.align import align_face, crop_map, photo_corners
+from faces.find import FaceFinder, FinderSettings
 from faces.parts import face_parts
+from losses.perceptual import InversionLoss
+from models.edits import Edit, edited
 from models.face import Face
 from models.parts import PartsNetwork, ground_of
 from pipeline.cli import UserError

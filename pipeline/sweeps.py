@@ -12,9 +12,9 @@ from torch import Tensor
 
 from checkpoints.builders import Base
 from data.images import read_image, to_tensor
+from faces.find import FaceFinder
 from models.face import Face
 from pipeline import cli, sampling
-from faces.find import FaceFinder
 from pipeline.latent_files import read_faces
 from styles.protocol import Style
 

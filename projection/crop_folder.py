@@ -27,10 +27,10 @@ def run(args: Namespace) -> int:
     from tqdm import tqdm
 
     from data.images import save_image
-    from pipeline import video_io
     from faces.align import align_face
     from faces.find import FaceFinder
     from faces.tracking import FaceTracker
+    from pipeline import video_io
 
     info = video_io.clip_info(args.video_path)
     cli.ensure_dir(args.outdir)

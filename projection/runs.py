@@ -18,11 +18,11 @@ from checkpoints.features import load_landmark_net
 from data.images import read_image, save_image, to_tensor
 from models.fan import fan_input
 from pipeline import cli, video_io
-from projection.expressions import with_landmarks
 from pipeline.naming import Photo, folder_photos
 from pipeline.perceptual import published_distance
-from projection.stills import Film, Studio, row, save_latents, write_film
+from projection.expressions import with_landmarks
 from projection.films import AnimationSettings, animate_clip, animate_photos
+from projection.stills import Film, Studio, row, save_latents, write_film
 from training.published_projection import PublishedProjection, PublishedProjector, PublishedSettings
 
 # The heat-map network's maps sum to 1; a Gaussian of one cell's deviation then has this peak, and the published maps 1.

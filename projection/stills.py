@@ -25,7 +25,14 @@ from faces.mesh import landmarks_of
 from pipeline.cli import UserError, report
 from pipeline.stylize import Crop, Stylizer
 from projection.expressions import (
-    Expression, check_pose, expression_names, file_expression, named, named_expression, photo_expression, with_landmarks,
+    Expression,
+    check_pose,
+    expression_names,
+    file_expression,
+    named,
+    named_expression,
+    photo_expression,
+    with_landmarks,
 )
 from styles.controls import Look
 

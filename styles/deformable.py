@@ -127,6 +127,10 @@ class DeformableStyle(Style):
     def draws_pictures(self) -> bool:
         return self.drawn is not None
 
+    @property
+    def transformers(self) -> DeformableGenerator:
+        return self.deformable
+
     def random(self, z: Tensor, *, truncation_psi: float) -> Face:
         """Return random faces of the base's prior; without one by the style's own mapping, which training may have moved."""
         if self.drawn is not None or (has_prior(self.base_name) and self.base.prior is not None):
@@ -210,7 +214,8 @@ class DeformableStyle(Style):
             DrawnStyle.mix([style.drawn for style in styles], weights) if styles[0].drawn else None)
 
     def graph(self) -> nn.Module:
-        from styles.deformable_graph import DeformableGraph, DrawnGraph
+        from styles.deformable_graph import DeformableGraph
+        from styles.drawn_graph import DrawnGraph
 
         return DeformableGraph(self.deformable, inputs=(ALPHA,)) if self.drawn is None else DrawnGraph(self.drawn)
 

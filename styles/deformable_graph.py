@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawing.compose import Strengths, draw_mapped
-from drawing.style import DrawnStyle
 from models.deformable import DeformableGenerator
 from models.sampling_grids import enlarged, halved, pixel_lattice, unfolded
 from models.spatial_transformer import INTERPOLATION
@@ -78,21 +76,3 @@ class DeformableGraph(nn.Module):
         for side, residual in carried.items():
             carried[side] = self._read(residual.expand(len(x), -1, -1, -1), enlarged(grid, side))
         return self._read(x, grid)
-
-
-class DrawnGraph(nn.Module):
-    """The drawing stages of a style for one aligned face: ``drawing.compose.draw_mapped`` at full strength.
-
-    Args:
-        drawn: the style.
-    """
-
-    inputs: tuple[Control, ...] = ()
-
-    def __init__(self, drawn: DrawnStyle) -> None:
-        super().__init__()
-        self.drawn, self.networks = drawn, nn.ModuleList(network for network, _ in drawn.strokes)
-
-    def forward(self, photo: Tensor, parts: Tensor, grid: Tensor, placed: Tensor) -> Tensor:
-        """photo [1, 3, S, S] in [-1, 1], parts [1, K, S, S], grid [1, R, R, 2], placed [1, 3, R, R] -> image [1, 3, S, S]."""
-        return draw_mapped(photo, parts, grid, placed, self.drawn, Strengths())

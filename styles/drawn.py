@@ -13,8 +13,8 @@ from torch import Tensor
 from checkpoints.builders import Base
 from drawing.compose import PlacedFace, Strengths, draw_aligned, draw_picture
 from drawing.context import landmarks_in, read_context
-from drawing.warp import with_rings
 from drawing.style import FRAME, DrawnStyle, enlarged_picture
+from drawing.warp import with_rings
 from models.face import Face
 from styles.controls import REGIONS, ByRegion, Control
 from styles.regions import region_weights

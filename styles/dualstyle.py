@@ -25,8 +25,20 @@ from faces.find import FaceFinder
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, blend_weights
 from models.face import Face
 from styles.controls import Control, FileValue, Look
+from styles.drawn import DEFORMATION, TONE, FramedFace, draw_faces, draw_frame, no_grids
 from styles.dualstyle_controls import (
-    COLOR, COLOR_SEED, NONE, PRESERVE, RANDOM, REFINE, SAME, SEED, SHARE, STRUCTURE, WEIGHT, dual_controls,
+    COLOR,
+    COLOR_SEED,
+    NONE,
+    PRESERVE,
+    RANDOM,
+    REFINE,
+    SAME,
+    SEED,
+    SHARE,
+    STRUCTURE,
+    WEIGHT,
+    dual_controls,
 )
 from styles.dualstyle_encoding import ExemplarEncoder
 from styles.dualstyle_files import (
@@ -39,7 +51,6 @@ from styles.dualstyle_files import (
     read_released,
     released_codes,
 )
-from styles.drawn import DEFORMATION, TONE, FramedFace, draw_faces, draw_frame, no_grids
 from styles.protocol import DrawGraph, Style, file_path
 
 # Exemplars whose rows are kept, for one is mapped or encoded once and drawn with many times.
@@ -307,7 +318,7 @@ class DualStyle(Style):
         """Return the network with the default look's exemplar as a constant."""
         self.prepare(self.default_look())
         if self.draws_pictures:
-            from styles.deformable_graph import DrawnGraph
+            from styles.drawn_graph import DrawnGraph
 
             return DrawnGraph(self.drawn)
         return DrawGraph(self)

@@ -203,7 +203,7 @@ class ModifyStyle(Style):
 
     def graph(self) -> nn.Module:
         if self.drawn is not None:
-            from styles.deformable_graph import DrawnGraph
+            from styles.drawn_graph import DrawnGraph
 
             return DrawnGraph(self.drawn)
         return ModifyGraph(self)

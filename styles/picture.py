@@ -140,7 +140,7 @@ class PictureStyle(Style):
 
     def graph(self) -> nn.Module:
         """Return the network with the default look's picture as a constant."""
-        from styles.deformable_graph import DrawnGraph
+        from styles.drawn_graph import DrawnGraph
 
         return DrawnGraph(self.drawn)
 

@@ -118,6 +118,11 @@ class Style(ABC):
         """Whether faces are drawn from their photos at the photos' own size, and whole pictures by ``draw_frame``."""
         return False
 
+    @property
+    def transformers(self) -> nn.Module | None:
+        """The network with spatial transformers that draws or warps faces, with its ``config``; None where there is none."""
+        return None
+
     def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,
                    inside: Tensor | None = None) -> Tensor:
         """Return a whole picture [1, 3, H, W] drawn, where ``draws_pictures`` says that this can be asked for.

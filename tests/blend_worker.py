@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
+from test_train_blend import GENERATOR, SIZE, STYLE, WIDTHS  # noqa: E402
 
 from checkpoints.builders import Base  # noqa: E402
 from models.discriminator import Discriminator, DiscriminatorConfig  # noqa: E402
 from models.stylegan2 import Generator  # noqa: E402
-from test_train_blend import GENERATOR, SIZE, STYLE, WIDTHS  # noqa: E402
 from training.blend import run, stage  # noqa: E402
 from training.blend.generator import BlendStageConfig  # noqa: E402
 from training.pretrain import common, parallel  # noqa: E402

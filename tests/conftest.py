@@ -16,7 +16,6 @@ for folder in (ROOT, ROOT / "tests"):
 
 from parity_fill import ParityFolder  # noqa: E402
 
-
 # What takes longest begins first, so that no process is left with it alone in the end.
 LONGEST = ("export", "train_cli", "any_style", "pretrain", "parity_blendgan", "parity", "bench", "resume", "dataset",
            "notebook", "scripts", "app", "checkpoints", "distributed", "parity_dualstylegan", "residual", "kinds",

@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 import torch  # noqa: E402
+from tuner_worker import tiny_tuner  # noqa: E402
 
 from training.session import Session  # noqa: E402
 from training.state import read_state, restore  # noqa: E402
-from tuner_worker import tiny_tuner  # noqa: E402
 
 ITERATIONS = 8
 FACTS = {"style": "tiny", "base": "tiny", "fingerprint": "0", "run": "0"}

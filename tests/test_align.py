@@ -12,8 +12,8 @@ from skimage.data import astronaut
 import face_align
 from data.landmarks68 import MIRROR, eye_distance
 from faces.align import align_face, ffhq_quad
-from pipeline.cli import UserError
 from faces.find import FaceFinder
+from pipeline.cli import UserError
 
 
 @pytest.fixture(scope="module")

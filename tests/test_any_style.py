@@ -13,7 +13,7 @@ import any_style
 from checkpoints import CheckpointError, save_model
 from data.images import read_image, to_tensor
 from drawing.context import read_context
-from drawing.reading import mean_mesh, mean_style, style_of_portrait, style_of_picture, style_without_face
+from drawing.reading import mean_mesh, mean_style, style_of_picture, style_of_portrait, style_without_face
 from drawing.tone import OCTAVES
 from drawing.warp import with_rings
 from faces.find import FaceFinder

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edge_kind import save_edges
 from PIL import Image
 
 from checkpoints import CheckpointError
 from checkpoints.builders import load_base
-from edge_kind import save_edges
 from pipeline.api import Picture, Stylizer, train
 from pipeline.cli import UserError
 

@@ -24,8 +24,8 @@ pytest.importorskip("gradio", reason="gradio is not installed (requirements-app.
 from models.face import Face  # noqa: E402
 from pipeline.cli import UserError  # noqa: E402
 from styles.controls import REGIONS, Control, Look  # noqa: E402
-from web.jobs import Trainer, check_name  # noqa: E402
 from web.controls import first_values, kept_values, look_of, step_of, value_of  # noqa: E402
+from web.jobs import Trainer, check_name  # noqa: E402
 from web.studio import Cache, Studio, Wish, truncated  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

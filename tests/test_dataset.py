@@ -16,8 +16,8 @@ import stylize_dataset
 from checkpoints.builders import load_base
 from models.deformable import DeformableGenerator
 from pipeline import dataset
-from styles.controls import Look
 from pipeline.cli import UserError
+from styles.controls import Look
 from styles.deformable import save_style
 
 FACE = Path(__file__).resolve().parent.parent / "data" / "style_images_aligned" / "source_sample.png"

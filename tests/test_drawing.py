@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drawn_styles import drawn_style, mean_mesh, network_of, parts_of, photo_of
 from torch.nn import functional as F
 
 from drawing import strokes
@@ -13,7 +14,6 @@ from drawing.pyramids import collapsed, filled, from_opponent, laplacian, oppone
 from drawing.strokes import StrokeConfig, StrokeNetwork, drawn
 from drawing.style import DrawnStyle
 from drawing.warp import GRID, eye_axis, fading, goals, mirror_of_points, sampled, turned, warp_grid, warped, with_rings
-from drawn_styles import drawn_style, mean_mesh, network_of, parts_of, photo_of
 from faces.topology import LOWER_INNER, LOWER_LIP, UPPER_INNER
 from models.sampling_grids import pixel_lattice
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from drawn_styles import context_of, drawn_style, mean_mesh, parts_of, photo_of
 
 from drawing.compose import PlacedFace, Strengths, around_faces, draw_aligned, draw_picture, normalised
 from drawing.context import aligned_mesh, read_context
 from drawing.warp import with_rings
-from drawn_styles import context_of, drawn_style, mean_mesh, parts_of, photo_of
 
 STILL = Strengths(1.0, 0.0, 0.0)
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drawn_styles import parts_of, photo_of, tone_of
 
 from drawing.pyramids import laplacian, opponent
-from drawing.tone import SLOPE, OWN, Tone, octaves, read_tone, toned
-from drawn_styles import parts_of, photo_of, tone_of
+from drawing.tone import OWN, SLOPE, Tone, octaves, read_tone, toned
 
 SIDE = 128
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawn_styles import mouth_moved
 from PIL import Image
 from skimage import data
 
@@ -14,12 +15,11 @@ from data.images import read_image, to_tensor
 from drawing.context import aligned_mesh
 from drawing.pyramids import opponent
 from drawing.style import DrawnStyle
+from drawing.tone import PHOTO_MEANS
 from drawing.warp import eye_axis, warp_grid, warped, with_rings
-from drawn_styles import mouth_moved
 from faces.find import FaceFinder, face_aligner
 from faces.topology import LOWER_LIP, UPPER_LIP
 from models.sampling_grids import moved_places
-from drawing.tone import PHOTO_MEANS
 from training.drawing import example_of_drawing, example_of_pair, in_frame_of, softened, style_of
 from training.registration import register
 

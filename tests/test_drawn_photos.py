@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_styles import save_drawn
 from PIL import Image
 from skimage.data import astronaut
 
 import deformation_control
 import generate_samples
 import inference
-from drawn_styles import save_drawn
 from styles.registry import controls_of
 
 

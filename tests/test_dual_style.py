@@ -22,16 +22,16 @@ from checkpoints.manifest import import_file
 from checkpoints.official import official_keys, recognise
 from data.images import ImageError, read_image, to_tensor
 from drawing.context import read_context
+from drawing.style import enlarged_picture
 from faces.align import align_face
 from faces.find import FaceFinder
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN
 from models.e4e import E4EConfig, E4EEncoder
-from drawing.style import enlarged_picture
 from models.face import Face
 from models.stylegan2 import Generator, GeneratorConfig
 from styles.controls import FileValue, Look
-from styles.dualstyle import DualStyle, save_dual
 from styles.drawn import FramedFace
+from styles.dualstyle import DualStyle, save_dual
 from styles.dualstyle_files import DualParts, Gallery
 from styles.packing import pack_style
 from styles.registry import controls_of, load_style

@@ -7,6 +7,7 @@ import argparse
 import numpy as np
 import pytest
 import torch
+from drawn_styles import save_drawn
 from PIL import Image
 from skimage.data import astronaut
 
@@ -17,7 +18,6 @@ from checkpoints.builders import Base, load_base
 from checkpoints.edits import bundled_directions, load_directions, read_direction
 from data.landmarks68 import MEAN_FACE
 from data.make_edits import LABELS, TOLD, directions, from_landmarks, read_labels
-from drawn_styles import save_drawn
 from models.edits import Direction, Edit, edited, features_moved, moved, parse_edits, sefa
 from models.face import Face
 from models.stylegan2 import Generator, GeneratorConfig

@@ -16,11 +16,16 @@ from models.discriminator import Discriminator, DiscriminatorConfig
 from models.dualstylegan import FIRST_COLOR_ROW, CodeSampler, DualStyleGAN, ModRes, blend_weights, sampler_rows
 from models.stylegan2 import Generator, GeneratorConfig
 from training.adversarial_stage import FolderTuning, TuningConfig, run_steps
+from training.checks import DivergedError
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining, mixing_row
 from training.exemplars import (
-    DestylizeSettings, RefineSettings, SamplerFit, SamplerSettings, destylize, refine_codes,
+    DestylizeSettings,
+    RefineSettings,
+    SamplerFit,
+    SamplerSettings,
+    destylize,
+    refine_codes,
 )
-from training.checks import DivergedError
 
 CONFIG = GeneratorConfig(size=64, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 4})
 ROWS = CONFIG.n_latent

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_styles import save_drawn
 from PIL import Image
 
 import export
@@ -17,7 +18,6 @@ from checkpoints.builders import load_base, load_encoder
 from checkpoints.features import load_residual_encoder
 from data.images import read_image, to_pil, to_tensor
 from drawing.compose import Strengths, draw_mapped
-from drawn_styles import save_drawn
 from models.deformable import DeformableGenerator
 from models.face import Face
 from models.residual_encoder import residual_of

@@ -12,11 +12,20 @@ from skimage.data import astronaut
 
 from checkpoints.features import load_face_id
 from data.images import image_tensor, to_tensor
-from drawing.context import aligned_mesh
 from drawing import expressed as drawn
+from drawing.context import aligned_mesh
 from drawing.expressed import View, determinants, eased, expressed, spline
 from drawing.expression import (
-    EYE_CORNERS, LOWER_EDGE, LOWER_LIDS, MEASURES, UPPER_EDGE, UPPER_LIDS, expression_of, measured, model, shares_of,
+    EYE_CORNERS,
+    LOWER_EDGE,
+    LOWER_LIDS,
+    MEASURES,
+    UPPER_EDGE,
+    UPPER_LIDS,
+    expression_of,
+    measured,
+    model,
+    shares_of,
     with_expression,
 )
 from drawing.mouth import Inside, gap_of

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tuner_worker import MovingFace, tiny_pair, tiny_tuner
 
 from training import finetune, mixed
 from training.config import PROFILES
 from training.ema import update_ema
 from training.finetune import TERMS, DivergedError, FineTuneConfig
 from training.mixed import SplitConvolutions, precision
-from tuner_worker import MovingFace, tiny_pair, tiny_tuner
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from tuner_worker import MovingFace, tiny_tuner
 
 from data.landmarks68 import MEAN_FACE, MIRROR
 from training.guide import LandmarkGuide
-from tuner_worker import MovingFace, tiny_tuner
 
 FACE = torch.from_numpy(MEAN_FACE).float()
 

@@ -18,10 +18,10 @@ from checkpoints.features import load_face_id
 from checkpoints.manifest import entries
 from checkpoints.packed import PACKED, pack_half, unpack_half
 from data.images import to_tensor
-from losses import IdentityLoss, identity_distance
-from models.face_id import COLUMNS, ROWS, DownBlock, FaceIdConfig, FaceIdNet, crop_face, state_of_face_api
 from faces.align import align_face
 from faces.find import FaceFinder
+from losses import IdentityLoss, identity_distance
+from models.face_id import COLUMNS, ROWS, DownBlock, FaceIdConfig, FaceIdNet, crop_face, state_of_face_api
 from pipeline.sampling import base_images
 from training.pretrain.export import export_starter
 

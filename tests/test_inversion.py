@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tuner_worker import tiny_networks, tiny_pair
 
 from losses import InversionLoss, ViTTokenDistance
 from models.stylegan2 import layer_at
@@ -12,7 +13,6 @@ from training.config import FineTuneConfig
 from training.inversion import ResidualSettings, feature_deviation
 from training.likeness import inversion_loss
 from training.prepare import encoded_start, invert_pair
-from tuner_worker import tiny_networks, tiny_pair
 
 
 class Absolute(torch.nn.Module):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edge_kind import INK, PAPER, save_edges
 from PIL import Image
+from test_video import make_clip
 
 import deformation_control
 import export
@@ -18,10 +20,8 @@ import generate_samples
 import inference
 import stylize_dataset
 from checkpoints.builders import load_base
-from edge_kind import INK, PAPER, save_edges
 from pipeline import dataset
 from styles.controls import Look
-from test_video import make_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 FACE = ROOT / "data" / "style_images_aligned" / "source_sample.png"

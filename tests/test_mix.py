@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from drawn_styles import drawn_style
 
 import generate_samples
 from checkpoints import CheckpointError
-from drawn_styles import drawn_style
 from models.deformable import DeformableGenerator
 from models.stylegan2 import Generator, GeneratorConfig
 from styles.deformable import save_style

@@ -14,15 +14,23 @@ from torch import Tensor
 from checkpoints import CheckpointError
 from data.images import ImageError, save_image
 from losses.modify import (
-    RECONSTRUCTION_PHASE, STYLISATION, SWAPPING_PHASE, code_term, critic_terms, gradient_penalty, identity_loss,
-    reconstruction_loss, swapping_loss, weighted,
+    RECONSTRUCTION_PHASE,
+    STYLISATION,
+    SWAPPING_PHASE,
+    code_term,
+    critic_terms,
+    gradient_penalty,
+    identity_loss,
+    reconstruction_loss,
+    swapping_loss,
+    weighted,
 )
 from models.modify import RemappingConfig, RemappingNetwork, StyleModel, version_z
+from training.checks import DivergedError
 from training.folder import FolderImages
 from training.modify import adapt_to
 from training.modify_config import AdaptationConfig, EncapsulationConfig
 from training.modify_start import modes_of, silhouette, start_remapping
-from training.checks import DivergedError
 from training.session import Session
 from training.state import read_state, restore, save_state
 

@@ -17,6 +17,7 @@ from parity_fill import ParityFolder, published_order, relative_error
 from PIL import Image
 from torch import Tensor
 
+from faces.align import align_face
 from losses import (
     directional_loss,
     logistic_loss,
@@ -32,7 +33,6 @@ from models.discriminator import Discriminator, DiscriminatorConfig, PatchDiscri
 from models.e4e import E4EConfig, E4EEncoder
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
 from op import fused_leaky_relu, upfirdn2d
-from faces.align import align_face
 
 TENSOR_TOLERANCE = 1e-4  # of the largest stored value
 FLOAT64_TOLERANCE = 1e-5  # where the reference was computed in float64, and ours is

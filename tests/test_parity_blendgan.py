@@ -14,11 +14,11 @@ from parity_fill import ParityFolder, published_order, relative_error
 from torch import Tensor
 
 from models.blending import BlendGenerator, interpolation_weights
-from models.stylegan2 import generator_config_from_state
 from models.discriminator import DiscriminatorConfig
 from models.layers import EqualLinear
 from models.projection_discriminator import ProjectionDiscriminator
 from models.style_encoder import StyleEncoder, style_encoder_config_from_state
+from models.stylegan2 import generator_config_from_state
 
 TOLERANCE = 1e-5  # of the largest stored value; both sides in float64
 FIRST = "embedder_mlp.0"

@@ -15,20 +15,19 @@ from test_video import FakeFinder, decoded, make_clip, sound_of
 import project_landmarks
 from data.images import to_tensor
 from data.landmarks68 import MEAN_FACE, REGIONS
+from drawing.expression import model
+from faces.landmark_files import read_landmarks
 from losses.heat_maps import FAMILIES, GROUPS, LIBRARY_WEIGHTS, group_weights, heat_map_loss, named_weights
 from losses.noise import renew_noise
-from drawing.expression import model
 from models.landmarks import LandmarkConfig, LandmarkNet
 from models.stylegan2 import Generator, GeneratorConfig
 from pipeline.cli import UserError
-from faces.landmark_files import read_landmarks
-from projection.expressions import aligned_points, check_pose, named
 from pipeline.naming import Photo
 from projection import crop_folder
-from projection.runs import frame_photos
-
-from projection.stills import Studio
+from projection.expressions import aligned_points, check_pose, named
 from projection.films import AnimationSettings, animate_clip, animate_photos
+from projection.runs import frame_photos
+from projection.stills import Studio
 from training.published_projection import PublishedProjector, PublishedSettings
 
 FACE = torch.from_numpy(MEAN_FACE).float()

@@ -19,7 +19,7 @@ from pipeline.published import apply
 def style():
     generator = tiny_networks()[0]
     size = max(generator.config.channels)
-    return SimpleNamespace(name="toy", deformable=DeformableGenerator.for_generator(generator, resolutions=(size,), grid_size=5))
+    return SimpleNamespace(name="toy", transformers=DeformableGenerator.for_generator(generator, resolutions=(size,), grid_size=5))
 
 
 def given(**options):
@@ -27,8 +27,8 @@ def given(**options):
 
 
 def test_what_the_file_holds_is_taken(style):
-    apply(given(swap_res=tuple(style.deformable.config.resolutions), swap_gs=5, use_stn=True, use_rtstn=True), style)
-    assert style.deformable.tps is not None and style.deformable.affine is not None
+    apply(given(swap_res=tuple(style.transformers.config.resolutions), swap_gs=5, use_stn=True, use_rtstn=True), style)
+    assert style.transformers.tps is not None and style.transformers.affine is not None
 
 
 @pytest.mark.parametrize(("options", "word"), [({"swap_res": (8, 16)}, "--swap_res"), ({"swap_gs": 10}, "made with 5")])
@@ -36,12 +36,12 @@ def test_what_it_does_not_hold_is_refused(style, options, word):
     with pytest.raises(cli.UserError, match=word):
         apply(given(**options), style)
     with pytest.raises(cli.UserError, match="no trained warps"):
-        apply(given(**options), SimpleNamespace(name="other"))
+        apply(given(**options), SimpleNamespace(name="other", transformers=None))
 
 
 def test_warps_are_left_out(style):
     """Without both the picture is the generator's own."""
-    deformable = style.deformable
+    deformable = style.transformers
     apply(given(use_stn=False, use_rtstn=False), style)
     w_plus = torch.randn(1, *deformable.broadcast(torch.zeros(1, deformable.generator.config.style_dim)).shape[1:])
     noise = deformable.generator.fixed_noise()

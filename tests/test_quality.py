@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from test_landmarks import face_points
 from torch.nn import functional as F
 
 from benchmarks import quality, quality_common, quality_deformation, quality_features, quality_images
@@ -19,8 +20,6 @@ from data.warps import Caricature
 from models.deformable import DeformableGenerator
 from models.stylegan2 import Generator, GeneratorConfig
 from pipeline.cli import UserError
-from test_landmarks import face_points
-
 
 # Frechet's distance
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawn_styles import save_drawn
 from PIL import Image
 from skimage.data import astronaut
 
@@ -15,7 +16,6 @@ from checkpoints.builders import load_base, load_encoder
 from checkpoints.features import load_residual_encoder
 from checkpoints.io import load_model, save_model
 from data.images import read_image, to_tensor
-from drawn_styles import save_drawn
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig, residual_of, space_to_depth
 from models.stylegan2 import Generator, GeneratorConfig, Halfway
 from pipeline.latents import LatentCache
@@ -25,7 +25,12 @@ from styles.registry import load_style
 from training.pretrain.common import MissingStageError, RandomFaces
 from training.pretrain.faces import FacePack
 from training.pretrain.residual import (
-    STARTER_RESIDUAL, Firsts, ResidualTrainer, ResidualTrainingConfig, residual_sheet, train_residual,
+    STARTER_RESIDUAL,
+    Firsts,
+    ResidualTrainer,
+    ResidualTrainingConfig,
+    residual_sheet,
+    train_residual,
 )
 
 SAMPLE = "data/style_images_aligned/source_sample.png"

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tuner_worker import tiny_tuner
 
 from checkpoints import CheckpointError
 from training.prepare import run_parts
 from training.report import LossTable
 from training.session import Interrupted, Session
 from training.state import read_state, refuse_existing, restore, save_state
-from tuner_worker import tiny_tuner
 
 KILLS = 20 if os.environ.get("NIGHTLY") else 3
 WORKER = Path(__file__).parent / "resume_worker.py"

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from models.bicubic import sample_bicubic
 from models.deformable import DeformableGenerator, configs_from_published
-from models.spatial_config import MODES
 from models.sampling_grids import pixel_lattice
+from models.spatial_config import MODES
 from models.spatial_transformer import (
     AffineTransformer,
     NonFiniteError,

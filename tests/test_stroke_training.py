@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from drawn_styles import parts_of, photo_of
 
 from checkpoints.features import load_squeezenet
-from drawn_styles import parts_of, photo_of
 from training.strokes import Lesson, StrokeSettings, StrokeTrainer, gram
 
 SETTINGS = {"steps": 6, "crop": 32, "batch": 2, "others": 1, "critic_from": 1}

@@ -20,7 +20,6 @@ from training.modify import Adapter, Encapsulator
 from training.modify_config import AdaptationConfig, EncapsulationConfig
 
 
-
 # ------------------------------------------------------------------------------------------------------------- versions
 def run_versions(folder: Path, out: Path, *options: str) -> int:  # noqa: F811
     return versions.main(["--style", "tiny", "--input_image", str(folder / "photos"), "--align", "false",

@@ -27,12 +27,12 @@ from skimage.data import astronaut
 import inference
 from data.images import WriteError
 from data.landmarks68 import MEAN_FACE
+from faces.find import Face
+from faces.tracking import FaceTracker, overlap
 from models.face import Face as InvertedFace
 from pipeline.cli import UserError
-from faces.find import Face
-from pipeline.smoothing import Jitter, OneEuro
 from pipeline.clip_drawer import AHEAD, ClipDrawer, VideoSettings
-from faces.tracking import FaceTracker, overlap
+from pipeline.smoothing import Jitter, OneEuro
 from pipeline.video import stylize_video
 from pipeline.video_io import ClipFrame, clip_info, is_clip, read_frames
 from styles.controls import Look

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from losses.adversarial import logistic_loss, nonsaturating_loss, r1_penalty
 from models.stylegan2 import Generator
-from training.ema import update_ema
 from training.checks import check_gradients, check_terms
-
+from training.ema import update_ema
 
 # A gradient is sudden that is so many times as long as the running mean of the lengths.
 SUDDEN = 3.0

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-
 DTYPES = ("float32", "bfloat16")
 WARP_FORMS = ("published", "smoothness")
 

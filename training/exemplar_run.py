@@ -19,7 +19,16 @@ from models.stylegan2 import Generator
 from training.adversarial_stage import AdversarialStage, FolderTuning, TuningConfig
 from training.exemplar_path import MixedFaces, MixedFacesConfig, Portraits, PortraitsConfig, PortraitTraining
 from training.exemplars import (
-    Destylized, DestylizeSettings, Distance, Maps, RefineSettings, Rows, SamplerFit, SamplerSettings, destylize, refine_codes,
+    Destylized,
+    DestylizeSettings,
+    Distance,
+    Maps,
+    RefineSettings,
+    Rows,
+    SamplerFit,
+    SamplerSettings,
+    destylize,
+    refine_codes,
 )
 from training.report import LossTable, contact_sheet, plot_losses
 from training.session import Interrupted, StopFlag

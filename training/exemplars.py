@@ -15,8 +15,8 @@ from losses.noise import noise_regularization, ramped_rate, renew_noise
 from models.dino import DinoFeatures, SharedTokens
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, CodeSampler, DualStyleGAN
 from models.stylegan2 import Generator
-from training.inversion import frozen
 from training.checks import check_terms
+from training.inversion import frozen
 
 # Rows from which the face of a portrait keeps the portrait's own codes when it is encoded again.
 KEPT_ROW = 8

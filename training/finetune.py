@@ -23,12 +23,12 @@ from models.discriminator import Discriminator, PatchDiscriminator
 from models.face import Face
 from models.spatial_transformer import NonFiniteError, construction_rng
 from models.stylegan2 import Generator
+from training.checks import DivergedError, check_gradients, check_terms
 from training.config import FineTuneConfig
 from training.course import runaway
 from training.ema import update_ema
 from training.guide import LandmarkGuide
 from training.mixed import precision, recompute
-from training.checks import DivergedError, check_gradients, check_terms
 from training.objective import StructureObjective, warp_term
 from training.pair_start import control_goals
 from training.pair_terms import control_term

@@ -11,16 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from losses.modify import (
-    code_term, critic_terms, gradient_penalty, identity_loss, reconstruction_loss, weighted,
+    code_term,
+    critic_terms,
+    gradient_penalty,
+    identity_loss,
+    reconstruction_loss,
+    weighted,
 )
 from models.modify import StyleModel, version_z
 from models.remembered import Remembered
-from training.mixed import precision
-from training.ema import update_ema
-from training.modify_config import AdaptationConfig, EncapsulationConfig, StageConfig
-from training.modify_start import start_remapping
 from training.checks import check_gradients, check_terms
 from training.chosen import choose, matching
+from training.ema import update_ema
+from training.mixed import precision
+from training.modify_config import AdaptationConfig, EncapsulationConfig, StageConfig
+from training.modify_start import start_remapping
 
 # Images whose style rows say where the remapping network begins.
 START_IMAGES = 256

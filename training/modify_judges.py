@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from checkpoints.builders import checkpoints_dir, load_vit
 from checkpoints.features import load_face_id
 from losses.identity import IdentityLoss
-from training.modify import Judges
 from training.likeness import inversion_loss
+from training.modify import Judges
 
 
 class Recogniser(nn.Module):

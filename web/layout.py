@@ -18,8 +18,8 @@ from pipeline.cli import DEFAULT_STYLE
 from styles.controls import Look
 from styles.registry import TABS, named_function
 from training.config import PROFILES
-from web.controls import Kept, Panel, build_panel, look_of
 from web.clips import clip_tab, live_tab
+from web.controls import Kept, Panel, build_panel, look_of
 from web.jobs import Trainer
 from web.studio import MENDABLE, Studio, Wish
 from web.thumbs import Thumbnails

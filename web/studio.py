@@ -14,12 +14,18 @@ from checkpoints import CheckpointError
 from checkpoints.paths import find_style, style_names
 from data.grids import grid
 from data.images import ImageError, read_image, to_pil
+from faces.find import FaceFinder
 from models.face import Face
 from pipeline import sampling
 from pipeline.cli import UserError
-from faces.find import FaceFinder
 from pipeline.stylize import (
-    Crop, InversionSettings, Stylized, Stylizer, build_stylizer, side_by_side, whole_photo,
+    Crop,
+    InversionSettings,
+    Stylized,
+    Stylizer,
+    build_stylizer,
+    side_by_side,
+    whole_photo,
 )
 from styles.controls import Control, Look
 from styles.registry import controls_of, parse_recipe

@@ -22,7 +22,14 @@ from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import (
-    Clock, RandomFaces, half_precision, require_state, resume, run_stage, starter_weights, update_average,
+    Clock,
+    RandomFaces,
+    half_precision,
+    require_state,
+    resume,
+    run_stage,
+    starter_weights,
+    update_average,
 )
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance

@@ -24,11 +24,24 @@ from models.e4e import E4EEncoder
 from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import (
-    Autoencoder, AutoencoderConfig, all_codes, fit_mapping, moment_penalty, set_prior, starter_encoder_config,
+    Autoencoder,
+    AutoencoderConfig,
+    all_codes,
+    fit_mapping,
+    moment_penalty,
+    set_prior,
+    starter_encoder_config,
     starter_generator_config,
 )
 from training.pretrain.common import (
-    Clock, RandomFaces, half_precision, load_state, require_state, run_stage, starter_weights, update_average,
+    Clock,
+    RandomFaces,
+    half_precision,
+    load_state,
+    require_state,
+    run_stage,
+    starter_weights,
+    update_average,
 )
 from training.pretrain.faces import FacePack
 from training.pretrain.projected import ProjectedDiscriminator, differentiable_augment

@@ -16,7 +16,7 @@ from checkpoints.features import load_landmark_net
 from data.landmarks68 import MIRROR
 from data.random_drawings import random_deformation
 from data.warps import backward_grid
-from models.landmarks import LandmarkConfig, Landmarks, LandmarkNet
+from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks
 from training.mixed import precision, training_dtype
 from training.pretrain.common import Clock, MissingStageError, resume, run_stage, update_average
 from training.pretrain.faces import FacePack

@@ -19,7 +19,6 @@ from training.pretrain.decoder import RandomSketches
 from training.pretrain.encoded import Encoded, from_bytes
 from training.pretrain.faces import FacePack
 
-
 RANK = 1e-4  # of the largest deviation: smaller ones are rounding errors
 
 

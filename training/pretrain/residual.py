@@ -25,7 +25,13 @@ from models.stylegan2 import Halfway
 from training.inversion import feature_deviation
 from training.pretrain import parallel
 from training.pretrain.common import (
-    Clock, MissingStageError, RandomFaces, half_precision, resume, run_stage, update_average,
+    Clock,
+    MissingStageError,
+    RandomFaces,
+    half_precision,
+    resume,
+    run_stage,
+    update_average,
 )
 from training.pretrain.faces import FacePack
 
