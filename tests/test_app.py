@@ -264,7 +264,7 @@ def until(condition, *, seconds=60.0, what="the page"):
     raise AssertionError(f"waited {seconds} s for {what}")
 
 
-def find(browser, selector, *, seconds=30.0):
+def find(browser, selector, *, seconds=90.0):
     from selenium.webdriver.common.by import By
 
     return until(lambda: next((e for e in browser.find_elements(By.CSS_SELECTOR, selector)), None), seconds=seconds,

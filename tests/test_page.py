@@ -187,7 +187,7 @@ def test_two_people_at_once(page, browser, photo, tmp_path):  # noqa: F811
             find(browser, "#photo input[type=file]").send_keys(str(path))
         for window in windows:
             browser.switch_to.window(window)
-            seen.append(picture(browser, "#restyled")[1][:, :128])
+            seen.append(picture(browser, "#restyled")[1][:, :512])
         assert np.abs(seen[0] - seen[1][:, ::-1]).mean() < 15 < np.abs(seen[0] - seen[1]).mean()
     finally:
         browser.close()
