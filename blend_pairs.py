@@ -94,7 +94,8 @@ def run(args: Namespace) -> int:
         for name, image in (("natural", natural), ("styled", styled)):
             save_image(args.output / name / f"{index:06d}.png", image)
         save_image(args.output / f"{index:06d}.png", grid([[natural, styled]], cell=natural.width, gap=0))
-        shown = picture or (style.random_picture(args.seed + index) if style.feed_forward else None)
+        drawer = getattr(style, "random_picture", None)  # kinds whose random styles are pictures
+        shown = picture or (drawer(args.seed + index) if drawer else None)
         for row, image in zip(rows, (natural, shown, styled), strict=True):
             row += [] if image is None else [image]
     save_image(args.output / "sheet.png", grid([row for row in rows if row], cell=160))

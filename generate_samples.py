@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.edits import parse_edits
 from pipeline import cli
 
 
@@ -32,7 +31,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="write the faces that are drawn as rows of latents and what else they have, .npz")
     parser.add_argument("--truncation", type=cli.finite_float, default=None,
                         help="truncation psi; default is 0.7 for mapping networks, and 1 where a prior draws the faces")
-    parser.add_argument("--edit", type=parse_edits, default=(),
+    parser.add_argument("--edit", type=cli.edits, default=(),
                         help="change the faces before they are drawn, smile=1.5,age=-1; see inference.py")
     parser.add_argument("--style_only", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="leave the originals out")

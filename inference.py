@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from models.edits import parse_edits
 from pipeline import cli
 from pipeline.published import add_file_options, apply
 
@@ -41,7 +40,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--lr", type=cli.finite_float, default=4.5e-2, help="learning rate of the optimisation")
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
                         help="side in px of the features that are found beside the latents, 0 for latents alone")
-    parser.add_argument("--edit", type=parse_edits, default=(),
+    parser.add_argument("--edit", type=cli.edits, default=(),
                         help="change the face first, smile=1.5,age=-1: directions of the starter (age, glasses, masculine, "
                              "beard, pose, nod, smile, mouth), sefa0 and on, or files; NAME@0-7=1 for some rows")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")

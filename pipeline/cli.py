@@ -127,6 +127,13 @@ def str2bool(text: str | bool) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
 
 
+def edits(text: str) -> tuple:
+    """Return what ``models.edits.parse_edits`` does; torch is imported only when it is asked for."""
+    from models.edits import parse_edits
+
+    return parse_edits(text)
+
+
 def int_list(text: str) -> tuple[int, ...]:
     """Parse whole numbers separated by commas."""
     return tuple(non_negative_int(part.strip()) for part in text.split(","))
