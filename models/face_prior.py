@@ -89,7 +89,7 @@ class FacePrior(nn.Module):
                                    (sketch * self.weights, self.sketch_mean, self.sketch_basis)):
             scale = basis.square().sum(dim=1).clamp(min=1e-12)
             found.append((value - mean).flatten(1) @ basis.T / scale)
-        return torch.cat(found, dim=1) @ torch.linalg.pinv(self.mix, hermitian=True, rtol=1e-5)
+        return torch.cat(found, dim=1) @ torch.linalg.pinv(self.mix.double(), hermitian=True, rtol=1e-5).to(self.mix)
 
     def forward(self, z: Tensor, *, truncation_psi: float = 1.0) -> Sketched:
         """Return faces of z [N, D]; psi brings them towards the mean face: z' = psi z.

@@ -41,6 +41,11 @@ def faces(count: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]
     return rows, sketches
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 @pytest.fixture()
 def prior(rng):
     made = FacePrior(SHAPE)

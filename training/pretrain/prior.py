@@ -61,6 +61,7 @@ def fit_gaussian(prior: FacePrior, rows: Tensor, sketches: Tensor) -> None:
             buffer.copy_(found)
     prior.mix.copy_(torch.eye(config.style_dim))
     parts = prior.parts(rows, sketches)
+    parts = parts.double()  # in single precision the solver may not converge on repeated values
     variance, vectors = torch.linalg.eigh(parts.T @ parts / len(parts))
     deviation = torch.where(variance > RANK**2 * variance.max(), variance, 0.0).sqrt()
     prior.mix.copy_(vectors @ torch.diag(deviation) @ vectors.T)
