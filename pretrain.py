@@ -64,6 +64,13 @@ def add_all(stage: cli.ArgumentParser) -> None:
     stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
 
 
+def add_export(stage: cli.ArgumentParser) -> None:
+    """Add the options of writing starter files."""
+    stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
+    stage.add_argument("--output", type=Path, default=STARTER, help="starter folder")
+    stage.add_argument("--face_id", type=Path, default=None, help="face-api.js' face recognition weights, .npz")
+
+
 def words(text: str) -> tuple[str, ...]:
     """Parse names separated by commas."""
     return tuple(word.strip() for word in text.split(","))
@@ -74,13 +81,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     stages = parser.add_subparsers(dest="stage", required=True, parser_class=cli.ArgumentParser)
     for name, text in HELP.items():
         stage = stages.add_parser(name, help=text, description=text)
-        if name == "export":
-            stage.add_argument("--state", type=Path, default=Path(".pretrain"), help="folder of resumable state")
-            stage.add_argument("--output", type=Path, default=STARTER, help="starter folder")
-            stage.add_argument("--face_id", type=Path, default=None, help="face-api.js' face recognition weights, .npz")
-            continue
-        if name in RANDOM:
-            add_random(stage, name)
+        if name == "export" or name in RANDOM:
+            add_export(stage) if name == "export" else add_random(stage, name)
             continue
         stage.add_argument("--data", type=Path, required=True,
                            help=DATA.get(name, "file written by the pack stage"))

@@ -49,8 +49,9 @@ def made_pair(number: int, count: int, folder: Path) -> tuple[str, Path, Path]:
     from checkpoints.builders import load_base
     from data.images import save_image
     from data.looks import LOOKS, draw_look
-    from data.make_sample_pair import SIDE, find_landmarks
+    from data.make_portraits import find_landmarks
     from data.random_drawings import LEAST_AREA
+    from data.sample_pairs import SIDE
     from data.warps import backward_grid, least_area
     from faces.find import FaceFinder
     from pipeline.sampling import base_images

@@ -12,18 +12,26 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.builders import Base, load_base
 from checkpoints.io import atomic_write
-from data.images import save_image
-from data.make_sample_pair import find_landmarks
+from data.images import save_image, to_pil
 from data.random_drawings import DRAWN_SIDE, drawing, taught_looks
 from faces.find import FaceFinder
 from pipeline import cli
 from pipeline.sampling import base_images
 
 PSI = 0.9
+
+
+def find_landmarks(finder: FaceFinder, image: Tensor) -> np.ndarray:
+    """Return 68 landmarks [68, 2] as fractions of the side of one image [1, 3, S, S]; raises ValueError without a face."""
+    faces = finder.find(to_pil(image))
+    if not faces:
+        raise ValueError("no face found in the sampled image; choose another seed")
+    return faces[0].landmarks / image.shape[3]
 
 
 def portrait(base: Base, number: int, look: str, *, seed: int, recoloured: float, least_warp: float,

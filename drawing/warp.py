@@ -53,17 +53,23 @@ def turned(vectors: Tensor, axis: Tensor, *, back: bool = False) -> Tensor:
     return torch.cat([x * along - y * across, x * across + y * along], dim=2)
 
 
-def deformation(source: Tensor, target: Tensor) -> Tensor:
-    """Return how a drawing moves the points of a face, in eye distances along and across the line of the eyes, [1, K, 2].
+def symmetric_displacement(source: Tensor, target: Tensor, *, axis: Tensor, mirror: Tensor) -> Tensor:
+    """Return how points move from one place to another, in units of an axis and turned with it, as far as both sides do so.
 
-    Only what both sides of the face have in common is kept: the rest is mostly the pose in which the head was drawn.
+    The rest is mostly the pose in which a head was drawn: (d + d mirrored) / 2 with d the displacement.
 
     Args:
-        source: points of the real face, [1, K, 2].
-        target: where the drawing has them.
+        source, target: [1, K, 2].
+        axis: from eye to eye, [1, 1, 2].
+        mirror: for each point that on the other side of the face, [K].
     """
-    moved = turned(target - source, eye_axis(source), back=True)
-    return (moved + moved[:, mirror_of_points()] * moved.new_tensor([-1.0, 1.0])) / 2.0
+    moved = turned(target - source, axis, back=True)
+    return (moved + moved[:, mirror.to(moved.device)] * moved.new_tensor([-1.0, 1.0])) / 2.0
+
+
+def deformation(source: Tensor, target: Tensor) -> Tensor:
+    """Return how a drawing moves the points [1, POINTS, 2] of a face, see ``symmetric_displacement``."""
+    return symmetric_displacement(source, target, axis=eye_axis(source), mirror=mirror_of_points())
 
 
 def goals(points: Tensor, source: Tensor, moved: Tensor, alpha: float | Tensor) -> Tensor:

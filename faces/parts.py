@@ -23,6 +23,7 @@ from checkpoints.features import load_parts
 from faces.align import ffhq_quad
 from faces.mesh import landmarks_of
 from faces.nets import SELFIE, net
+from faces.topology import OVAL
 from models.parts import PartsNetwork, face_frame
 
 # The parts in the order of the maps.
@@ -41,9 +42,7 @@ ROUNDS = 3
 SEEN = 0.5
 # Share of clothes far from a face that may be hands and arms, before colours decide.
 HANDS = 0.2
-# Vertices of the mesh along the face's oval, and those of the brows' upper edges.
-OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136,
-        172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
+# Vertices of the brows' upper edges.
 BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
 
 

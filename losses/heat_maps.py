@@ -82,31 +82,6 @@ def heat_map_loss(heat: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     squared = ((heat - target) * weights[:, None, None]).square().sum(dim=(1, 2, 3))  # [N]
     safe = torch.where(squared > 0, squared, torch.ones_like(squared))
     return torch.where(squared > 0, safe.sqrt(), torch.zeros_like(squared)).mean()
-
-
-def point_loss(points: Tensor, target: Tensor, weights: Tensor, *, unit: Tensor) -> Tensor:
-    """Weighted mean distance of landmarks, sum_k l_k |p_k - t_k| / (u sum_k l_k), a scalar batch mean.
-
-    Heat maps that do not overlap pull nowhere in particular; their mean positions always pull straight.
-
-    Args:
-        points: [N, K, 2].
-        target: [N or 1, K, 2] in the same unit.
-        weights: [K], not all 0.
-        unit: eye distance [N or 1] in that unit.
-
-    Raises:
-        ValueError: for shapes that do not fit each other, or weights that are all 0.
-    """
-    if points.ndim != 3 or target.shape[1:] != points.shape[1:] or list(weights.shape) != [points.shape[1]]:
-        raise ValueError(f"expected points [N, K, 2], targets and weights [K], got {list(points.shape)}, "
-                         f"{list(target.shape)} and {list(weights.shape)}")
-    if not bool((weights > 0).any()):
-        raise ValueError("the weights of all landmarks are 0; give one group a weight above 0")
-    distance = ((points - target).square().sum(dim=2) + ROUNDING**2).sqrt()  # [N, K]
-    return ((distance * weights).sum(dim=1) / weights.sum() / unit).mean()
-
-
 def noise_scale(step: int, steps: int, *, w_std: float = 1.0, initial: float = 0.05, ramp: float = 0.75) -> float:
     """Return the deviation of the noise on w, initial w_std max(0, 1 - t / ramp)^2 with t = step / steps."""
     return initial * w_std * max(0.0, 1.0 - step / steps / ramp) ** 2

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.stylegan2 import FeatureTransforms, layer_at
 
@@ -67,18 +66,6 @@ class Face:
     def resolution(self) -> int | None:
         """Side of the residual in px, or None."""
         return None if self.residual is None else self.residual.shape[3]
-
-    def photo_at(self, side: int) -> Tensor:
-        """Return the photos [N, 3, side, side]; those of random faces are larger than the generator's images.
-
-        Raises:
-            ValueError: for faces without photos.
-        """
-        if self.photo is None:
-            raise ValueError("expected faces with photos")
-        if self.photo.shape[3] == side:
-            return self.photo
-        return F.interpolate(self.photo, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
 
     def with_rows(self, w_plus: Tensor) -> Face:
         """Return the same faces with other latents [N, L, D]."""

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
-from data.images import read_photo, save_image, to_pil
+from data.images import read_photo, save_image, to_pil, to_tensor
 from data.origin import Origin
 from pipeline import cli
 from pipeline.batch import Draw, Drawn, Photo, content_digest, settings_digest
 from pipeline.latent_files import save_face
-from pipeline.stylize import Look, Stylizer, build_stylizer, side_by_side, whole_photo
+from pipeline.paste import paste_back
+from pipeline.stylize import Crop, Look, Stylized, Stylizer, build_stylizer
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif")
 
@@ -103,7 +107,7 @@ def drawn_faces(settings: PhotoSettings, stylizer: Stylizer, photo: Photo, image
         name = f"{path.name}_face{number}" if len(crops) > 1 else path.name
         files += [path.with_name(f"{name}.png"), path.with_name(f"{name}_side.png")]
         save_image(files[-2], items[-1].result)
-        save_image(files[-1], side_by_side(items[-1]))
+        save_image(files[-1], side_by_side(items[-1], inversion=not stylizer.style.draws_pictures))
         if settings.save_latents:
             files.append(path.with_name(f"{name}_latents.npz"))
             save_face(files[-1], items[-1].face, landmarks=crop.places(), fingerprint=stylizer.base.fingerprint)
@@ -116,3 +120,21 @@ def drawn_faces(settings: PhotoSettings, stylizer: Stylizer, photo: Photo, image
 def suffix_of(photo: Photo) -> str:
     """Return the ending of a picture made of a photo: JPEG stays JPEG, all else is PNG."""
     return ".jpg" if Path(photo.path).suffix.lower() in JPEG_SUFFIXES else ".png"
+
+
+def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *, colour: str = "style") -> Image.Image:
+    """Return the photo with its restyled faces blended in, the smallest first so that nearer faces lie on top."""
+    result = photo.copy()
+    for crop, item in reversed(list(zip(crops, items, strict=True))):
+        paste_back(result, to_pil(item.result), crop.corners, original=crop.image, colour=colour,
+                   outlines=item.outlines, ground=item.ground, in_place=True)
+    return result
+
+
+def side_by_side(item: Stylized, *, inversion: bool) -> Tensor:
+    """Return the aligned photo, its inversion if wanted, and the result in one row, [1, 3, S, 2S or 3S]."""
+    size = item.result.shape[3]
+    photo = to_tensor(item.aligned, size).to(item.result.device)
+    parts = [photo, *([item.inverted] if inversion else []), item.result]
+    return torch.cat([F.interpolate(p, size=(size, size), mode="bilinear") if p.shape[3] != size else p
+                      for p in parts], dim=3).clamp(-1.0, 1.0)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from checkpoints import CheckpointError
 from checkpoints.builders import Base, Encoder, load_encoder
@@ -30,7 +29,6 @@ from models.face import Face
 from models.parts import PartsNetwork, ground_of
 from pipeline.cli import UserError
 from pipeline.latents import LatentCache
-from pipeline.paste import paste_back
 from pipeline.perceptual import inversion_objective
 from pipeline.sampling import base_of, undeformed
 from styles.controls import Look
@@ -39,7 +37,7 @@ from styles.protocol import Style
 from styles.registry import load_style
 from training.inversion import ResidualSettings, invert
 
-__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer", "side_by_side", "whole_photo"]
+__all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_stylizer"]
 INVERSIONS = ("e4e", "optimize", "e4e+optimize")
 # A landmark of a drawn face that lies farther from the photo's, in fractions of the crop, is a predictor's mistake.
 MAX_SHIFT = 0.15
@@ -382,21 +380,3 @@ def residual_encoder(base: Base, resolution: int, *, device: torch.device | str)
     found = load_residual_encoder(device=device)
     fits = found.generator == base.fingerprint and found.module.config.resolution == resolution
     return found if fits else None
-
-
-def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *, colour: str = "style") -> Image.Image:
-    """Return the photo with its restyled faces blended in, the smallest first so that nearer faces lie on top."""
-    result = photo.copy()
-    for crop, item in reversed(list(zip(crops, items, strict=True))):
-        paste_back(result, to_pil(item.result), crop.corners, original=crop.image, colour=colour,
-                   outlines=item.outlines, ground=item.ground, in_place=True)
-    return result
-
-
-def side_by_side(item: Stylized) -> Tensor:
-    """Return the aligned photo, its inversion unless the photo itself was drawn, and the result in one row, [1, 3, S, 2S or 3S]."""
-    size = item.result.shape[3]
-    photo = to_tensor(item.aligned, size).to(item.result.device)
-    parts = [photo, item.result] if item.face.known else [photo, item.inverted, item.result]
-    return torch.cat([F.interpolate(p, size=(size, size), mode="bilinear") if p.shape[3] != size else p
-                      for p in parts], dim=3).clamp(-1.0, 1.0)

@@ -15,7 +15,7 @@ from pipeline.cli import UserError
 
 # Code points of ITU-T H.273, as streams carry them.
 UNSPECIFIED = 2
-BT709, SMPTE170M, BT2020 = 1, 6, 9
+BT709, SMPTE170M = 1, 6
 LIMITED, FULL = 1, 2
 PQ, HLG = 16, 18
 # H.273 matrix -> the one that swscale knows it by.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from data.landmarks68 import EYES, MIRROR
-from drawing.warp import turned
+from drawing.warp import symmetric_displacement, turned
 from models.landmarks import surest
 
 # Above this disagreement with the mirrored image, as a share of the eye distance, landmarks are no guide.
@@ -17,14 +17,6 @@ def eye_axis(points: Tensor) -> Tensor:
     """Return the vectors between the eye centres of landmarks [N, 68, 2], [N, 1, 2]."""
     first, second = (points[:, eye].mean(dim=1, keepdim=True) for eye in EYES)
     return second - first
-
-
-def common_displacement(source: Tensor, target: Tensor) -> Tensor:
-    """Return how far landmarks move from ``source`` to ``target``, both [1, 68, 2], in units of the source's eye distance along
-    the line through the eyes, [1, 68, 2]: what both sides of the face have in common."""
-    moved = turned(target - source, eye_axis(source), back=True)
-    mirrored = moved[:, torch.from_numpy(MIRROR).to(moved.device)] * moved.new_tensor([-1.0, 1.0])
-    return (moved + mirrored) / 2.0
 
 
 class LandmarkGuide:
@@ -55,7 +47,8 @@ class LandmarkGuide:
                 points, doubt = surest(self._read, torch.cat([source, target]))
             self.points, self.doubt = points.to(source), float(doubt.max())  # [2, 68, 2], fractions
             points = self.points
-            self.displacement = common_displacement(points[:1], points[1:])  # [1, 68, 2]
+            self.displacement = symmetric_displacement(
+                points[:1], points[1:], axis=eye_axis(points[:1]), mirror=torch.from_numpy(MIRROR))  # [1, 68, 2]
             far = self.displacement.norm(dim=2)
             self.weights = (1.0 / far.numel() + far / (far.sum() + 1e-8)) / 2.0  # [1, 68]
 

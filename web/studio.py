@@ -13,19 +13,18 @@ from PIL import Image
 from checkpoints import CheckpointError
 from checkpoints.paths import find_style, style_names
 from data.grids import grid
-from data.images import ImageError, read_image, to_pil
+from data.images import ImageError, image_tensor, read_image, to_pil
 from faces.find import FaceFinder
 from models.face import Face
 from pipeline import sampling
 from pipeline.cli import UserError
+from pipeline.photos import side_by_side, whole_photo
 from pipeline.stylize import (
     Crop,
     InversionSettings,
     Stylized,
     Stylizer,
     build_stylizer,
-    side_by_side,
-    whole_photo,
 )
 from styles.controls import Control, Look
 from styles.registry import controls_of, parse_recipe
@@ -65,11 +64,7 @@ def shown(item: Stylized, view: str) -> torch.Tensor:
     """Return one face as a view wants it, [1, 3, S, W]."""
     if view == "face":
         return item.result
-    row = side_by_side(item)  # photo, inversion, result
-    if view == "with inversion":
-        return row
-    side = row.shape[2]
-    return torch.cat([row[..., :side], row[..., 2 * side:]], dim=3)
+    return side_by_side(item, inversion=view == "with inversion")
 
 
 class Cache(OrderedDict):
@@ -134,11 +129,11 @@ class Studio:
         """
         stylizer = self.stylizer(style, refine=refine)
         photo = read_image(path)
-        key = (hashlib.sha256(photo.tobytes()).hexdigest(), photo.size, stylizer.base.fingerprint, refine)
+        key = (hashlib.sha256(photo.tobytes()).hexdigest(), photo.size, stylizer.base.fingerprint, stylizer.size, refine)
 
         def make() -> Prepared:
             crops = stylizer.crops(photo, name=Path(path).name)
-            return Prepared(photo, crops, [stylizer.invert(crop.image) for crop in crops])
+            return Prepared(photo, crops, [stylizer.known(crop, stylizer.invert(crop.image)) for crop in crops])
 
         return self.photos.take(key, make)
 
@@ -146,10 +141,12 @@ class Studio:
         """Return the restyled photo in a view: photo and result, with inversion, face, or whole photo."""
         stylizer = self.stylizer(style, refine=refine)
         stylizer.style.prepare(wish.look)  # a look that cannot be drawn is told of before a photo is inverted
-        prepared = self.prepare(path, style, refine=refine)
-        items = []
-        for crop, face in zip(prepared.crops, prepared.faces, strict=True):
-            face = truncated(face, stylizer.base.w_avg, wish.truncation)
+        prepared, items = self.prepare(path, style, refine=refine), []
+        faces = [truncated(face, stylizer.base.w_avg, wish.truncation) for face in prepared.faces]
+        if wish.view == "whole photo" and stylizer.style.draws_pictures:
+            framed = [stylizer.framed(*each) for each in zip(prepared.crops, faces, strict=True)]
+            return to_pil(stylizer.draw_framed(image_tensor(prepared.photo).to(self.device), framed, look=wish.look))
+        for crop, face in zip(prepared.crops, faces, strict=True):
             drawn = stylizer.restyle(face, look=wish.look, landmarks=crop.places())
             items.append(stylizer.stylized(crop, face, drawn))
         if wish.view == "whole photo":
