@@ -144,7 +144,9 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
     With B_l the bands and G the low pass of part k, filled beyond its borders, E its mean squares and m its mean,
 
         B_l' = clamp(sqrt(E_l(drawing) / E_l(photo))) B_l,
-        G' = m(drawing) + own (m(photo) - m(pair's photo)) + slope (G - m(photo)) + placed.
+        G' = m(drawing) + own h(m(photo) - m(pair's photo)) + slope (G - m(photo)) + placed,
+
+    h being ``with_headroom``.
 
     Args:
         image: [1, 3, H, W] in [-1, 1], deformed already.
@@ -172,13 +174,29 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
             drawn.append(band * gain[None, :, None, None])
         mean = part_means(low, weight)[0]
         own = mean.new_tensor(OWN[k]) * (tone.slope[k] / SLOPE).clamp(max=1.0)
-        apart = own * (mean - tone.photo_mean[k])
+        apart = own * with_headroom(mean - tone.photo_mean[k], tone.mean[k], tone.photo_mean[k])
         moved = (tone.mean[k] + apart - tone.slope[k] * mean)[None, :, None, None]
         drawn_part = collapsed(drawn, tone.slope[k][None, :, None, None] * low + moved)
         made = made + parts[:, k:k + 1] * drawn_part
     if placed is not None:
         made = made + PLACED * enlarged(placed, image.shape[2:])
     return torch.lerp(image, from_opponent(made), strength)
+
+
+def with_headroom(apart: Tensor, mean: Tensor, photo_mean: Tensor) -> Tensor:
+    """Return how far a person's tone lies from the pair's photo, less where the drawing is nearer to white or black than that was.
+
+    A difference d of lightness becomes d min(1, room(drawing) / room(photo)), the room being that to white for d > 0, to black else:
+    light skin in a pale drawing, and dark skin in a dark one, keep their shading.
+
+    Args:
+        apart: d, [3] in opponent colours, of which only lightness is changed.
+        mean, photo_mean: of the drawing's part and the photo's, [3].
+    """
+    lighter = apart[0] > 0.0
+    rooms = [torch.where(lighter, 1.0 - tone[0], 1.0 + tone[0]) for tone in (mean, photo_mean)]
+    share = (rooms[0] / rooms[1].clamp_min(0.05)).clamp(0.0, 1.0)
+    return torch.cat([share * apart[:1], apart[1:]])
 
 
 def _is_absent(weight: Tensor) -> bool:

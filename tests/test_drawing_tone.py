@@ -9,7 +9,7 @@ import torch
 from drawn_styles import parts_of, photo_of, tone_of
 
 from drawing.pyramids import laplacian, opponent
-from drawing.tone import OWN, SLOPE, Tone, octaves, read_tone, toned
+from drawing.tone import OWN, SLOPE, Tone, octaves, read_tone, toned, with_headroom
 
 SIDE = 128
 
@@ -102,3 +102,12 @@ def test_mixtures_and_tensors_come_back():
     a, b = tone_of(1), tone_of(2)
     torch.testing.assert_close(Tone.mix([a, b], [0.5, 0.5]).mean, (a.mean + b.mean) / 2.0)
     assert all(torch.equal(one, getattr(Tone.of_tensors(a.tensors()), name)) for name, one in a.tensors().items())
+
+
+def test_what_sets_a_person_apart_leaves_room_for_shading():
+    """Half of the room to white is left in a drawing of 0.5 of a photo of 0: half of what is lighter, all of what is darker."""
+    pale, dark, photo = (torch.tensor([light, 0.1, 0.2]) for light in (0.5, -0.6, 0.0))
+    lighter, darker = torch.tensor([0.2, 0.3, -0.4]), torch.tensor([-0.2, 0.3, -0.4])
+    torch.testing.assert_close(with_headroom(lighter, pale, photo), torch.tensor([0.1, 0.3, -0.4]))
+    torch.testing.assert_close(with_headroom(darker, pale, photo), darker)
+    torch.testing.assert_close(with_headroom(darker, dark, photo), torch.tensor([-0.08, 0.3, -0.4]))
