@@ -121,7 +121,9 @@ def style_of_picture(picture: Image.Image, finder: Callable[[], FaceFinder], *, 
 
 def comparable(style: DrawnStyle) -> DrawnStyle:
     """Return a style whose tone has ``OCTAVES`` octaves, so that styles of larger and smaller pictures can be mixed."""
-    return replace(style, tone=replace(style.tone, energy=matched_octaves(style.tone.energy, OCTAVES)))
+    tone = style.tone
+    return replace(style, tone=replace(tone, energy=matched_octaves(tone.energy, OCTAVES),
+                                       sparsity=matched_octaves(tone.sparsity, OCTAVES, fall=1.0)))
 
 
 def mean_style(styles: Sequence[DrawnStyle]) -> DrawnStyle:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from drawing.pyramids import collapsed, enlarged, filled, from_opponent, halved, laplacian, opponent, resized
 
@@ -22,6 +23,12 @@ LEAST_GAIN = (0.25, 0.25, 0.05, 0.25)
 MOST_GAIN, MOST_COLOR_GAIN = 3.0, 1.5
 # Variance that counts as none: of a band, and of the low pass when slopes are told.
 FLAT, FLAT_LOW = 1e-6, 1e-2
+# Powers of a band's values that are tried for its sparsity, and a value that counts as none.
+POWERS, FAINT = (1.0, 1.25, 1.5, 1.75, 2.0), 1e-4
+# Cells of a side that sparsity is told on, and px of 512 at the borders of the drawing's parts that say nothing of them.
+CELLS, MARGIN = 128, 8
+# Least share of the frame that a part must have for its borders to be left out, and of the slope that a flat drawing leaves.
+LEAST_PART, LEAST_SPREAD = 1e-3, 0.1
 # Slopes of tone when nothing tells them, and how far they may be from it.
 SLOPE, SLOPES = 0.5, (0.2, 1.3)
 # How much of what sets a person apart from the pair's photo survives, by part (skin, hair, background, rest), for lightness and
@@ -41,14 +48,18 @@ class Tone:
         mean: of the drawing's parts, [K, 3].
         photo_mean: of the parts of the photo that it was drawn from, [K, 3].
         slope: how much of a difference of tone within a part the drawing keeps, [K, 3].
+        spread: deviation of the drawing's low pass within its parts, [K, 3].
         energy: mean squares of the drawing's bands by part, finest first, [L, K, 3].
+        sparsity: ``sparsity_of`` the drawing's bands by part for a power of 1, finest first, [L, K].
         placed: what the low pass of the drawing has in its places beside all that, [1, 3, h, w], in the drawing's frame.
     """
 
     mean: Tensor
     photo_mean: Tensor
     slope: Tensor
+    spread: Tensor
     energy: Tensor
+    sparsity: Tensor
     placed: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
@@ -65,8 +76,8 @@ class Tone:
         """
         made = cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
         parts = [len(made.mean), 3]
-        shapes = {"mean": parts, "photo_mean": parts, "slope": parts, "energy": [len(made.energy), *parts],
-                  "placed": [1, 3, *made.placed.shape[2:]]}
+        shapes = {"mean": parts, "photo_mean": parts, "slope": parts, "spread": parts,
+                  "energy": [len(made.energy), *parts], "sparsity": [len(made.energy), parts[0]], "placed": [1, 3, *made.placed.shape[2:]]}
         for name, shape in shapes.items():
             if list(getattr(made, name).shape) != shape:
                 raise ValueError(f"{name} is {list(getattr(made, name).shape)}, expected {shape}")
@@ -111,14 +122,17 @@ def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts:
         photo: in the drawing's shape, [1, 3, H, W], or None.
         photo_parts: of that.
     """
-    bands, low = laplacian(opponent(drawing), octaves(drawing.shape[3]))
+    colours, count = opponent(drawing), octaves(drawing.shape[3])
+    inner = within(parts)
+    mean, spread, energy, sparsity = (torch.stack(found) for found in zip(*(
+        _statistics(colours, inner[:, k:k + 1], count) for k in range(parts.shape[1])), strict=True))
+    told = {"spread": spread, "energy": energy.transpose(0, 1), "sparsity": sparsity.transpose(0, 1)}
+    _, low = laplacian(colours, count)
     weights = sharpened(resized(parts, tuple(low.shape[2:])))
-    mean = part_means(low, weights)
-    energy = torch.stack([part_means(band.square(), sharpened(resized(parts, tuple(band.shape[2:])))) for band in bands])
     slope, photo_mean = torch.full_like(mean, SLOPE), mean.new_tensor(PHOTO_MEANS)
     if photo is None:
         placed = (low - _by_part(mean, weights)) * SLOPE
-        return Tone(mean, photo_mean, slope, energy, placed)
+        return Tone(mean, photo_mean, slope, placed=placed, **told)
     _, before = laplacian(opponent(photo), octaves(photo.shape[3]))
     before_weights = sharpened(resized(photo_parts, tuple(before.shape[2:])))
     photo_mean, both = part_means(before, before_weights), weights * before_weights
@@ -129,7 +143,58 @@ def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts:
     said = mean[..., None, None] + slope[..., None, None] * (before - photo_mean[..., None, None])
     share = before_weights / before_weights.sum(dim=1, keepdim=True)
     said = (share[0][:, None] * said).sum(dim=0, keepdim=True)
-    return Tone(mean, photo_mean, slope, energy, (low - said) * both.sum(dim=1, keepdim=True))
+    return Tone(mean, photo_mean, slope, placed=(low - said) * both.sum(dim=1, keepdim=True), **told)
+
+
+def within(parts: Tensor) -> Tensor:
+    """Return weights [1, K, H, W] of parts without their borders, where drawing and parts may differ; thin parts keep theirs."""
+    size = 2 * round(MARGIN * parts.shape[3] / FRAME) + 1
+    inner = -F.max_pool2d(-sharpened(parts), size, stride=1, padding=size // 2)
+    return torch.where(inner.mean(dim=(2, 3), keepdim=True) > LEAST_PART, inner, sharpened(parts))
+
+
+def _statistics(colours: Tensor, weight: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mean [3], spread [3], energy [L, 3] and sparsity [L] of one part, weight [1, 1, H, W], filled to the frame."""
+    bands, low = laplacian(filled(colours, weight), count)
+    energy, sparsity = [], []
+    for band in bands:
+        energy.append(part_means(band.square(), weight)[0])
+        sparsity.append(sparsity_of(band, weight)[0])
+        weight = halved(weight)
+    mean = part_means(low, weight)[0]
+    return mean, deviation(low, mean, weight), torch.stack(energy), torch.stack(sparsity)
+
+
+def deviation(low: Tensor, mean: Tensor, weight: Tensor) -> Tensor:
+    """Return the deviation [3] of a low pass [1, 3, h, w] from its mean [3] in a part, weight [1, 1, h, w]."""
+    return part_means((low - mean[None, :, None, None]).square(), weight)[0].sqrt()
+
+
+def sparsity_of(band: Tensor, weight: Tensor) -> Tensor:
+    """Return (E|b|^p)^2 / E|b|^2p for each p of ``POWERS``, [P], of a band's lightness b in a part.
+
+    2 / pi for p = 1 and normal values; less where few lines stand on flat grounds, as in cartoons.
+
+    Args:
+        band: [1, 3, h, w].
+        weight: [1, 1, h, w].
+    """
+    step = max(1, band.shape[3] // CELLS)
+    size = band[:, :1, ::step, ::step].abs() + FAINT
+    weight = weight[:, :, ::step, ::step]
+    mass = weight.sum().clamp_min(FAINT)
+    return torch.stack([(size**p * weight).sum().square() / ((size**(2.0 * p) * weight).sum() * mass) for p in POWERS])
+
+
+def sparser(band: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
+    """Return a band [1, 3, h, w] with its values raised to the power, at least 1, at which it is as sparse as ``wanted`` []: what
+    is faint fades, what is strong stands out, and the energy stays."""
+    found = sparsity_of(band, weight)
+    shares = ((found[:-1] - wanted) / (found[:-1] - found[1:]).clamp_min(1e-6)).clamp(0.0, 1.0)
+    power = (shares * band.new_tensor(POWERS).diff()).sum()
+    made = band * (band[:, :1].abs() + FAINT)**power
+    before, after = (part_means(values[:, :1].square(), weight)[0, 0] for values in (band, made))
+    return made * ((before + FAINT**2) / (after + FAINT**4)).sqrt()
 
 
 def _by_part(mean: Tensor, weights: Tensor) -> Tensor:
@@ -143,10 +208,10 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
 
     With B_l the bands and G the low pass of part k, filled beyond its borders, E its mean squares and m its mean,
 
-        B_l' = clamp(sqrt(E_l(drawing) / E_l(photo))) B_l,
-        G' = m(drawing) + own h(m(photo) - m(pair's photo)) + slope (G - m(photo)) + placed,
+        B_l' = clamp(sqrt(E_l(drawing) / E_l(photo))) s(B_l),
+        G' = m(drawing) + own h(m(photo) - m(pair's photo)) + min(slope, spread / deviation(G)) (G - m(photo)) + placed,
 
-    h being ``with_headroom``.
+    s being ``sparser`` and h ``with_headroom``.
 
     Args:
         image: [1, 3, H, W] in [-1, 1], deformed already.
@@ -157,7 +222,7 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
         strength: 0 leaves the photo, 1 is the drawing's tone.
     """
     count = octaves(frame)
-    energy = matched_octaves(tone.energy, count)
+    energy, sparsity = matched_octaves(tone.energy, count), matched_octaves(tone.sparsity, count, fall=1.0)
     colours, made = opponent(image), 0.0
     for k in range(parts.shape[1]):
         weight = sharpened(parts[:, k:k + 1])
@@ -166,17 +231,20 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
             continue
         bands, low = laplacian(filled(colours, weight), count)
         drawn = []
-        for band, wanted in zip(bands, energy[:, k], strict=True):
+        for band, wanted, sparse in zip(bands, energy[:, k], sparsity[:, k], strict=True):
+            band = sparser(band, weight, sparse)
             found = part_means(band.square(), weight)[0]
             weight = halved(weight)
             gain = ((wanted + FLAT) / (found + FLAT)).sqrt().clamp(LEAST_GAIN[k], MOST_GAIN)
             gain = torch.cat([gain[:1], gain[1:].clamp(max=MOST_COLOR_GAIN)])
             drawn.append(band * gain[None, :, None, None])
         mean = part_means(low, weight)[0]
+        flatter = (tone.spread[k] + FAINT) / (tone.slope[k] * deviation(low, mean, weight) + FAINT)
+        slope = tone.slope[k] * flatter.clamp(LEAST_SPREAD, 1.0)
         own = mean.new_tensor(OWN[k]) * (tone.slope[k] / SLOPE).clamp(max=1.0)
         apart = own * with_headroom(mean - tone.photo_mean[k], tone.mean[k], tone.photo_mean[k])
-        moved = (tone.mean[k] + apart - tone.slope[k] * mean)[None, :, None, None]
-        drawn_part = collapsed(drawn, tone.slope[k][None, :, None, None] * low + moved)
+        moved = (tone.mean[k] + apart - slope * mean)[None, :, None, None]
+        drawn_part = collapsed(drawn, slope[None, :, None, None] * low + moved)
         made = made + parts[:, k:k + 1] * drawn_part
     if placed is not None:
         made = made + PLACED * enlarged(placed, image.shape[2:])
@@ -205,10 +273,10 @@ def _is_absent(weight: Tensor) -> bool:
     return not traced and float(weight.mean()) < 1e-4
 
 
-def matched_octaves(energy: Tensor, count: int) -> Tensor:
-    """Return energies of ``count`` octaves, aligned at the coarsest: finer ones than the drawing has go on as its finest falls."""
-    have = len(energy)
+def matched_octaves(values: Tensor, count: int, *, fall: float = 0.5) -> Tensor:
+    """Return values [L, ...] of ``count`` octaves, aligned at the coarsest; finer ones than the drawing has fall from its finest,
+    each to the share ``fall`` of the last."""
+    have = len(values)
     if count <= have:
-        return energy[have - count:]
-    finest = energy[:1]
-    return torch.cat([finest * 0.5 ** (count - have - i) for i in range(count - have)] + [energy])
+        return values[have - count:]
+    return torch.cat([values[:1] * fall**(count - have - i) for i in range(count - have)] + [values])

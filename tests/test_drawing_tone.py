@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,19 @@ import torch
 from drawn_styles import parts_of, photo_of, tone_of
 
 from drawing.pyramids import laplacian, opponent
-from drawing.tone import OWN, SLOPE, Tone, octaves, read_tone, toned, with_headroom
+from drawing.tone import (
+    LEAST_SPREAD,
+    OWN,
+    SLOPE,
+    Tone,
+    octaves,
+    read_tone,
+    sparser,
+    sparsity_of,
+    toned,
+    with_headroom,
+    within,
+)
 
 SIDE = 128
 
@@ -111,3 +124,43 @@ def test_what_sets_a_person_apart_leaves_room_for_shading():
     torch.testing.assert_close(with_headroom(lighter, pale, photo), torch.tensor([0.1, 0.3, -0.4]))
     torch.testing.assert_close(with_headroom(darker, pale, photo), darker)
     torch.testing.assert_close(with_headroom(darker, dark, photo), torch.tensor([-0.08, 0.3, -0.4]))
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def test_sparsity_is_two_over_pi_for_normal_values_and_the_share_of_lines_on_flat_grounds():
+    weight = torch.ones(1, 1, SIDE, SIDE)
+    assert float(sparsity_of(noise(1, 3, SIDE, SIDE), weight)[0]) == pytest.approx(2.0 / math.pi, abs=0.02)
+    lines = torch.zeros(1, 3, SIDE, SIDE)
+    lines[..., ::8] = 0.5
+    assert float(sparsity_of(lines, weight)[0]) == pytest.approx(1.0 / 8.0, abs=0.01)
+
+
+def test_a_band_becomes_as_sparse_as_asked_keeps_its_energy_and_is_never_blurred():
+    band, weight = 0.2 * noise(1, 3, SIDE, SIDE), torch.ones(1, 1, SIDE, SIDE)
+    made = sparser(band, weight, torch.tensor(0.4))
+    assert float(sparsity_of(made, weight)[0]) == pytest.approx(0.4, abs=0.02)
+    torch.testing.assert_close(made[:, :1].square().mean(), band[:, :1].square().mean())
+    assert torch.equal(made.sign(), band.sign())
+    torch.testing.assert_close(sparser(band, weight, torch.tensor(0.9)), band)
+
+
+def test_the_borders_of_parts_say_nothing_but_thin_parts_do():
+    parts = split_parts()
+    inner = within(parts)
+    assert (inner[:, 0, :, 62:] == 0.0).all() and (inner[:, 0, :, :60] == 1.0).all()
+    thin = torch.zeros(1, 4, SIDE, SIDE)
+    thin[:, 1, :, 40:42] = 1.0
+    thin[:, 0] = 1.0 - thin[:, 1]
+    assert torch.equal(within(thin)[:, 1], thin[:, 1])
+
+
+def test_a_flat_background_stays_flat_whatever_the_photo_shows():
+    parts, flat = split_parts(), photo_of(SIDE)
+    flat[..., 64:] = 0.8
+    photo = photo_of(SIDE)
+    photo[..., 64:] = torch.where(torch.arange(SIDE)[:, None] < 64, -0.7, 0.7)
+    made = opponent(toned(photo, parts, read_tone(flat, parts, None, None), frame=SIDE))[0, 0, :, 80:]
+    assert float(made[90:].mean() - made[:40].mean()) == pytest.approx(1.4 * SLOPE * LEAST_SPREAD, abs=0.03)
