@@ -35,7 +35,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
     parser.add_argument("--force", action="store_true", help="do pictures again that are done")
-    parser.add_argument("--output", type=Path, default=Path("outputs/any_style"), help="output folder")
+    parser.add_argument("--output", "--outdir", dest="output", type=Path, default=Path("outputs/any_style"),
+                        help="output folder")
     cli.add_common(parser, outdir=False)
     return parser.parse_args(argv)
 

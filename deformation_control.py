@@ -45,7 +45,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--animate", choices=("gif", "mp4"), default=None, help="also write an animation per strip")
     parser.add_argument("--frames", type=cli.positive_int, default=24, help="frames from alpha0 to alpha1")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
-    parser.add_argument("--output", type=Path, default=Path("outputs/control"), help="output folder")
+    parser.add_argument("--output", "--outdir", dest="output", type=Path, default=Path("outputs/control"),
+                        help="output folder")
     add_file_options(parser)
     add_switches(parser)
     cli.add_common(parser, outdir=False, seed=2334)

@@ -23,7 +23,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="face_align.py", description=__doc__)
     parser.add_argument("--path", type=Path, default=Path("data/test_inputs"), help="photo, clip, or folder of both")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too, mirrored in the output")
-    parser.add_argument("--output", type=Path, default=Path("outputs/aligned"), help="output folder")
+    parser.add_argument("--output", "--outdir", dest="output", type=Path, default=Path("outputs/aligned"),
+                        help="output folder")
     parser.add_argument("--size", type=cli.image_side, default=1024, help="side of the result in px")
     parser.add_argument("--faces", choices=("largest", "all"), default="largest", help="which faces of a photo or frame")
     cli.add_finder(parser)

@@ -40,7 +40,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--graphs", action="store_true",
                         help="run the style as a CUDA graph, which pays for many batches on a GPU")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
-    parser.add_argument("--output", type=Path, default=Path("outputs/generate"), help="output folder")
+    parser.add_argument("--output", "--outdir", dest="output", type=Path, default=Path("outputs/generate"),
+                        help="output folder")
     cli.add_common(parser, outdir=False, seed=2023)
     args = parser.parse_args(argv)
     ways = [name for name in ("mix_grid", "mix_seeds", "latents") if getattr(args, name) is not None]

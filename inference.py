@@ -52,7 +52,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="clips: the whole frame with its restyled faces, or the restyled face alone")
     parser.add_argument("--jobs", type=cli.positive_int, default=1, help="processes that work on a folder")
     parser.add_argument("--force", action="store_true", help="do photos again that are done")
-    parser.add_argument("--output", type=Path, default=Path("outputs/inference"), help="output folder")
+    parser.add_argument("--output", "--outdir", dest="output", type=Path, default=Path("outputs/inference"),
+                        help="output folder")
     parser.add_argument("--save_latents", action="store_true",
                         help="also write each face's latents, NAME_latents.npz, from which --latents draws it again")
     parser.add_argument("--latents", type=Path, nargs="+", default=None, metavar="FILE",

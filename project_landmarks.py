@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     else:
         parser.add_argument("--style", default=None, help="also draw the result with this style")
     cli.add_common(parser, outdir=False, seed=303)
-    parser.add_argument("--outdir", type=Path, default=Path("outputs/project_landmarks"), help="output folder")
+    parser.add_argument("--outdir", "--output", dest="outdir", type=Path, default=Path("outputs/project_landmarks"), help="output folder")
     args = parser.parse_args(words)
     if args.target_landmarks_folder is not None:
         args.target_landmarks = str(args.target_landmarks_folder)

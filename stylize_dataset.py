@@ -18,7 +18,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--input", type=Path, default=Path("data/test_inputs"),
                         help="folder (with subfolders), text file with one path per line, or parquet file")
     parser.add_argument("--column", default="path", help="column of the paths in a parquet file")
-    parser.add_argument("--output", type=Path, default=Path("outputs/dataset"), help="output folder")
+    parser.add_argument("--output", "--outdir", dest="output", type=Path, default=Path("outputs/dataset"),
+                        help="output folder")
     parser.add_argument("--report", type=Path, default=None, help=".csv or .parquet file; default OUTPUT/report.csv")
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
                         help="how photos become latents, as in inference.py")

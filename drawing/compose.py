@@ -67,15 +67,16 @@ def draw_aligned(image: Tensor, context: FaceContext, style: DrawnStyle, strengt
 
 
 def maps_of(points: Tensor, style: DrawnStyle, strengths: Strengths, *, grids: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-    """Return the sampling grid [1, GRID, GRID, 2] of a face's warp, and the drawing's placed tones at the face's places,
-    [1, 3, PLACES, PLACES].
+    """Return the sampling grid [1, GRID, GRID, 2] of a face's warp, and the placed tones of the drawing's K parts at the face's
+    places, [1, 3 K, PLACES, PLACES].
 
     Args:
         points: of the face, [1, K, 2] as fractions of the frame's side.
         style, strengths, grids: see ``draw_aligned``.
     """
     wanted = goals(points, style.source, style.moved, strengths.alpha)
-    return warp_grid(grids, points, wanted), sampled(style.tone.placed, warp_grid((), style.shape, wanted, size=PLACES))
+    tones = style.tone.placed.flatten(0, 1)[None]  # [1, 3 K, h, w]
+    return warp_grid(grids, points, wanted), sampled(tones, warp_grid((), style.shape, wanted, size=PLACES))
 
 
 def draw_mapped(image: Tensor, parts: Tensor, grid: Tensor, placed: Tensor, style: DrawnStyle, strengths: Strengths) -> Tensor:
@@ -108,7 +109,7 @@ def draw_picture(image: Tensor, parts: Tensor, faces: Sequence[PlacedFace], styl
     height, width = image.shape[2:]
     small = (max(1, -(-height // CELL)), max(1, -(-width // CELL)))
     shift = image.new_zeros(1, 2, *small)
-    placed, weight = image.new_zeros(1, 3, *small), image.new_zeros(1, 1, *small)
+    placed, weight = image.new_zeros(1, 3 * parts.shape[1], *small), image.new_zeros(1, 1, *small)
     for face, how in zip(faces, strengths, strict=True):
         grid, tones = maps_of(face.points, style, how, grids=face.grids)
         rest = pixel_lattice(GRID, mode="exact").reshape(1, GRID, GRID, 2).to(grid)

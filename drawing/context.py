@@ -12,7 +12,6 @@ from data.images import to_pil
 from drawing.warp import with_rings
 from faces.mesh import landmarks_of, read_mesh
 from faces.parts import face_parts
-from models.sampling_grids import pixel_lattice
 
 # Where the face lies in an aligned frame: the middle of its mesh and the side of the square around it, as shares of the side.
 CENTRE, SIDE = (0.5, 0.57), 0.9
@@ -74,8 +73,3 @@ def read_context(image: Tensor, mesh: Tensor | None = None) -> FaceContext:
     mesh = aligned_mesh(image)[0] if mesh is None else mesh
     parts = face_parts(image, [mesh[0].cpu().numpy() * image.shape[3]])
     return FaceContext(mesh, parts.to(image))
-
-
-def identity_grid(size: int) -> Tensor:
-    """Return the sampling grid [1, size, size, 2] that moves nothing."""
-    return pixel_lattice(size, mode="exact").reshape(1, size, size, 2)

@@ -19,7 +19,7 @@ from drawing.pyramids import collapsed, enlarged, filled, from_opponent, halved,
 # Octaves of detail on a frame of FRAME px; below is the low pass that colours and light are told by.
 OCTAVES, FRAME = 5, 512
 # How far contrast of a band may be lowered, by part (skin, hair, background, rest), and raised, lightness and colours.
-LEAST_GAIN = (0.25, 0.25, 0.05, 0.25)
+LEAST_GAIN = (0.25, 0.25, 0.1, 0.25)
 MOST_GAIN, MOST_COLOR_GAIN = 3.0, 1.5
 # Variance that counts as none: of a band, and of the low pass when slopes are told.
 FLAT, FLAT_LOW = 1e-6, 1e-2
@@ -28,12 +28,12 @@ POWERS, FAINT = (1.0, 1.25, 1.5, 1.75, 2.0), 1e-4
 # Cells of a side that sparsity is told on, and px of 512 at the borders of the drawing's parts that say nothing of them.
 CELLS, MARGIN = 128, 8
 # Least share of the frame that a part must have for its borders to be left out, and of the slope that a flat drawing leaves.
-LEAST_PART, LEAST_SPREAD = 1e-3, 0.1
+LEAST_PART, LEAST_SPREAD = 1e-3, 0.2
 # Slopes of tone when nothing tells them, and how far they may be from it.
 SLOPE, SLOPES = 0.5, (0.2, 1.3)
 # How much of what sets a person apart from the pair's photo survives, by part (skin, hair, background, rest), for lightness and
 # the two colours: the rest is as the drawing has it. Dark skin stays dark, as far as the drawing followed its photo's light.
-OWN = ((0.85, 0.5, 0.5), (0.5, 0.25, 0.25), (0.08, 0.05, 0.05), (0.3, 0.2, 0.2))
+OWN = ((0.85, 0.5, 0.5), (0.5, 0.25, 0.25), (0.08, 0.05, 0.05), (0.4, 0.35, 0.35))
 # Means of photos by part in opponent colours, medians of 60 of FFHQ: what a drawing without a photo is held against.
 PHOTO_MEANS = ((0.009, 0.231, -0.055), (-0.464, 0.069, -0.015), (-0.019, 0.035, 0.004), (-0.410, 0.045, -0.015))
 # Of tones that the drawing has in some places only, such as red cheeks, how much goes over.
@@ -51,7 +51,7 @@ class Tone:
         spread: deviation of the drawing's low pass within its parts, [K, 3].
         energy: mean squares of the drawing's bands by part, finest first, [L, K, 3].
         sparsity: ``sparsity_of`` the drawing's bands by part for a power of 1, finest first, [L, K].
-        placed: what the low pass of the drawing has in its places beside all that, [1, 3, h, w], in the drawing's frame.
+        placed: what the low pass of the drawing's parts has in its places beside all that, [K, 3, h, w], in the drawing's frame.
     """
 
     mean: Tensor
@@ -77,7 +77,7 @@ class Tone:
         made = cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
         parts = [len(made.mean), 3]
         shapes = {"mean": parts, "photo_mean": parts, "slope": parts, "spread": parts,
-                  "energy": [len(made.energy), *parts], "sparsity": [len(made.energy), parts[0]], "placed": [1, 3, *made.placed.shape[2:]]}
+                  "energy": [len(made.energy), *parts], "sparsity": [len(made.energy), parts[0]], "placed": [*parts, *made.placed.shape[2:]]}
         for name, shape in shapes.items():
             if list(getattr(made, name).shape) != shape:
                 raise ValueError(f"{name} is {list(getattr(made, name).shape)}, expected {shape}")
@@ -131,7 +131,7 @@ def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts:
     weights = sharpened(resized(parts, tuple(low.shape[2:])))
     slope, photo_mean = torch.full_like(mean, SLOPE), mean.new_tensor(PHOTO_MEANS)
     if photo is None:
-        placed = (low - _by_part(mean, weights)) * SLOPE
+        placed = (low - mean[..., None, None]) * weights[0][:, None] * SLOPE  # [K, 3, h, w]
         return Tone(mean, photo_mean, slope, placed=placed, **told)
     _, before = laplacian(opponent(photo), octaves(photo.shape[3]))
     before_weights = sharpened(resized(photo_parts, tuple(before.shape[2:])))
@@ -141,9 +141,7 @@ def read_tone(drawing: Tensor, parts: Tensor, photo: Tensor | None, photo_parts:
     trust = FLAT_LOW * mass.sum(dim=(2, 3)) + 1e-3
     slope = (((mass * x * y).sum(dim=(2, 3)) + SLOPE * trust) / ((mass * x * x).sum(dim=(2, 3)) + trust)).clamp(*SLOPES)
     said = mean[..., None, None] + slope[..., None, None] * (before - photo_mean[..., None, None])
-    share = before_weights / before_weights.sum(dim=1, keepdim=True)
-    said = (share[0][:, None] * said).sum(dim=0, keepdim=True)
-    return Tone(mean, photo_mean, slope, placed=(low - said) * both.sum(dim=1, keepdim=True), **told)
+    return Tone(mean, photo_mean, slope, placed=(low - said) * mass, **told)
 
 
 def within(parts: Tensor) -> Tensor:
@@ -197,11 +195,6 @@ def sparser(band: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
     return made * ((before + FAINT**2) / (after + FAINT**4)).sqrt()
 
 
-def _by_part(mean: Tensor, weights: Tensor) -> Tensor:
-    """Return the picture [1, 3, h, w] in which every part has its mean."""
-    return torch.einsum("kc,nkhw->nchw", mean, weights / weights.sum(dim=1, keepdim=True))
-
-
 def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Tensor | None = None,
           strength: float = 1.0) -> Tensor:
     """Return a photo in the tones of a drawing.
@@ -218,7 +211,7 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
         parts: of it, [1, K, H, W].
         tone: of the drawing.
         frame: side in px of the face's frame, which says how large its detail is.
-        placed: ``tone.placed`` at the places of the image, [1, 3, h, w] of any size; None leaves it out.
+        placed: ``tone.placed`` at the places of the image, [1, 3 K, h, w] of any size; None leaves it out.
         strength: 0 leaves the photo, 1 is the drawing's tone.
     """
     count = octaves(frame)
@@ -245,9 +238,9 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
         apart = own * with_headroom(mean - tone.photo_mean[k], tone.mean[k], tone.photo_mean[k])
         moved = (tone.mean[k] + apart - slope * mean)[None, :, None, None]
         drawn_part = collapsed(drawn, slope[None, :, None, None] * low + moved)
+        if placed is not None:
+            drawn_part = drawn_part + PLACED * enlarged(placed[:, 3 * k:3 * k + 3], image.shape[2:])
         made = made + parts[:, k:k + 1] * drawn_part
-    if placed is not None:
-        made = made + PLACED * enlarged(placed, image.shape[2:])
     return torch.lerp(image, from_opponent(made), strength)
 
 

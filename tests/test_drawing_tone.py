@@ -105,7 +105,7 @@ def test_the_slope_is_that_of_the_pair():
 def test_any_size_any_frame_and_parts_that_are_not_there():
     photo, tone = photo_of(SIDE)[..., :101], tone_of()
     for frame in (40.0, 300.0, 1400.0):  # the last has finer octaves than the drawing
-        made = toned(photo, parts_of(SIDE)[..., :101], tone, frame=frame, placed=tone.placed)
+        made = toned(photo, parts_of(SIDE)[..., :101], tone, frame=frame, placed=tone.placed.flatten(0, 1)[None])
         assert made.shape == photo.shape and torch.isfinite(made).all()
     made = toned(photo, skin_alone()[..., :101], tone, frame=SIDE)
     assert torch.isfinite(made).all()

@@ -11,11 +11,11 @@ from torch import Tensor
 from checkpoints.builders import Base
 from checkpoints.features import load_squeezenet
 from drawing.compose import Strengths, maps_of, normalised
-from drawing.context import FaceContext, identity_grid, read_context
+from drawing.context import FaceContext, read_context
 from drawing.reading import in_frame_of, mean_mesh, mean_style, mesh_of, style_of_drawing
 from drawing.style import DrawnStyle, enlarged_picture
 from drawing.tone import read_tone, toned
-from drawing.warp import sampled, warped, with_rings
+from drawing.warp import warped, with_rings
 from faces.mesh import landmarks_of
 from models.sampling_grids import moved_places
 from training.registration import register
@@ -53,7 +53,7 @@ class Example:
         tone = self.style.tone
         if self.is_alone:  # what stands for its photo has the drawing's own means
             tone = replace(tone, photo_mean=tone.mean)
-        made = toned(self.photo, self.parts, tone, frame=self.photo.shape[3], placed=sampled(tone.placed, identity_grid(32)))
+        made = toned(self.photo, self.parts, tone, frame=self.photo.shape[3], placed=tone.placed.flatten(0, 1)[None])
         return Lesson(made.clamp(-1.0, 1.0), self.parts, self.drawing)
 
 
@@ -69,7 +69,8 @@ def example_of_pair(source: Tensor, target: Tensor, *, names: tuple[str, str] = 
     after = moved_places(before, grid, steps=12)
     photo, own = warped(source, grid), read_context(source, meshes[0])
     parts = normalised(warped(own.parts, grid))
-    style = DrawnStyle.of_points(before, after, read_tone(target, parts, photo, parts))
+    agreed = parts * read_context(target, meshes[1]).parts  # what photo and drawing both say
+    style = DrawnStyle.of_points(before, after, read_tone(target, agreed, photo, agreed))
     places = torch.from_numpy(landmarks_of(meshes[0][0].numpy()))[None].float()
     return Example(target, photo, parts, style, torch.cat([places, moved_places(places, grid, steps=12)]))
 
