@@ -27,7 +27,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--target", type=Path, default=PAIR / "target_sample.png", help="drawn face of the pair")
     parser.add_argument("--num_iter", type=cli.positive_int, default=PROFILES["starter"]["iterations"],
                         help="training steps of the transformers")
-    parser.add_argument("--stroke_steps", type=cli.non_negative_int, default=160, help="training steps of the strokes")
     parser.add_argument("--photo", type=Path, default=None, help="photo to draw; default is scikit-image's astronaut")
     cli.add_common(parser)
     return parser.parse_args(argv)
@@ -105,8 +104,7 @@ def run(args: Namespace) -> int:
     seconds = {}
     seconds["training"] = call("train.py", [
         "--style", STYLE, "--source", str(pair[0]), "--target", str(pair[1]), "--num_iter", str(args.num_iter),
-        "--stroke_steps", str(args.stroke_steps), "--outdir", str(outdir / "training"), "--seed", str(args.seed), *machine],
-        train.main)
+        "--outdir", str(outdir / "training"), "--seed", str(args.seed), *machine], train.main)
     for alpha in ("0", "1"):
         seconds[f"drawing a photo, alpha {alpha}"] = call("inference.py", [
             "--style", STYLE, "--input_image", str(photo), "--alpha", alpha, "--cache", str(outdir / "inference/latents"),
@@ -126,8 +124,7 @@ def run(args: Namespace) -> int:
         figure(outdir, "The pair", "One real face and the same face as drawn: larger eyes, narrower jaw, wider mouth.", pair),
         figure(outdir, "Training of the deformation", "Base faces above, deformed ones below at alpha 0, 0.5, 1; then the terms.",
                last_sheet(outdir / "training")),
-        figure(outdir, "Training of the strokes", "The drawing; toned faces; the same with strokes; then the terms.",
-               last_sheet(outdir / "training" / "strokes")),
+        figure(outdir, "The style", "The drawing; random faces above, and drawn after it below.", [outdir / "training" / "drawn.png"]),
         figure(outdir, "A photo", "Drawn at alpha 0 and at alpha 1.", sorted((outdir / "inference").glob("alpha*/*_*.[pj]*g"))),
         figure(outdir, "Ready styles", f"The same photo in styles that come with the project: {', '.join(READY)}.",
                [path for style in READY for path in sorted((outdir / "inference" / style).glob("*_*.[pj]*g"))]),

@@ -91,6 +91,8 @@ def in_common(folder: Path, names: Sequence[str], *, align: bool, device: Any) -
 
     Of many images an even selection is read. Images without a face are left out, with a line each; None where all are.
     """
+    from dataclasses import replace
+
     from data.images import list_images, read_image, to_tensor
     from drawing.reading import mean_style, style_of_portrait
     from drawing.style import FRAME
@@ -109,7 +111,7 @@ def in_common(folder: Path, names: Sequence[str], *, align: bool, device: Any) -
     if not found:
         cli.report(f"{folder}: no image shows a face, so the style draws photos by its networks; use --align, or aligned faces")
         return None
-    return mean_style(found)
+    return replace(mean_style(found), strokes=())  # which would hold an image
 
 
 def draw_anew(args: Namespace, output: Path) -> None:

@@ -26,8 +26,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--target", nargs="+", default=None,
                         help=f"the same face in the style, likewise; {SAMPLE[0]} and {SAMPLE[1]} where neither is given")
     parser.add_argument("--drawing", choices=("auto", "true", "false"), default="auto",
-                        help="learn tone and strokes, with which photos themselves are drawn; auto does with the starter's profile")
-    parser.add_argument("--stroke_steps", type=cli.non_negative_int, default=160, help="training steps of the strokes")
+                        help="take tone and strokes from the drawing, with which photos themselves are drawn; auto does "
+                             "with the starter's profile")
     parser.add_argument("--style_ref", default=None, help="real image of the adversarial term; the target where not given")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="find and align the faces of the pair first")

@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from drawing.context import FaceContext
 from drawing.pyramids import enlarged
+from drawing.strokes import feature_map
 from drawing.style import DrawnStyle
 from drawing.tone import toned
 from drawing.warp import GRID, fading, goals, sampled, warp_grid, warped
 from models.sampling_grids import pixel_lattice
 
-# Side in px of the cells in which displacements of a whole picture are told, and the side of maps of placed tones.
-CELL, PLACES = 8, 32
+# Side in px of the cells in which displacements of a whole picture are told, and the side of maps of what the drawing has where.
+CELL, PLACES = 8, 64
 
 
 @dataclass(frozen=True)
@@ -67,23 +68,33 @@ def draw_aligned(image: Tensor, context: FaceContext, style: DrawnStyle, strengt
 
 
 def maps_of(points: Tensor, style: DrawnStyle, strengths: Strengths, *, grids: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-    """Return the sampling grid [1, GRID, GRID, 2] of a face's warp, and the placed tones of the drawing's K parts at the face's
-    places, [1, 3 K, PLACES, PLACES].
+    """Return the sampling grid [1, GRID, GRID, 2] of a face's warp, and what its places are in the drawing.
+
+    The latter is [1, 3 K + 3, PLACES, PLACES]: the placed tones of the drawing's K parts, where in the drawing's frame the place
+    is, x and y in -1..1, and how far it is an eye, brow, nostril or lip of the face.
 
     Args:
         points: of the face, [1, K, 2] as fractions of the frame's side.
         style, strengths, grids: see ``draw_aligned``.
     """
     wanted = goals(points, style.source, style.moved, strengths.alpha)
-    tones = style.tone.placed.flatten(0, 1)[None]  # [1, 3 K, h, w]
-    return warp_grid(grids, points, wanted), sampled(tones, warp_grid((), style.shape, wanted, size=PLACES))
+    there = warp_grid((), style.shape, wanted, size=PLACES)
+    tones = sampled(style.tone.placed.flatten(0, 1)[None], there)  # [1, 3 K, PLACES, PLACES]
+    return warp_grid(grids, points, wanted), torch.cat(
+        [tones, there.permute(0, 3, 1, 2), feature_map(wanted, PLACES).to(tones)], dim=1)
 
 
 def draw_mapped(image: Tensor, parts: Tensor, grid: Tensor, placed: Tensor, style: DrawnStyle, strengths: Strengths) -> Tensor:
     """Return an aligned face [1, 3, S, S] drawn by its ``maps_of``, its parts being [1, K, S, S]."""
     moved, parts = warped(image, grid), normalised(warped(parts, grid))
-    made = toned(moved, parts, style.tone, frame=image.shape[3], placed=placed, strength=strengths.tone)
-    return style.draw(made, parts, strength=strengths.strokes).clamp(-1.0, 1.0)
+    return _drawn(moved, parts, placed, style, strengths, frame=image.shape[3])
+
+
+def _drawn(image: Tensor, parts: Tensor, placed: Tensor, style: DrawnStyle, strengths: Strengths, *, frame: float) -> Tensor:
+    """Return a deformed picture with tone and strokes; ``placed`` as of ``maps_of``, frame: side of the face's in px."""
+    tones, told = placed.split([placed.shape[1] - 3, 3], dim=1)
+    made = toned(image, parts, style.tone, frame=frame, placed=tones, strength=strengths.tone)
+    return style.draw(made, parts, told, frame=frame, strength=strengths.strokes).clamp(-1.0, 1.0)
 
 
 @torch.no_grad()
@@ -109,23 +120,22 @@ def draw_picture(image: Tensor, parts: Tensor, faces: Sequence[PlacedFace], styl
     height, width = image.shape[2:]
     small = (max(1, -(-height // CELL)), max(1, -(-width // CELL)))
     shift = image.new_zeros(1, 2, *small)
-    placed, weight = image.new_zeros(1, 3 * parts.shape[1], *small), image.new_zeros(1, 1, *small)
+    placed, weight = image.new_zeros(1, 3 * parts.shape[1] + 3, *small), image.new_zeros(1, 1, *small)
     for face, how in zip(faces, strengths, strict=True):
-        grid, tones = maps_of(face.points, style, how, grids=face.grids)
+        grid, own = maps_of(face.points, style, how, grids=face.grids)
         rest = pixel_lattice(GRID, mode="exact").reshape(1, GRID, GRID, 2).to(grid)
         there, window = frame_lookup(face.corners.to(image), small, (height, width))
         offsets = look_up((grid - rest).permute(0, 3, 1, 2), there)  # in units of half the frame's side
         across, down = (face.corners[1] - face.corners[0]) / 2.0, (face.corners[2] - face.corners[0]) / 2.0
         turn = torch.stack([across, down], dim=1).to(image)  # [2, 2]
         shift += window * torch.einsum("ij,njhw->nihw", turn, offsets)
-        placed += window * look_up(tones, there)
+        placed += window * look_up(own, there)
         weight += window
     crowded = weight.clamp_min(1.0)
     reading = reading_grid(shift / crowded, (height, width))
     moved, parts = sampled(image, reading), normalised(sampled(parts, reading))
     frame = float(max((face.corners[1] - face.corners[0]).norm() for face in faces))
-    made = toned(moved, parts, style.tone, frame=frame, placed=placed / crowded, strength=strengths[0].tone)
-    made = style.draw(made, parts, strength=strengths[0].strokes).clamp(-1.0, 1.0)
+    made = _drawn(moved, parts, placed / crowded, style, strengths[0], frame=frame)
     return made if inside is None else torch.lerp(moved, made, inside)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from data.images import to_tensor
 from drawing.context import FaceContext, aligned_mesh, landmarks_in, read_context
 from drawing.pyramids import resized
+from drawing.strokes import CELL, Strokes
 from drawing.style import FRAME, DrawnStyle
 from drawing.tone import OCTAVES, matched_octaves, read_tone
 from drawing.warp import with_rings
@@ -68,7 +69,8 @@ def style_of_drawing(image: Tensor, context: FaceContext) -> DrawnStyle:
     """
     mean = mean_mesh().to(image)
     after = with_rings(in_frame_of(context.mesh[..., :2], mean))
-    return DrawnStyle.of_points(with_rings(mean), after, read_tone(image, context.parts, None, None))
+    style = DrawnStyle.of_points(with_rings(mean), after, read_tone(image, context.parts, None, None))
+    return style.with_strokes(image, context.parts)
 
 
 def style_of_portrait(image: Tensor, *, side: int = FRAME) -> DrawnStyle | None:
@@ -95,7 +97,9 @@ def style_without_face(image: Tensor) -> DrawnStyle:
     even = image.new_full((1, len(PARTS), fine, fine), 1.0 / len(PARTS))
     tone, points = read_tone(image, even, None, None), with_rings(mean_mesh().to(image))
     tone = replace(tone, placed=torch.zeros_like(tone.placed))
-    return comparable(DrawnStyle(points, torch.zeros_like(points), tone))
+    cells = fine // CELL
+    strokes = Strokes(image, even[:, :, :cells, :cells], image.new_zeros(1, 1, fine, fine))
+    return comparable(DrawnStyle(points, torch.zeros_like(points), tone, ((strokes, 1.0),)))
 
 
 def style_of_picture(picture: Image.Image, finder: Callable[[], FaceFinder], *, device: torch.device | str = "cpu"
@@ -127,8 +131,11 @@ def comparable(style: DrawnStyle) -> DrawnStyle:
 
 
 def mean_style(styles: Sequence[DrawnStyle]) -> DrawnStyle:
-    """Return what several styles have in common: the mean of all that they say."""
-    return DrawnStyle.mix(styles, [1.0 / len(styles)] * len(styles))
+    """Return what several styles have in common: the mean of all that they say, and the strokes of the one whose tones are nearest
+    to that, since a mean of strokes has none."""
+    mean = DrawnStyle.mix(styles, [1.0 / len(styles)] * len(styles))
+    nearest = min(styles, key=lambda style: float((style.tone.mean - mean.tone.mean).square().sum()))
+    return replace(mean, strokes=nearest.strokes)
 
 
 def _power_of_two(side: int) -> int:

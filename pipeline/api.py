@@ -144,7 +144,7 @@ def train(source: Pictures | None, target: Pictures, name: str, **settings: Any)
         source: aligned real face, or several; None for a drawing alone.
         target: the same face as drawn, one for each source.
         name: of the style.
-        settings: further options of ``train.py``: ``stroke_steps=80``, ``align=True``, ``overwrite=True``; True gives an option
+        settings: further options of ``train.py``: ``num_iter=40``, ``align=True``, ``overwrite=True``; True gives an option
             alone, False leaves it out.
 
     Raises:

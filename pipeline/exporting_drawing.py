@@ -101,6 +101,7 @@ def export_drawing(path: Path, style: Style, *, config: ExportConfig) -> Exporte
     def reference(inputs: dict[str, Tensor]) -> Tensor:
         return draw_mapped(inputs["photo"], inputs["parts"], inputs["grid"], inputs["placed"], style.drawn, Strengths())
 
+    graph(*sets[-1].values())  # what is told of the drawing alone is kept from here on, and becomes a constant
     write, load = (write_onnx, open_onnx) if config.format == "onnx" else (write_torchscript, open_torchscript)
     with atomic_write(path) as temporary:
         write(graph, sets[-1], temporary, facts)

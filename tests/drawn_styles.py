@@ -10,16 +10,12 @@ from torch import Tensor
 
 from checkpoints.builders import load_base
 from drawing.context import FaceContext
-from drawing.strokes import StrokeConfig, StrokeNetwork
 from drawing.style import DrawnStyle
 from drawing.tone import Tone, read_tone
 from drawing.warp import with_rings
 from faces.topology import LOWER_LIP, UPPER_LIP
 from models.deformable import DeformableGenerator
 from styles.deformable import save_style
-
-# Widths of stroke networks that are fast to run.
-TINY = StrokeConfig(widths=(4, 4, 4))
 
 
 def mean_mesh() -> Tensor:
@@ -54,15 +50,6 @@ def tone_of(seed: int = 1, side: int = 128) -> Tone:
     return read_tone(photo_of(side, seed), parts_of(side), None, None)
 
 
-def network_of(seed: int) -> StrokeNetwork:
-    """Return a stroke network that draws something."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = StrokeNetwork(TINY)
-        torch.nn.init.normal_(network.leave.weight, std=0.05)
-    return network.eval().requires_grad_(False)
-
-
 def mouth_moved(points: Tensor, by: float) -> Tensor:
     """Return points [1, K, 2] of a face with the mouth, and less and less what is around it, moved down by ``by``."""
     middle = points[:, [*UPPER_LIP, *LOWER_LIP]].mean(dim=1, keepdim=True)
@@ -73,7 +60,8 @@ def mouth_moved(points: Tensor, by: float) -> Tensor:
 def drawn_style(seed: int = 1, *, by: float = 0.03) -> DrawnStyle:
     """Return a style that moves the mouth down by a share ``by`` of the frame's side, with tone and strokes of its own."""
     source = with_rings(mean_mesh())
-    return DrawnStyle.of_points(source, mouth_moved(source, by), tone_of(seed), network_of(seed))
+    style = DrawnStyle.of_points(source, mouth_moved(source, by), tone_of(seed))
+    return style.with_strokes(photo_of(128, seed), parts_of(128))
 
 
 def save_drawn(path: Path, seed: int = 1) -> Path:

@@ -37,7 +37,7 @@ def lines(weights):
 @pytest.fixture(scope="module")
 def drawn(weights, tmp_path_factory):
     """A style of the sample pair, trained for a step."""
-    return train(SOURCE, TARGET, "short", num_iter=1, inversion_steps=1, stroke_steps=1, outdir=tmp_path_factory.mktemp("run"))
+    return train(SOURCE, TARGET, "short", num_iter=1, inversion_steps=1, outdir=tmp_path_factory.mktemp("run"))
 
 
 def pixels(picture: Picture) -> np.ndarray:

@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn_styles import drawn_style, mean_mesh, network_of, parts_of, photo_of
+from drawn_styles import drawn_style, mean_mesh, parts_of, photo_of
 from torch.nn import functional as F
 
-from drawing import strokes
 from drawing.pyramids import collapsed, filled, from_opponent, laplacian, opponent, resized
-from drawing.strokes import StrokeConfig, StrokeNetwork, drawn
 from drawing.style import DrawnStyle
 from drawing.warp import GRID, eye_axis, fading, goals, mirror_of_points, sampled, turned, warp_grid, warped, with_rings
 from faces.topology import LOWER_INNER, LOWER_LIP, UPPER_INNER
@@ -105,45 +103,14 @@ def test_a_warp_is_told_apart_from_a_picture_only_where_it_moves():
     torch.testing.assert_close(shifted[..., :-2], image[..., 2:], atol=1e-5, rtol=0.0)
 
 
-def test_a_new_network_draws_nothing_and_strength_0_neither():
-    image, parts = photo_of(64), parts_of(64)
-    assert torch.equal(drawn(StrokeNetwork().eval(), image, parts), image)
-    assert torch.equal(drawn(network_of(1), image, parts, strength=0.0), image)
-    whole, half = (drawn(network_of(1), image, parts, strength=s) - image for s in (1.0, 0.5))
-    assert whole.abs().max() > 0.01
-    torch.testing.assert_close(2.0 * half, whole, atol=1e-5, rtol=0.0)
-
-
-@pytest.mark.parametrize("size", [(150, 170), (131, 203)])
-def test_tiles_are_the_whole_picture(monkeypatch, size):
-    image = F.interpolate(photo_of(256), size=size)
-    parts = F.interpolate(parts_of(256), size=size)
-    whole = drawn(network_of(2), image, parts)
-    monkeypatch.setattr(strokes, "TILE", 64)
-    torch.testing.assert_close(drawn(network_of(2), image, parts), whole, atol=1e-5, rtol=0.0)
-    assert whole.shape == image.shape and torch.isfinite(whole).all()
-
-
-def test_wrong_shapes_of_strokes_are_named():
-    with pytest.raises(ValueError, match="multiples of 4"):
-        network_of(1)(torch.zeros(1, 3, 30, 32), torch.zeros(1, 4, 30, 32))
-    with pytest.raises(ValueError, match=r"parts \[N, 4, H, W\]"):
-        network_of(1)(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="three widths"):
-        StrokeConfig(widths=(4, 4))
-    with pytest.raises(ValueError, match="unknown settings"):
-        StrokeConfig.from_dict({"depth": 2})
-    assert StrokeConfig.from_dict(StrokeConfig(3, (2, 4, 6)).to_dict()) == StrokeConfig(3, (2, 4, 6))
-
-
 def test_a_style_comes_back_from_its_tensors():
     style, image, parts = drawn_style(), photo_of(64), parts_of(64)
     again = DrawnStyle.of_tensors(style.tensors())
     assert all(torch.equal(one, again.tensors()[name]) for name, one in style.tensors().items())
-    assert torch.equal(again.draw(image, parts, strength=1.0), style.draw(image, parts, strength=1.0))
+    assert torch.equal(*(each.draw(image, parts, None, frame=64, strength=1.0) for each in (again, style)))
     assert torch.allclose(again.shape, style.shape)
     bare = DrawnStyle.of_tensors(replace(style, strokes=()).tensors())
-    assert bare.strokes == () and torch.equal(bare.draw(image, parts, strength=1.0), image)
+    assert bare.strokes == () and torch.equal(bare.draw(image, parts, None, frame=64, strength=1.0), image)
     assert DrawnStyle.of_tensors({"g.weight": torch.zeros(1)}) is None
 
 
@@ -152,8 +119,9 @@ def test_a_style_comes_back_from_its_tensors():
     ({"drawing.tone.mean": None}, "holds no drawing.tone.mean"),
     ({"drawing.moved": torch.zeros(1, 68, 2)}, r"drawing.moved is \[1, 68, 2\], expected \[1, 540, 2\]"),
     ({"drawing.tone.slope": torch.zeros(3, 3)}, r"drawing.tone.slope is \[3, 3\], expected \[4, 3\]"),
-    ({"drawing.strokes.up.weight": torch.zeros(1)}, "strokes do not fit"),
-    ({"drawing.strokes.enter.weight": None}, "strokes do not fit"),
+    ({"drawing.strokes.drawing": None}, "holds no drawing.strokes.drawing"),
+    ({"drawing.strokes.drawing": torch.zeros(1, 3, 128, 128)}, r"is torch.float32 \[1, 3, 128, 128\], expected uint8"),
+    ({"drawing.strokes.parts": torch.zeros(1, 4, 8, 8, dtype=torch.uint8)}, "expected squares, 8 px a cell"),
 ])
 def test_tensors_that_do_not_fit_are_named(change, words):
     tensors = {**drawn_style().tensors(), **change}
@@ -167,5 +135,5 @@ def test_mixtures_lie_between():
     torch.testing.assert_close(mixed.moved, 0.25 * a.moved + 0.75 * b.moved)
     torch.testing.assert_close(mixed.tone.energy, 0.25 * a.tone.energy + 0.75 * b.tone.energy)
     assert [weight for _, weight in mixed.strokes] == [0.25, 0.75]
-    one, other, both = (style.draw(image, parts, strength=1.0) for style in (a, b, mixed))
+    one, other, both = (style.draw(image, parts, None, frame=32, strength=1.0) for style in (a, b, mixed))
     torch.testing.assert_close(both, 0.25 * one + 0.75 * other)

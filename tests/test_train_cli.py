@@ -15,7 +15,7 @@ from checkpoints import load_model, save_model
 from data.images import save_image
 from models.dino import ViTConfig
 from styles.registry import load_style
-from training import registration, style_run
+from training import registration
 from training.state import read_state
 
 VIT = ViTConfig(32, 8, 24, 12, 3)
@@ -207,34 +207,32 @@ def test_both_spellings_and_help():
 
 @pytest.fixture()
 def quick(monkeypatch):
-    """Registration in a few steps, and strokes learned from the pair alone."""
+    """Registration in a few steps."""
     monkeypatch.setattr(registration, "STEPS", 2)
-    monkeypatch.setattr(style_run, "other_faces", lambda base, style: [])
 
 
 FOLDER = Path(train.__file__).parent / "data" / "style_images_aligned"
-FACES = ("--source", str(FOLDER / "source_sample.png"), "--target", str(FOLDER / "target_sample.png"), "--drawing", "true",
-         "--stroke_steps", "2")
+FACES = ("--source", str(FOLDER / "source_sample.png"), "--target", str(FOLDER / "target_sample.png"), "--drawing", "true")
 
 
 def test_a_pair_of_faces_gives_a_style_that_draws_photos(command, quick, tmp_path):
     assert command(*FACES) == 0
     folder = tmp_path / "outputs" / "train" / "tiny"
-    assert (folder / "pictures" / "target_0.png").is_file() and (folder / "strokes" / "losses.csv").is_file()
+    assert (folder / "pictures" / "target_0.png").is_file() and (folder / "drawn.png").is_file()
     style = load_style("tiny")
     assert style.draws_pictures and [control.name for control in style.controls] == ["alpha", "tone_strength", "stroke_strength"]
-    assert style.config["training"]["strokes"]["steps"] == 2 and len(style.drawn.strokes) == 1
+    assert len(style.drawn.strokes) == 1 and style.drawn.strokes[0][0].drawing.shape == (1, 3, 512, 512)
     # Goes on from the end: nothing is trained again, and the same style is written.
     before = (tmp_path / "styles" / "tiny.safetensors").read_bytes()
-    assert command("--drawing", "true", "--stroke_steps", "2", "--resume", "--source", FACES[1], "--target", FACES[3]) == 0
+    assert command("--drawing", "true", "--resume", "--source", FACES[1], "--target", FACES[3]) == 0
     assert (tmp_path / "styles" / "tiny.safetensors").read_bytes() == before
 
 
-def test_strokes_can_be_left_out_and_a_drawing_needs_no_photo(command, quick, capsys, tmp_path):
-    words = ("--style", "alone", "--target", FACES[3], "--drawing", "true", "--stroke_steps", "0")
+def test_a_drawing_needs_no_photo(command, quick, capsys, tmp_path):
+    words = ("--style", "alone", "--target", FACES[3], "--drawing", "true")
     assert command.alone(*words) == 0
     style = load_style("alone")
-    assert style.draws_pictures and style.drawn.strokes == ()
+    assert style.draws_pictures and len(style.drawn.strokes) == 1
     assert command.alone(*[word if word != "true" else "false" for word in words], "--overwrite") == 2
     assert "a drawing alone needs the drawing stages" in one_line(capsys)
 

@@ -1,11 +1,11 @@
-"""Training a style from its pictures to its file: transformers first, then strokes; each part saved, and resumed where it stopped."""
+"""Training a style from its pictures to its file; saved, and resumed where it stopped."""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,36 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints import builders
-from checkpoints.features import load_landmark_net, load_squeezenet
+from checkpoints.features import load_landmark_net
 from checkpoints.io import fingerprint
 from data.images import read_image, save_image, to_tensor
+from drawing.compose import Strengths, draw_aligned
+from drawing.context import read_context
 from drawing.pyramids import resized
-from drawing.style import FRAME
+from drawing.style import FRAME, enlarged_picture
 from models.dino import DinoFeatures
 from pipeline import cli
 from styles.deformable import export_published, save_style
 from training.config import FineTuneConfig
-from training.drawing import Example, example_of_drawing, example_of_pair, other_faces, style_of
+from training.drawing import Example, example_of_drawing, example_of_pair, style_of
 from training.finetune import FineTuner, Pair
 from training.likeness import inversion_loss
 from training.mixed import training_dtype
 from training.options import choose_config, run_digest
 from training.prepare import encoded_start, resumed_tuner
 from training.session import Session
-from training.state import STATE_FILE, read_state, refuse_other_run, restore
-from training.strokes import StrokeSettings, StrokeTrainer
+from training.state import refuse_other_run
 
-# Folders of a run: its pictures as the drawing stages see them, and the training of strokes.
-PICTURES, STROKES = "pictures", "strokes"
+# In the folder of a run: its pictures as the drawing stages see them, and a sheet of random faces drawn in the style.
+PICTURES, SHEET = "pictures", "drawn.png"
+SHOWN, SHOWN_SEED = 3, 77
 UNSURE = ("the pair's landmarks are not sure (they differ from the mirrored images' by {doubt:.0%} of the eye distance), so training "
           "goes on without the landmark terms: the deformation is left to the directional term")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is done with: the networks, the schedule, and whether the drawing stages are trained too."""
+    """What a run is done with: the networks, the schedule, and whether photos are drawn by the drawing stages."""
 
     base: builders.Base
     vit: DinoFeatures
@@ -129,7 +131,6 @@ class StyleRun:
         self.tuner: FineTuner | None = None
         self.examples: list[Example] = []
         self.digest = ""
-        self.is_resumed = False
 
     def begin(self, tuner: FineTuner, examples: list[Example], *, frames: tuple[list[Tensor], list[Tensor]]) -> None:
         """Start with a tuner at step 0; pictures are kept in the folder for runs that go on."""
@@ -154,7 +155,7 @@ class StyleRun:
         Raises:
             ValueError: if options, base or pictures are not the run's.
         """
-        setting, self.is_resumed = self.setting, True
+        setting = self.setting
         self.tuner = resumed_tuner(setting.base.generator, setting.base.discriminator, dino=setting.vit, args=self.args, state=state,
                                    fingerprint=setting.base.fingerprint, landmark_net=setting.landmark_net)
         kept = self.folder / PICTURES
@@ -194,44 +195,45 @@ class StyleRun:
         if not self.args.overwrite:
             refuse_other_run(self.output, self.digest)
         try:
-            self._session(self.folder, "transformers" if self.examples else "fine-tuning").train(tuner)
+            self._session().train(tuner)
         except ArithmeticError as error:
             if not tuner.step_count:
                 raise cli.UserError(str(error)) from error
             self.save()
             raise cli.UserError(f"{error}; {self.output} holds the style of step {tuner.step_count}, the last good one") from error
-        self.save(self._strokes() if self.examples and self.args.stroke_steps else None)
+        self.save()
+        if self.examples:
+            print(self.drawn_sheet(), file=sys.stderr)
 
-    def _session(self, folder: Path, label: str) -> Session:
+    def _session(self) -> Session:
         args, base = self.args, self.setting.base
         hint = args.command if "--resume" in args.command.split() else f"{args.command} --resume"
         facts = {"style": args.style, "base": base.name, "fingerprint": base.fingerprint, "run": self.digest}
-        return Session(folder, facts, args.save_every, args.sheet_every, hint.replace(" --overwrite", ""), label=label)
+        return Session(self.folder, facts, args.save_every, args.sheet_every, hint.replace(" --overwrite", ""),
+                       label="transformers" if self.examples else "fine-tuning")
 
-    def _strokes(self) -> StrokeTrainer:
-        """Return trained strokes, from where an interrupted run left them."""
-        folder = self.folder / STROKES
-        cli.ensure_dir(folder)
-        style = style_of(self.examples)
-        trainer = StrokeTrainer([example.lesson() for example in self.examples], other_faces(self.setting.base, style),
-                                features=load_squeezenet(device=self.setting.device),
-                                settings=StrokeSettings(steps=self.args.stroke_steps), seed=self.tuner.config.seed)
-        if self.is_resumed and (folder / STATE_FILE).exists():
-            restore(trainer, read_state(folder / STATE_FILE))
-        self._session(folder, "strokes").train(trainer)
-        return trainer
+    @torch.no_grad()
+    def drawn_sheet(self) -> Path:
+        """Write the drawing beside random faces of the base, as they are above and as the style draws them below; returns the path."""
+        from pipeline.sampling import base_faces, shown
 
-    def save(self, strokes: StrokeTrainer | None = None) -> None:
+        style, base = style_of(self.examples), self.setting.base
+        drawing = self.examples[0].drawing.to(base.w_avg.device)
+        above, below = [drawing], [drawing]
+        for index in range(SHOWN):
+            face = enlarged_picture(shown(base, base_faces(base, SHOWN_SEED, [index], truncation_psi=0.8)).clamp(-1.0, 1.0))
+            above.append(face)
+            below.append(draw_aligned(face, read_context(face), style, Strengths()))
+        path = self.folder / SHEET
+        save_image(path, torch.cat([torch.cat(row, dim=3) for row in (above, below)], dim=2))
+        return path
+
+    def save(self) -> None:
         """Write the style's file."""
-        base, tuner, drawn = self.setting.base, self.tuner, None
-        if self.examples:
-            drawn = style_of(self.examples)
-            drawn = replace(drawn, strokes=((strokes.finished(), 1.0),) if strokes else ())
+        base, tuner = self.setting.base, self.tuner
         training = {"settings": tuner.config.to_dict(), "run": self.digest, "steps": tuner.step_count}
-        if strokes:
-            training["strokes"] = strokes.settings.to_dict()
         save_style(self.output, tuner.ema, w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint},
-                   training=training, target_latent=tuner.latents[1], drawn=drawn)
+                   training=training, target_latent=tuner.latents[1], drawn=style_of(self.examples) if self.examples else None)
 
     def export_published(self, path: Path) -> Path:
         """Write the published form of the style and return its path."""
