@@ -88,7 +88,7 @@ class Base:
         z, generator = z.to(self.w_avg.device), self.generator
         if self.prior is None:
             return Face(generator.broadcast(generator.mapping(z, truncation_psi=truncation_psi, w_avg=self.w_avg)))
-        return self.sketched(*self.prior(z, truncation_psi=truncation_psi))
+        return self.sketched(*self.prior.faces(z, truncation_psi=truncation_psi))
 
     @torch.no_grad()
     def sketched(self, w_plus: Tensor, sketch: Tensor) -> Face:

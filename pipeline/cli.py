@@ -160,7 +160,9 @@ def add_common(parser: ArgumentParser, *, outdir: bool = True, seed: int = 0) ->
                         help="arithmetic of the networks")
     parser.add_argument("--seed", type=non_negative_int, default=seed, help="seed of all random numbers")
     if outdir:
-        parser.add_argument("--outdir", "--output", dest="outdir", type=Path, default=None, help="output folder")
+        known = parser._option_string_actions  # a script's own --output is a file
+        parser.add_argument("--outdir", *(() if "--output" in known else ("--output",)), dest="outdir", type=Path, default=None,
+                            help="output folder")
 
 
 def add_controls(

@@ -25,7 +25,7 @@ from faces.find import FaceFinder
 from models.dualstylegan import FIRST_COLOR_ROW, SAMPLER_WIDTH, blend_weights
 from models.face import Face
 from styles.controls import Control, FileValue, Look
-from styles.drawn import DEFORMATION, TONE, FramedFace, draw_faces, draw_frame, no_grids
+from styles.drawn import DEFORMATION, STROKES, TONE, FramedFace, draw_faces, draw_frame, no_grids
 from styles.dualstyle_controls import (
     COLOR,
     COLOR_SEED,
@@ -267,10 +267,11 @@ class DualStyle(Style):
         return self.base.enlarge(self.synthesised(face, look)).clamp(-1.0, 1.0)
 
     def shares(self, look: Look) -> dict[str, float]:
-        """Return how far the stages go: the mean weight of structure says how far faces deform, that of colours the tone's."""
+        """Return how far the stages go: the mean weight of structure says how far faces deform, that of colours the tone's and the strokes'."""
         weights = torch.as_tensor(self.weights(look)).flatten()
-        tone = 0.0 if look.get(PRESERVE.name) == "yes" else float(weights[FIRST_COLOR_ROW:].mean().clamp(0.0, 1.0))
-        return {DEFORMATION.name: float(weights[:FIRST_COLOR_ROW].mean()), TONE.name: tone}
+        colours = float(weights[FIRST_COLOR_ROW:].mean().clamp(0.0, 1.0))
+        return {DEFORMATION.name: float(weights[:FIRST_COLOR_ROW].mean()), STROKES.name: colours,
+                TONE.name: 0.0 if look.get(PRESERVE.name) == "yes" else colours}
 
     @property
     def drawn(self) -> DrawnStyle:

@@ -22,7 +22,7 @@ from faces.find import FaceFinder
 from models.face import Face
 from pipeline.cli import report
 from styles.controls import Control, FileValue, Look
-from styles.drawn import DEFORMATION, TONE, FramedFace, draw_faces, draw_frame, no_grids, undeformed
+from styles.drawn import DEFORMATION, STROKES, TONE, FramedFace, draw_faces, draw_frame, no_grids, undeformed
 from styles.pictures import picture_value, whole_seed
 from styles.protocol import Style, file_path
 
@@ -32,7 +32,7 @@ SEED = Control("style_seed", "seed of the random drawing where no picture is giv
                label="Random style")
 SECOND = Control("second_style_image", "another picture, mixed with the first", type="file", label="Second style picture")
 SHARE = Control("second_share", "share of the second picture in the mixture", default=0.5, label="Share of the second picture")
-CONTROLS = (IMAGE, DEFORMATION, TONE, SECOND, SHARE, SEED)
+CONTROLS = (IMAGE, DEFORMATION, TONE, STROKES, SECOND, SHARE, SEED)
 # Truncation psi of the faces of random drawings.
 RANDOM_TRUNCATION = 0.7
 # Styles that are kept, for a picture is read once and drawn after many times.

@@ -24,7 +24,7 @@ EXCEPTIONS = {
     ("styles.modify", "training.modify_config"),
     ("styles.modify", "training.modify_judges"),
     ("styles.picture", "pipeline.cli"),
-    ("training.drawing", "pipeline.sampling"),
+    ("training.style_run", "pipeline.sampling"),
     ("training.style_run", "pipeline"),
 }
 

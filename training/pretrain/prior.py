@@ -93,7 +93,7 @@ def random_sketches(prior: FacePrior, generator: Generator) -> RandomSketches:
     """Return what draws images and sketches of random faces for the decoder's training."""
     @torch.no_grad()
     def draw(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows, sketch = prior(torch.randn(count, prior.config.style_dim, generator=rng))
+        rows, sketch = prior.faces(torch.randn(count, prior.config.style_dim, generator=rng))
         return generator.synthesis(rows, noise=generator.fixed_noise()), sketch
 
     return draw
