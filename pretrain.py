@@ -241,16 +241,15 @@ def work(args: Namespace) -> dict:
 
 def draw(pack: FacePack, args: Namespace) -> dict:
     """Draw packed faces into a pack or a folder."""
-    from data.random_drawings import taught_looks
+    from data.looks import LOOKS
     from training.pretrain.drawings import draw_folder, draw_pack
 
     if not 0.0 <= args.least_warp <= 1.0:
         raise cli.UserError(f"--least_warp {args.least_warp:g}: give a number within 0 and 1")
-    looks = taught_looks()
-    unknown = set(args.looks or ()) - set(looks)
+    unknown = set(args.looks or ()) - set(LOOKS)
     if unknown:
-        raise cli.UserError(f"--looks: there is no {', '.join(sorted(unknown))}; there are {', '.join(looks)}")
-    looks = {name: look for name, look in looks.items() if name in (args.looks or looks)}
+        raise cli.UserError(f"--looks: there is no {', '.join(sorted(unknown))}; there are {', '.join(LOOKS)}")
+    looks = {name: look for name, look in LOOKS.items() if name in (args.looks or LOOKS)}
     given = {"looks": looks, "count": args.count, "size": args.size, "recoloured": args.recoloured,
              "own_warp": args.own_warp, "least_warp": args.least_warp}
     if args.output.suffix == ".npz":

@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,16 +130,6 @@ def vit_from_state(
     except RuntimeError as error:
         raise ValueError(f"the weights do not fit the vision transformer: {error}") from error
     return vit, config
-
-
-def vit_from_file(path: str | Path, *, img_size: int | None = None) -> tuple[VisionTransformer, ViTConfig]:
-    """Load `dino_vitb8` or another plain ViT from a local `.pth`, `.pt` or `.safetensors` file, see vit_from_state."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return vit_from_state(load_file(path), img_size=img_size)
-    return vit_from_state(torch.load(path, map_location="cpu", weights_only=True), img_size=img_size)
 
 
 def _reachable(name: str) -> bool:

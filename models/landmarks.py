@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.landmarks68 import EYES, MIRROR
 from models.window import window_mean
 
 # Doubt from which on landmarks are read from the softened image too, and the deviation of its window as a fraction of the side.
@@ -135,20 +133,6 @@ class LandmarkNet(nn.Module):
         return Landmarks(soft_argmax(log_maps), log_maps)
 
 
-@torch.no_grad()
-def points_and_doubt(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return landmarks [N, 68, 2], fractions of the side, and how far from them those of another view are, [N].
-
-    That view is mirrored and an eighth larger. Where there is a face the landmarks go with it: they lie 0.01 to 0.05 of the eye
-    distance apart on photos and drawings of aligned faces, 0.08 and more on anything else, be it symmetric. See ``surest``.
-
-    Args:
-        net: a ``LandmarkNet``.
-        image: [N, 3, S, S] in [-1, 1].
-    """
-    return surest(partial(_points_and_doubt, net), image)
-
-
 def surest(read: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor) -> tuple[Tensor, Tensor]:
     """Return what ``read`` says of images [N, 3, S, S], points [N, 68, 2] and doubt [N], or of the softened images where it doubts
     and that is surer: screens, hatching and leads are not what a face is told by."""
@@ -158,16 +142,3 @@ def surest(read: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor) -> tu
     softened, less = read(window_mean(image, SOFTENED * image.shape[3]))
     surer = (doubt > CLEAR) & (less < doubt)
     return torch.where(surer[:, None, None], softened, points), torch.where(surer, less, doubt)
-
-
-def _points_and_doubt(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what ``points_and_doubt`` does, of images as they are."""
-    side = image.shape[3]
-    margin = side // 16
-    inner = image[:, :, margin:side - margin, margin:side - margin].flip(3)
-    view = F.interpolate(inner, size=(side, side), mode="bilinear", align_corners=False)
-    points, seen = net(image).points, net(view).points
-    seen = seen[:, torch.from_numpy(MIRROR)] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
-    seen = seen * (side - 2 * margin) / side + margin / side
-    first, second = (points[:, eye].mean(dim=1) for eye in EYES)
-    return points, (points - seen).norm(dim=2).mean(dim=1) / (first - second).norm(dim=1).clamp_min(1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -218,14 +218,3 @@ class FolderTuning(AdversarialStage):
             again = self.generator.synthesis(rows, noise=self.generator.fixed_noise())
             terms["reconstruction"] = self.config.reconstruction * self.perceptual(again, drawn["real"])
         return terms
-
-
-def run_steps(
-    stage: AdversarialStage, *, on_step: Callable[[AdversarialStage], None] | None = None
-) -> Sequence[Mapping[str, float]]:
-    """Do the steps that are left and return the values of all steps."""
-    while stage.step_count < stage.config.steps:
-        stage.step()
-        if on_step is not None:
-            on_step(stage)
-    return stage.history

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from checkpoints import atomic_write
+from data.looks import LOOKS
 from data.part_labels import part_labels
-from data.random_drawings import DRAWN_SIDE, drawing, taught_looks
+from data.random_drawings import DRAWN_SIDE, drawing
 from data.warps import backward_grid
 from models.parts import PartsConfig, PartsNetwork, face_frame, face_parts
 from training.pretrain.common import Clock, resume, run_stage, update_average
@@ -112,7 +113,6 @@ def label_faces(pack: FacePack, path: Path, config: PartsTrainingConfig, *, size
             np.savez(file, done=count, **{name: np.stack(values) for name, values
                                           in zip(("pictures", "labels", "points"), done, strict=True)})
 
-    looks = taught_looks()
     for number in tqdm(range(start, len(order)), desc="labels", initial=start, total=len(order)):
         index, rng = train[order[number]], np.random.default_rng([number, 1])
         face = F.interpolate(pack.batch(index[None]), size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic").clamp(-1.0, 1.0)
@@ -121,7 +121,7 @@ def label_faces(pack: FacePack, path: Path, config: PartsTrainingConfig, *, size
         label = part_labels(picture, points)
         keep(picture, label, points)
         if rng.random() < config.drawn:
-            look = looks[list(looks)[rng.integers(len(looks))]]
+            look = LOOKS[list(LOOKS)[rng.integers(len(LOOKS))]]
             made, moved = drawing(face, points, look, seed=number)
             grid = backward_grid(points, moved, DRAWN_SIDE)
             label = F.grid_sample(torch.from_numpy(label)[None].float(), grid.float(), mode="bilinear",
