@@ -37,7 +37,7 @@ HELP = {
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
     "prior": "fit the prior of random faces to packed faces, against finished starter files",
     "decoder": "train the two-times decoder on the faces of the prior stage, against finished starter files",
-    "parts": "network that tells skin, ground, hair and the rest of pictures apart",
+    "parts": "network that tells skin, background, hair and the rest of pictures apart",
     "paintings": "draw packed faces in random looks, for the landmark network",
     "export": "write the starter files from what is trained",
     "all": "all stages that a generator of your own needs, in order, from a folder of aligned faces to starter files",
@@ -212,7 +212,8 @@ def work(args: Namespace) -> dict:
     if args.stage in RANDOM:
         from training.pretrain.whole import train_random_faces
 
-        given = {} if args.stage == "prior" else {"teacher": args.teacher, "identity": identity_of("cpu"), "minutes": args.minutes}
+        given = {} if args.stage == "prior" else {"teacher": args.teacher, "identity": identity_of("cpu"),
+                                                  "minutes": args.minutes}
         return train_random_faces(args.stage, args.data, args.state, start=args.start, **given)
     if args.stage == "all":
         from training.pretrain.whole import Folders, train_everything

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import Config
 from models.window import window_mean
 
 # Doubt from which on landmarks are read from the softened image too, and the deviation of its window as a fraction of the side.
@@ -17,7 +18,7 @@ CLEAR, SOFTENED = 0.03, 0.008
 
 
 @dataclass(frozen=True)
-class LandmarkConfig:
+class LandmarkConfig(Config):
     """Shape of the network: input side in px, number of points, and widths at 1/4, 1/8 and 1/16 of the input side."""
 
     input_size: int = 128
@@ -32,18 +33,6 @@ class LandmarkConfig:
             raise ValueError(f"input_size must be a multiple of 16 and at least 32, got {self.input_size}")
         if self.points < 1:
             raise ValueError(f"points must be at least 1, got {self.points}")
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        return {**asdict(self), "widths": list(self.widths)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> LandmarkConfig:
-        """Rebuild the config from ``to_dict()``; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown landmark network settings {sorted(unknown)}")
-        return cls(**values)
 
 
 class Landmarks(NamedTuple):
@@ -134,8 +123,8 @@ class LandmarkNet(nn.Module):
 
 
 def surest(read: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what ``read`` says of images [N, 3, S, S], points [N, 68, 2] and doubt [N], or of the softened images where it doubts
-    and that is surer: screens, hatching and leads are not what a face is told by."""
+    """Return what ``read`` says of images [N, 3, S, S], points [N, 68, 2] and doubt [N], or of the softened images where it
+    doubts and that is surer: screens, hatching and leads are not what a face is told by."""
     points, doubt = read(image)
     if (doubt <= CLEAR).all():
         return points, doubt

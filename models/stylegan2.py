@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from models.config import Config
 from models.layers import EqualLinear, PixelNorm, StyledConv, ToRGB
 
 FeatureTransforms = Mapping[int, Callable[[Tensor], Tensor]]
@@ -41,7 +42,7 @@ def layer_at(resolution: int) -> int:
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(Config):
     """Shape of a generator: output ``size`` in px, width of z and w, depth of the mapping, width per resolution."""
 
     size: int = 1024
@@ -58,15 +59,6 @@ class GeneratorConfig:
     def official(cls, size: int = 1024) -> GeneratorConfig:
         """Return the published configuration F at ``size`` px."""
         return cls(size=size, channels=official_channels(size))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GeneratorConfig:
-        """Rebuild a config from ``to_dict``; unknown names raise TypeError."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
 
     @property
     def n_layers(self) -> int:

@@ -97,7 +97,7 @@ def test_input_is_normalised_inside() -> None:
 
 def test_config_and_shapes_are_checked() -> None:
     assert FaceIdConfig.from_dict(json.loads(json.dumps(TINY.to_dict()))) == TINY
-    with pytest.raises(ValueError, match="unknown identity network settings"):
+    with pytest.raises(ValueError, match="unknown settings"):
         FaceIdConfig.from_dict({"depth": 3})
     with pytest.raises(ValueError, match="too small"):
         FaceIdConfig(input_size=60)

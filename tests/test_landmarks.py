@@ -46,7 +46,7 @@ def face_points() -> torch.Tensor:
 
 def test_config_survives_json_and_names_what_is_wrong():
     assert LandmarkConfig.from_dict(json.loads(json.dumps(TINY.to_dict()))) == TINY
-    with pytest.raises(ValueError, match="unknown landmark network settings"):
+    with pytest.raises(ValueError, match="unknown settings"):
         LandmarkConfig.from_dict({"depth": 3})
     with pytest.raises(ValueError, match="multiple of 16"):
         LandmarkConfig(input_size=100)

@@ -40,7 +40,7 @@ TINY = ResidualEncoderConfig(stem=4, width=8, inner=8)
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(GeneratorConfig(size=64, style_dim=16, n_mlp=1, channels={r: 8 for r in (4, 8, 16, 32, 64)})).eval()
+    return Generator(GeneratorConfig(size=64, style_dim=16, n_mlp=1, channels=dict.fromkeys((4, 8, 16, 32, 64), 8))).eval()
 
 
 @pytest.fixture(scope="module")

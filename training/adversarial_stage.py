@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from losses.adversarial import logistic_loss, nonsaturating_loss, r1_penalty
 from models.stylegan2 import Generator
 from training.checks import check_gradients, check_terms
-from training.ema import update_ema
+from training.ema import update_average
 
 # A gradient is sudden that is so many times as long as the running mean of the lengths.
 SUDDEN = 3.0
@@ -100,7 +100,7 @@ class AdversarialStage(ABC):
         terms = self.terms(self.make(drawn), drawn)
         self._follow(self.optimizer, self.named, terms, phase="network")
         self.critic.requires_grad_(True)
-        update_ema(self.average, self.network, self.config.average)
+        update_average(self.average, self.network, self.config.average)
         self.step_count += 1
         values |= {name: float(value.detach()) for name, value in terms.items()}
         self.history.append(values)

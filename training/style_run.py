@@ -1,4 +1,4 @@
-"""Training a style from its pictures to its file: transformers first, then strokes; each part saved, and resumed where it stopped."""
+"""Training a style from its pictures to its file: transformers, then strokes; each part saved, and resumed where it stopped."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from training.strokes import StrokeSettings, StrokeTrainer
 
 # Folders of a run: its pictures as the drawing stages see them, and the training of strokes.
 PICTURES, STROKES = "pictures", "strokes"
-UNSURE = ("the pair's landmarks are not sure (they differ from the mirrored images' by {doubt:.0%} of the eye distance), so training "
-          "goes on without the landmark terms: the deformation is left to the directional term")
+UNSURE = ("the pair's landmarks are not sure (they differ from the mirrored images' by {doubt:.0%} of the eye distance), so "
+          "training goes on without the landmark terms: the deformation is left to the directional term")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def drawing_pair(setting: Setting, drawing: Tensor) -> Pair:
     return Pair(photo, target, target)
 
 
-def examples_of(sources: Sequence[Tensor], targets: Sequence[Tensor], *, names: tuple[Sequence[str], Sequence[str]]) -> list[Example]:
+def examples_of(sources: Sequence[Tensor], targets: Sequence[Tensor], *,
+                names: tuple[Sequence[str], Sequence[str]]) -> list[Example]:
     """Return what every pair says, or every drawing where there are no sources; ValueError where one shows no face."""
     if not sources:
         return [example_of_drawing(target, name=name) for target, name in zip(targets, names[1], strict=True)]
@@ -155,8 +156,8 @@ class StyleRun:
             ValueError: if options, base or pictures are not the run's.
         """
         setting, self.is_resumed = self.setting, True
-        self.tuner = resumed_tuner(setting.base.generator, setting.base.discriminator, dino=setting.vit, args=self.args, state=state,
-                                   fingerprint=setting.base.fingerprint, landmark_net=setting.landmark_net)
+        self.tuner = resumed_tuner(setting.base.generator, setting.base.discriminator, dino=setting.vit, args=self.args,
+                                   state=state, fingerprint=setting.base.fingerprint, landmark_net=setting.landmark_net)
         kept = self.folder / PICTURES
         before = {kind: [to_tensor(read_image(path), FRAME) for path in sorted(kept.glob(f"{kind}_*.png"))]
                   for kind in ("source", "target")}
@@ -199,7 +200,8 @@ class StyleRun:
             if not tuner.step_count:
                 raise cli.UserError(str(error)) from error
             self.save()
-            raise cli.UserError(f"{error}; {self.output} holds the style of step {tuner.step_count}, the last good one") from error
+            raise cli.UserError(f"{error}; {self.output} holds the style of step {tuner.step_count}, the last good one"
+                                ) from error
         self.save(self._strokes() if self.examples and self.args.stroke_steps else None)
 
     def _session(self, folder: Path, label: str) -> Session:
