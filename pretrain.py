@@ -145,7 +145,6 @@ def run(args: Namespace) -> int:
                 raise cli.UserError(f"{path}: not found; check --{name}")
     from training.pretrain import parallel
     from training.pretrain.common import MissingStageError
-    from training.session import Interrupted
 
     try:
         if args.stage in PARALLEL:
@@ -155,9 +154,6 @@ def run(args: Namespace) -> int:
             raise cli.UserError(f"the {args.stage} stage runs in one process; start it with python instead of torchrun")
         else:
             facts, leads = work(args), True
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except MissingStageError as error:
         raise cli.UserError(str(error)) from error
     if leads:

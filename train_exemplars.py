@@ -191,7 +191,7 @@ def run(args: Namespace) -> int:
     from drawing.pyramids import resized
     from training.exemplar_run import STAGES, ExemplarRun
     from training.exemplar_tools import load_tools
-    from training.session import Interrupted, stop_on_sigint
+    from training.session import stop_on_sigint
 
     if Path(args.style).name != args.style or args.style.startswith(".") or not args.style:
         raise cli.UserError(f"--style {args.style!r}: give a plain name without slashes")
@@ -217,9 +217,6 @@ def run(args: Namespace) -> int:
             trainer = ExemplarRun(folder, resized(portraits, (size, size)), tools=tools, config=config, flag=flag,
                                   report=cli.report, snapshot=args.snapshot)
             done = trainer.run(args.stages)
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except ArithmeticError as error:
         raise cli.UserError(str(error)) from error
     if set(done) == set(STAGES):

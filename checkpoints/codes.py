@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.inert import InertUnpickler, Maker, RefusedError
-from checkpoints.io import CheckpointError, check_finite, describe
+from checkpoints.io import CheckpointError, check_file, check_finite
 
 MAGIC = b"\x93NUMPY"
 TYPES = {name: np.dtype(name) for name in ("f2", "f4", "f8")}
@@ -97,9 +97,7 @@ def read_codes(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: in one line, for anything else; nothing that the file names is imported or called.
     """
     path = Path(path)
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     try:
         found = _read(path)
     except RefusedError as error:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from checkpoints.io import (
     CheckpointError,
     build_strict,
+    check_file,
     check_finite,
     check_network,
     check_state,
-    describe,
     fingerprint,
     has_config,
     load_model,
@@ -189,9 +189,7 @@ def vit_state(path: Path) -> tuple[Mapping[str, Any], ViTConfig | None]:
         state = clean_vit_state(state)
         check_finite(path, state)
         return state, None
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     if has_config(path):
         tensors, config = load_model(path, kind="vit")
         return tensors, read_config(path, config, "vit", ViTConfig.from_dict)

@@ -20,7 +20,7 @@ from checkpoints.packed import PACKED, pack_half, unpack_half
 from data.images import to_tensor
 from faces.align import align_face
 from faces.find import FaceFinder
-from losses import IdentityLoss, identity_distance
+from losses.identity import IdentityLoss, identity_distance
 from models.face_id import COLUMNS, ROWS, DownBlock, FaceIdConfig, FaceIdNet, crop_face, state_of_face_api
 from pipeline.sampling import base_images
 from training.pretrain.export import export_starter

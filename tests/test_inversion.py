@@ -6,7 +6,7 @@ import pytest
 import torch
 from tuner_worker import tiny_networks, tiny_pair
 
-from losses import InversionLoss, ViTTokenDistance
+from losses.perceptual import InversionLoss, ViTTokenDistance
 from models.stylegan2 import layer_at
 from training import inversion
 from training.config import FineTuneConfig

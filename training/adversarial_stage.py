@@ -21,7 +21,7 @@ SUDDEN = 3.0
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class AdversarialConfig:
     """What all stages share: steps, batch, Adam's rates, R1 weight and interval, decay of the average, seed."""
 
     steps: int = 600
@@ -47,7 +47,7 @@ class AdversarialStage(ABC):
     """
 
     def __init__(self, network: nn.Module, average: nn.Module, trained: Callable[[str], bool], *, critic: nn.Module,
-                 generator: Generator, config: StageConfig) -> None:
+                 generator: Generator, config: AdversarialConfig) -> None:
         self.network, self.average, self.critic, self.generator, self.config = network, average, critic, generator, config
         self.trained = trained
         for name, parameter in network.named_parameters():
@@ -166,7 +166,7 @@ class AdversarialStage(ABC):
 
 
 @dataclass(frozen=True)
-class TuningConfig(StageConfig):
+class TuningConfig(AdversarialConfig):
     """Weights of the adversarial term and of the distance between a picture and what is drawn from its encoded rows."""
 
     adversarial: float = 1.0

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.landmarks68 import MEAN_FACE
-from losses import (
-    PathLengthPenalty,
-    logistic_loss,
-    nonsaturating_loss,
-    r1_penalty,
-)
+from losses.adversarial import PathLengthPenalty, logistic_loss, nonsaturating_loss, r1_penalty
 from models.deformable import DeformableGenerator
 from models.dino import DinoFeatures
 from models.discriminator import Discriminator, PatchDiscriminator

@@ -68,7 +68,7 @@ class Clock:
         return True
 
 
-class Stage(Protocol):
+class Resumable(Protocol):
     """What ``run_stage`` trains: it counts the images that it has seen, and gives and takes its state."""
 
     seen: int
@@ -78,7 +78,7 @@ class Stage(Protocol):
     def load(self, state: dict[str, Any]) -> None: ...
 
 
-class Trainer:
+class PretrainStage:
     """A stage of one optimiser.
 
     Attributes:
@@ -127,7 +127,7 @@ class Trainer:
         return min(decay, 1.0 - WARM_IMAGES / (self.seen + WARM_IMAGES))
 
 
-def resume(trainer: Stage, path: Path) -> bool:
+def resume(trainer: Resumable, path: Path) -> bool:
     """Let a trainer take over the state at ``path``; returns whether there is one."""
     saved = load_state(path)
     if saved is not None:
@@ -136,7 +136,7 @@ def resume(trainer: Stage, path: Path) -> bool:
 
 
 def run_stage(
-    trainer: Stage, step: Callable[[float], dict[str, float]], path: Path, *, clock: Clock,
+    trainer: Resumable, step: Callable[[float], dict[str, float]], path: Path, *, clock: Clock,
     report: Callable[[], Any] | None = None, finish: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
     """Step a trainer until the clock is done or SIGINT comes, saving its state now and then and at the end.

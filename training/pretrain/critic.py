@@ -13,7 +13,7 @@ from models.discriminator import Discriminator, DiscriminatorConfig
 from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_generator_config
-from training.pretrain.common import Clock, RandomFaces, Trainer, half_precision, require_state, resume, run_stage
+from training.pretrain.common import Clock, PretrainStage, RandomFaces, half_precision, require_state, resume, run_stage
 from training.pretrain.faces import FacePack
 
 STARTER_DISCRIMINATOR = DiscriminatorConfig(128, {4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32})
@@ -29,7 +29,7 @@ class CriticConfig:
     r1_every: int = 8
 
 
-class CriticTrainer(Trainer):
+class CriticTrainer(PretrainStage):
     """The discriminator in training.
 
     Args:

@@ -24,8 +24,8 @@ from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import (
     Clock,
+    PretrainStage,
     RandomFaces,
-    Trainer,
     half_precision,
     require_state,
     resume,
@@ -51,7 +51,7 @@ class EncoderTrainingConfig:
     compile: bool = True
 
 
-class EncoderTrainer(Trainer):
+class EncoderTrainer(PretrainStage):
     """Encoder in training, its average, and the frozen generator.
 
     Args:

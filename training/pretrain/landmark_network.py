@@ -19,7 +19,7 @@ from data.warps import backward_grid
 from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks
 from training.ema import update_average
 from training.mixed import precision, training_dtype
-from training.pretrain.common import Clock, MissingStageError, Trainer, resume, run_stage
+from training.pretrain.common import Clock, MissingStageError, PretrainStage, resume, run_stage
 from training.pretrain.faces import FacePack
 from training.pretrain.vit import draw, landmark_targets, random_grids
 
@@ -180,7 +180,7 @@ def evaluate(network: LandmarkNet, pack: FacePack) -> dict[str, float]:
             "held_out_drawn_percent": float(landmark_error(network, drawn, points).mean())}
 
 
-class LandmarkTrainer(Trainer):
+class LandmarkTrainer(PretrainStage):
     """Network, its average and optimiser."""
 
     def __init__(self, config: LandmarkTrainingConfig) -> None:

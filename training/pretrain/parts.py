@@ -23,7 +23,7 @@ from data.random_drawings import DRAWN_SIDE, drawing
 from data.warps import backward_grid
 from models.parts import PartsConfig, PartsNetwork, face_frame, parts_of
 from training.ema import update_average
-from training.pretrain.common import Clock, Trainer, resume, run_stage
+from training.pretrain.common import Clock, PretrainStage, resume, run_stage
 from training.pretrain.drawings import labelled
 from training.pretrain.faces import FacePack
 
@@ -134,7 +134,7 @@ def label_faces(pack: FacePack, path: Path, config: PartsTrainingConfig, *, size
     return Labelled(*(np.stack(values) for values in done))
 
 
-class PartsTrainer(Trainer):
+class PartsTrainer(PretrainStage):
     """The network in training and its average.
 
     Args:

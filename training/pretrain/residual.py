@@ -28,8 +28,8 @@ from training.pretrain import parallel
 from training.pretrain.common import (
     Clock,
     MissingStageError,
+    PretrainStage,
     RandomFaces,
-    Trainer,
     half_precision,
     resume,
     run_stage,
@@ -108,7 +108,7 @@ class Firsts:
         return First(*(v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for v in batch))
 
 
-class ResidualTrainer(Trainer):
+class ResidualTrainer(PretrainStage):
     """The network in training, its average, and the frozen networks around it.
 
     Args:

@@ -22,7 +22,7 @@ from data.filters import box_blur, hatch, ink, kuwahara, luma, match_colour, pos
 from data.landmarks68 import MIRROR
 from models.dino import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, build_vit
 from training.ema import update_average
-from training.pretrain.common import Clock, Trainer, half_precision, resume, run_stage
+from training.pretrain.common import Clock, PretrainStage, half_precision, resume, run_stage
 from training.pretrain.faces import FacePack
 
 STARTER_VIT = ViTConfig(img_size=128, patch_size=8, embed_dim=192, depth=12, num_heads=3)
@@ -198,7 +198,7 @@ def landmark_loss(backbone: Backbone, tokens: list[Tensor], points: Tensor) -> T
     return total / len(tokens)
 
 
-class VitTrainer(Trainer):
+class VitTrainer(PretrainStage):
     """Student, teacher and centres."""
 
     parts = ("student", "teacher", "optimizer")
