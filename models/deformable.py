@@ -126,21 +126,9 @@ class DeformableGenerator(nn.Module):
             passed += [grid for size in self.config.resolutions for grid in run.passed.get(size, [])]
         return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])
 
-    def features(self, w_plus: Tensor, *, noise: Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
-        """Return what the first warp gets to see, [N, C, S, S]; see ``synthesis``."""
-        seen: list[Tensor] = []
-        wanted = min(self.config.resolutions)
-        run = _Run(0.0, {} if residual is None else {residual.shape[3]: residual})
-
-        def note(features: Tensor, size: int) -> Tensor:
-            features = self._with_residual(features, size=size, run=run)
-            if size == wanted:
-                seen.append(features)
-            return features
-
-        transforms = {layer_at(size): partial(note, size=size) for size in {*run.residuals, wanted} if size <= wanted}
-        self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms)
-        return seen[0]
+    def features(self, w_plus: Tensor, *, noise: Sequence[Tensor]) -> Tensor:
+        """Return what the first warp gets to see of rows alone, [N, C, S, S]; see ``synthesis``."""
+        return self.generator.halfway(w_plus, noise=noise, resolution=min(self.config.resolutions)).features
 
     def _carry_image(self, image: Tensor, *, size: int, run: _Run) -> Tensor:
         """Warp the image [N, 3, size/2, size/2] of the layers before a warp as that warped the features."""
