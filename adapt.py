@@ -92,7 +92,6 @@ def run(args: Namespace) -> int:
     from training.mixed import training_dtype
     from training.modify_config import AdaptationConfig
     from training.modify_run import check_run, choose_config, run_stage, saved_state, stored_config
-    from training.session import Interrupted
     from training.state import refuse_existing, refuse_other_run
 
     device = cli.resolve_device(args.device)
@@ -123,9 +122,6 @@ def run(args: Namespace) -> int:
                 refuse_other_run(output, state["run"]["run"])
         run_name = run_stage(stage, folder, state=state, facts=facts, args=args, label="adapting",
                              on_step=drawer(args, images, folder) if args.mode == "online" else None)
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
     save_adapted(output, stage.model, parent=style,

@@ -73,8 +73,8 @@ def every_pair(args: Namespace, look: Look, photos: Sequence[Photo], pictures: S
     from styles.controls import FileValue
 
     networks = {"style": args.style, "base": None, "encoder": None, "align": args.align, "faces": "largest",
-                "finder": FinderSettings(), "inversion": InversionSettings(args.inversion, args.steps), "device": cli.resolve_device(args.device),
-                "cache": args.cache or args.output / "latents"}
+                "finder": FinderSettings(), "inversion": InversionSettings(args.inversion, args.steps),
+                "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents"}
     stylizer = build_stylizer(**networks)
     if PICTURE not in {control.name for control in stylizer.style.controls}:
         raise cli.UserError(f"--style {args.style}: takes no style picture; leave the option out, or use inference.py")

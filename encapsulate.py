@@ -142,7 +142,6 @@ def run(args: Namespace) -> int:
     from training.mixed import training_dtype
     from training.modify_config import EncapsulationConfig
     from training.modify_run import check_run, choose_config, run_stage, saved_state, stored_config
-    from training.session import Interrupted
     from training.state import refuse_existing, refuse_other_run
 
     if Path(args.style).name != args.style or args.style.startswith("."):
@@ -173,9 +172,6 @@ def run(args: Namespace) -> int:
             if not args.overwrite:
                 refuse_other_run(output, state["run"]["run"])
         name = run_stage(stage, folder, state=state, facts=facts, args=args, label="encapsulating")
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
     save_style(output, stage.result, None if args.without_critic else stage.critic, base=base, encoder=encoder,

@@ -42,8 +42,8 @@ def run(args: Namespace) -> int:
     style = load_style(args.style)
     what = args.what or ("drawing" if style.draws_pictures else "photo")
     if (what == "drawing") != style.draws_pictures:
-        raise cli.UserError(f"--what {what}: the style {style.name} {'draws photos' if style.draws_pictures else 'draws no photos'}; "
-                            "leave the option out")
+        does = "draws photos" if style.draws_pictures else "draws no photos"
+        raise cli.UserError(f"--what {what}: the style {style.name} {does}; leave the option out")
     if what == "generator" and args.size is not None:
         raise cli.UserError("--size: the generator's size is that of its weights; use it with --what photo or drawing")
     if what != "drawing" and args.face:

@@ -79,7 +79,8 @@ def networks(args: Namespace) -> dict:
 
     mode = None if args.inversion == "auto" else args.inversion
     return {"style": args.style, "base": args.base, "encoder": args.encoder, "align": args.align, "faces": args.faces,
-            "finder": cli.finder_of(args), "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents",
+            "finder": cli.finder_of(args), "device": cli.resolve_device(args.device),
+            "cache": args.cache or args.output / "latents",
             "inversion": InversionSettings(mode, args.steps, args.lr, residual=args.residual, edits=args.edit)}
 
 

@@ -37,7 +37,7 @@ HELP = {
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
     "prior": "fit the prior of random faces to packed faces, against finished starter files",
     "decoder": "train the two-times decoder on the faces of the prior stage, against finished starter files",
-    "parts": "network that tells skin, ground, hair and the rest of pictures apart",
+    "parts": "network that tells skin, background, hair and the rest of pictures apart",
     "paintings": "draw packed faces in random looks, for the landmark network",
     "export": "write the starter files from what is trained",
     "all": "all stages that a generator of your own needs, in order, from a folder of aligned faces to starter files",
@@ -145,7 +145,6 @@ def run(args: Namespace) -> int:
                 raise cli.UserError(f"{path}: not found; check --{name}")
     from training.pretrain import parallel
     from training.pretrain.common import MissingStageError
-    from training.session import Interrupted
 
     try:
         if args.stage in PARALLEL:
@@ -155,9 +154,6 @@ def run(args: Namespace) -> int:
             raise cli.UserError(f"the {args.stage} stage runs in one process; start it with python instead of torchrun")
         else:
             facts, leads = work(args), True
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except MissingStageError as error:
         raise cli.UserError(str(error)) from error
     if leads:
@@ -212,7 +208,8 @@ def work(args: Namespace) -> dict:
     if args.stage in RANDOM:
         from training.pretrain.whole import train_random_faces
 
-        given = {} if args.stage == "prior" else {"teacher": args.teacher, "identity": identity_of("cpu"), "minutes": args.minutes}
+        given = {} if args.stage == "prior" else {"teacher": args.teacher, "identity": identity_of("cpu"),
+                                                  "minutes": args.minutes}
         return train_random_faces(args.stage, args.data, args.state, start=args.start, **given)
     if args.stage == "all":
         from training.pretrain.whole import Folders, train_everything
@@ -241,16 +238,15 @@ def work(args: Namespace) -> dict:
 
 def draw(pack: FacePack, args: Namespace) -> dict:
     """Draw packed faces into a pack or a folder."""
-    from data.random_drawings import taught_looks
+    from data.looks import LOOKS
     from training.pretrain.drawings import draw_folder, draw_pack
 
     if not 0.0 <= args.least_warp <= 1.0:
         raise cli.UserError(f"--least_warp {args.least_warp:g}: give a number within 0 and 1")
-    looks = taught_looks()
-    unknown = set(args.looks or ()) - set(looks)
+    unknown = set(args.looks or ()) - set(LOOKS)
     if unknown:
-        raise cli.UserError(f"--looks: there is no {', '.join(sorted(unknown))}; there are {', '.join(looks)}")
-    looks = {name: look for name, look in looks.items() if name in (args.looks or looks)}
+        raise cli.UserError(f"--looks: there is no {', '.join(sorted(unknown))}; there are {', '.join(LOOKS)}")
+    looks = {name: look for name, look in LOOKS.items() if name in (args.looks or LOOKS)}
     given = {"looks": looks, "count": args.count, "size": args.size, "recoloured": args.recoloured,
              "own_warp": args.own_warp, "least_warp": args.least_warp}
     if args.output.suffix == ".npz":

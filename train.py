@@ -135,7 +135,6 @@ def run(args: Namespace) -> int:
     keep_freed_memory()
     from checkpoints import builders
     from drawing.style import FRAME
-    from training.session import Interrupted
     from training.state import STATE_FILE, read_state, refuse_existing
     from training.style_run import StyleRun, read_setting
 
@@ -160,9 +159,6 @@ def run(args: Namespace) -> int:
             frames = tuple(frames_of(args, each, FRAME) for each in names) if setting.is_drawn else ([], [])
             work.begin(*start(args, setting, frames), frames=frames)
         work.train()
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except (OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
     print(output)

@@ -119,7 +119,6 @@ def run(args: Namespace) -> int:
     from training.blend.stage import ResumeError
     from training.pretrain import parallel
     from training.pretrain.common import MissingStageError
-    from training.session import Interrupted
 
     try:
         if args.stage == "export":
@@ -127,9 +126,6 @@ def run(args: Namespace) -> int:
         else:
             with parallel.group(cli.resolve_device(args.device)) as device:
                 facts, leads = train(args, device), parallel.leads()
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except (MissingStageError, ResumeError) as error:
         raise cli.UserError(str(error)) from error
     except FloatingPointError as error:

@@ -105,7 +105,7 @@ def run(args: Namespace) -> int:
     from faces.find import face_aligner
     from training.folder import FolderImages
     from training.memory import keep_freed_memory
-    from training.session import Interrupted, Session
+    from training.session import Session
     from training.state import STATE_FILE, read_state, restore
 
     keep_freed_memory()
@@ -131,9 +131,6 @@ def run(args: Namespace) -> int:
         hint = args.command if "--resume" in args.command.split() else f"{args.command} --resume"
         Session(folder, facts, args.save_every, args.sheet_every, hint.replace(" --overwrite", ""), label="encoder"
                 ).train(trainer)
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except (ArithmeticError, OSError, ValueError) as error:
         raise cli.UserError(str(error)) from error
     rows = base.generator.config.n_latent

@@ -156,8 +156,8 @@ def credits_of(args: Namespace, names: Sequence[str]) -> dict[str, dict[str, str
         told = json.loads(args.credits.read_text(encoding="utf-8"))
         return {"credits": {name: str(told[name]) for name in names}}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise cli.UserError(f"{args.credits}: does not say who made each portrait ({' '.join(str(error).split())[:80]}); expected "
-                            'JSON {"NAME": "TITLE; ARTIST", ...}') from error
+        raise cli.UserError(f"{args.credits}: does not say who made each portrait ({' '.join(str(error).split())[:80]}); "
+                            'expected JSON {"NAME": "TITLE; ARTIST", ...}') from error
 
 
 def show_anew(args: Namespace, output: Path) -> None:
@@ -191,7 +191,7 @@ def run(args: Namespace) -> int:
     from drawing.pyramids import resized
     from training.exemplar_run import STAGES, ExemplarRun
     from training.exemplar_tools import load_tools
-    from training.session import Interrupted, stop_on_sigint
+    from training.session import stop_on_sigint
 
     if Path(args.style).name != args.style or args.style.startswith(".") or not args.style:
         raise cli.UserError(f"--style {args.style!r}: give a plain name without slashes")
@@ -214,12 +214,9 @@ def run(args: Namespace) -> int:
     try:
         with stop_on_sigint() as flag:
             config = settings(args, size=size)
-            trainer = ExemplarRun(folder, resized(portraits, (size, size)), tools=tools, config=config, flag=flag, report=cli.report,
-                                  snapshot=args.snapshot)
+            trainer = ExemplarRun(folder, resized(portraits, (size, size)), tools=tools, config=config, flag=flag,
+                                  report=cli.report, snapshot=args.snapshot)
             done = trainer.run(args.stages)
-    except Interrupted as error:
-        cli.report(error)
-        return 130
     except ArithmeticError as error:
         raise cli.UserError(str(error)) from error
     if set(done) == set(STAGES):

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.drawn``: what is drawn of photos and random faces after pairs: side, look, likeness, detail, parts, faces.
+"""``python -m benchmarks.drawn``: what is drawn after pairs: side, look, likeness, detail, parts, random faces.
 
 For every pair of a folder (sourceNAME, targetNAME) a style is trained by ``train.py`` with its defaults, unless it is there from
 before; then aligned photos and random faces are drawn with it.
@@ -58,7 +58,7 @@ def fine_detail(image: Tensor) -> float:
 
 
 def overlap(first: Tensor, second: Tensor) -> float:
-    """Return the intersection of two maps [1, H, W] over their union, pixels belonging above ``MOST``; NaN where both are empty."""
+    """Return the intersection of two maps [1, H, W] over their union, of pixels above ``MOST``; NaN where both are empty."""
     one, other = first > MOST, second > MOST
     union = (one | other).sum()
     return float((one & other).sum() / union) if union else float("nan")
@@ -120,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         drawing = to_tensor(read_image(target), FRAME)
         figures, made, samples = measure(stylizer, drawing, photos, judges)
         print(name, "  ".join(f"{key} {value:.3g}" for key, value in figures.items()), flush=True)
-        rows = [torch.cat([drawing, each], dim=0).permute(1, 2, 0, 3).flatten(2) for each in (photos, made, samples[:len(photos)])]
+        lines = (photos, made, samples[:len(photos)])
+        rows = [torch.cat([drawing, each], dim=0).permute(1, 2, 0, 3).flatten(2) for each in lines]
         width = min(row.shape[2] for row in rows)
         save_image(args.outdir / f"pair{name}.png", torch.cat([row[..., :width] for row in rows], dim=1)[None])
     return 0

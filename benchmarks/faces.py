@@ -122,12 +122,13 @@ def drawn(args: Namespace, held: list[tuple[Image.Image, np.ndarray]]) -> list[t
     import torch
 
     from data.images import to_tensor
-    from data.random_drawings import drawing, taught_looks
+    from data.looks import LOOKS
+    from data.random_drawings import drawing
     from data.warps import backward_grid
 
-    looks, made = taught_looks(), []
+    made = []
     for seed, (photo, points) in enumerate(held[:args.drawn]):
-        look = looks[sorted(looks)[seed % len(looks)]]
+        look = LOOKS[sorted(LOOKS)[seed % len(LOOKS)]]
         picture, moved = drawing(to_tensor(photo, 256), points / 256.0, look, seed=seed)
         grid = torch.as_tensor(backward_grid(points / 256.0, moved, 256)).float()
         made.append((grid, Image.fromarray(np.uint8(picture * 255.0 + 0.5)), moved * 256.0))

@@ -90,7 +90,6 @@ def tokens_one_by_one(dino: DinoFeatures, image: Tensor, *, layer: int, facet: s
         source = block if facet == "f" else block.attn.qkv
         handle = source.register_forward_hook(lambda _module, _inputs, output, caught=caught: caught.append(output))
         try:
-            dino.n_forward += 1
             dino.vit.forward_features(dino.prepare(one))
         finally:
             handle.remove()

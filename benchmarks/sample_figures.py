@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import dlib
 import lpips
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
 
-from benchmarks.quality_common import progress, resized
-from benchmarks.quality_images import count_faces
-from benchmarks.quality_math import frechet_distance, point_error
+from benchmarks.judged import frechet
 from checkpoints.builders import load_base, load_encoder
 from checkpoints.features import load_face_id, load_landmark_net
 from data.grids import grid
-from data.images import save_image
+from data.images import save_image, to_pil
 from losses.identity import IdentityLoss
 from models.face import Face
 from models.residual_encoder import residual_of
@@ -33,6 +36,31 @@ SHEET = 64
 HEADS = (0, 1, 2, 6)
 DRAWS = 8  # of as many training faces as there are held-out ones
 PIXELS = 32  # side at which faces are compared by pixels
+FACE_SIDE = 400  # px at which dlib looks for faces, twice as large
+
+
+def progress(items: Iterable[Any], text: str) -> Iterable[Any]:
+    """Show a bar on stderr over a loop."""
+    return tqdm(items, desc=text, mininterval=2.0, file=sys.stderr)
+
+
+def resized(image: Tensor, size: int) -> Tensor:
+    """Return images [N, 3, S, S] at ``size`` px, antialiased."""
+    if image.shape[3] == size:
+        return image
+    return F.interpolate(image, size=(size, size), mode="bicubic", antialias=True, align_corners=False).clamp(-1.0, 1.0)
+
+
+def point_error(found: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean distance of points [N, 68, 2] to the true ones in % of the true eye distance, [N]."""
+    eyes = truth[:, 36:42].mean(dim=1) - truth[:, 42:48].mean(dim=1)
+    return (found - truth).norm(dim=2).mean(dim=1) / eyes.norm(dim=1) * 100.0
+
+
+def count_faces(detector: dlib.fhog_object_detector, image: Tensor) -> int:
+    """Return how many faces dlib finds in one image [3, S, S] enlarged to ``FACE_SIDE`` px, searched at twice that."""
+    picture = to_pil(image).resize((FACE_SIDE, FACE_SIDE), Image.Resampling.BILINEAR)
+    return len(detector(np.asarray(picture), 1))
 
 
 def edges(image: Tensor) -> Tensor:
@@ -145,9 +173,9 @@ def measure_fd(bench: SampleBench) -> dict[str, float]:
     found: dict[str, float] = {"samples": args.count}
     for kind, name in enumerate(("squeezenet", "lpips")):
         fake, all_real = (torch.cat([part[kind] for part in parts]) for parts in (fakes, real))
-        found[name] = frechet_distance(fake, all_real[in_train])
+        found[name] = frechet(fake, all_real[in_train])
         if 1 < int(is_photo.sum()) < len(is_photo) - 1:
-            found[f"{name}_reference"] = frechet_distance(all_real[is_photo], all_real[~is_photo])
+            found[f"{name}_reference"] = frechet(all_real[is_photo], all_real[~is_photo])
             found[f"{name}_over_reference"] = found[name] / found[f"{name}_reference"]
     return found
 

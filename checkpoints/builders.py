@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from checkpoints.features import Encoder, landmarks_path, load_encoder, load_vit
+from checkpoints.features import KNOWN, Encoder, landmarks_path, load_encoder, load_network, load_vit
 from checkpoints.io import (
     CheckpointError,
     build_strict,
@@ -26,7 +26,6 @@ from checkpoints.io import (
 from checkpoints.nvidia import read_nvidia
 from checkpoints.official import check_official, describe_parts
 from checkpoints.paths import checkpoints_dir, find_style, official_path, starter_dir, style_names
-from checkpoints.samplers import DECODER, PRIOR, RESIDUAL, load_decoder, load_prior, load_residual
 from models.decoder import Decoder, enlarged, no_sketch
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.face import Face
@@ -37,7 +36,6 @@ from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_s
 __all__ = ["Base", "Encoder", "checkpoints_dir", "compute_w_avg", "find_style", "landmarks_path", "load_base", "load_encoder",
            "load_starter_discriminator", "load_vit", "starter_dir", "style_names"]
 
-Part = TypeVar("Part")
 OFFICIAL_BASE = "stylegan2-ffhq-config-f.pt"
 W_AVG_SAMPLES = 4096
 
@@ -59,21 +57,22 @@ class Base:
     @cached_property
     def prior(self) -> FacePrior | None:
         """Draws rows and sketches of random faces in place of the mapping network."""
-        return self._beside(PRIOR, load_prior)
+        return self._beside("prior")
 
     @cached_property
     def decoder(self) -> Decoder | None:
         """Draws photos of twice the side."""
-        return self._beside(DECODER, load_decoder)
+        return self._beside("decoder")
 
     @cached_property
     def residual(self) -> ResidualEncoder | None:
         """Finds what photos show beyond their rows."""
-        return self._beside(RESIDUAL, load_residual)
+        return self._beside("residual")
 
-    def _beside(self, name: str, load: Callable[..., Part | None]) -> Part | None:
-        path = folder_of(self.name) / name
-        return load(path, generator=self.fingerprint, device=self.w_avg.device) if path.is_file() else None
+    def _beside(self, kind: str) -> Any:
+        path = folder_of(self.name) / KNOWN[kind].file
+        found = load_network(kind, path, device=self.w_avg.device) if path.is_file() else None
+        return found.module if found is not None and found.generator == self.fingerprint else None
 
     @torch.no_grad()
     def random(self, z: Tensor, *, truncation_psi: float) -> Face:
@@ -119,7 +118,7 @@ def folder_of(name: str) -> Path:
 
 def has_prior(name: str) -> bool:
     """Tell without loading the base called ``name`` whether a prior of random faces lies beside it."""
-    return (folder_of(name) / PRIOR).is_file()
+    return (folder_of(name) / KNOWN["prior"].file).is_file()
 
 
 def compute_w_avg(generator: Generator) -> Tensor:

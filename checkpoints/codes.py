@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoints.io import CheckpointError, check_finite, describe
+from checkpoints.inert import InertUnpickler, Maker, RefusedError
+from checkpoints.io import CheckpointError, check_file, check_finite
 
 MAGIC = b"\x93NUMPY"
 TYPES = {name: np.dtype(name) for name in ("f2", "f4", "f8")}
@@ -20,25 +19,6 @@ TYPES = {name: np.dtype(name) for name in ("f2", "f4", "f8")}
 OBJECT = "O8"
 MODULES = {"numpy.core.multiarray", "numpy._core.multiarray"}
 CODE = "wants to run code when it is read, which is refused; use a file that holds only arrays, from a source you trust"
-
-
-class RefusedError(pickle.UnpicklingError):
-    """The pickle names a function or class that an array does not need."""
-
-
-class _Call:
-    """Stands for a function that a pickle may call; it cannot be changed by what the pickle says."""
-
-    __slots__ = ("make",)
-
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self.make = make
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.make(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise RefusedError("a change of a function")
 
 
 class _Type:
@@ -80,7 +60,7 @@ class _Array:
         self.value = found.reshape(shape, order="F" if fortran else "C")
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(InertUnpickler):
     """Reads dictionaries of arrays; every name but those of arrays is refused before anything is made.
 
     Args:
@@ -91,16 +71,9 @@ class _Reader(pickle.Unpickler):
     def __init__(self, file: BinaryIO, limit: int) -> None:
         super().__init__(file)
         self.left = limit
-        kind = _Call(lambda *_: _refused("an array class"))
-        self.known = {("numpy", "ndarray"): kind, ("numpy", "dtype"): _Call(_Type), ("_codecs", "encode"): _Call(self._encode)}
-        self.known |= {(module, "_reconstruct"): _Call(lambda *_: _Array()) for module in MODULES}
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = self.known.get((module, name))
-        return found if found is not None else _refused(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        _refused("a reference to something outside")
+        kind = Maker(lambda *_: _refused("an array class"))
+        self.names = {("numpy", "ndarray"): kind, ("numpy", "dtype"): Maker(_Type), ("_codecs", "encode"): Maker(self._encode)}
+        self.names |= {(module, "_reconstruct"): Maker(lambda *_: _Array()) for module in MODULES}
 
     def _encode(self, text: Any, encoding: Any) -> bytes:
         """Do what old pickles of bytes ask for."""
@@ -124,9 +97,7 @@ def read_codes(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: in one line, for anything else; nothing that the file names is imported or called.
     """
     path = Path(path)
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     try:
         found = _read(path)
     except RefusedError as error:

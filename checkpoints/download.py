@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from checkpoints.io import CheckpointError, describe
+from checkpoints.io import CheckpointError, check_file
 from checkpoints.manifest import Entry, check_content, check_size, import_file
 from checkpoints.paths import checkpoints_dir
 
@@ -138,9 +138,7 @@ def _length_of(error: urllib.error.HTTPError) -> int | None:
 def _placed(entry: Entry, file: Path, url: str) -> Path:
     """Check a fetched file and move it to its place; a wrong one is removed."""
     try:
-        problem = describe(file)
-        if problem:
-            raise CheckpointError(f"{url}: {problem}")
+        check_file(file, name=url)
         if file.name.endswith(PACKED):
             return import_file(file)
         check_size(file, entry)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from checkpoints.inert import read_script
-from checkpoints.io import CheckpointError, build_strict, check_state, describe, read_torch
+from checkpoints.io import CheckpointError, build_strict, check_file, check_state, read_torch
 from models.fan import FAN, FANConfig
 
 
@@ -20,9 +20,7 @@ def load_fan(path: str | Path, *, device: torch.device | str = "cpu") -> FAN:
         CheckpointError: in one line, if the file is absent, damaged or of another kind.
     """
     path = Path(path)
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     state = read_script(path) if _is_script(path) else read_torch(path)
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkpoints.io import (
     CheckpointError,
     build_strict,
+    check_file,
     check_finite,
     check_network,
     check_state,
-    describe,
     fingerprint,
     has_config,
     load_model,
@@ -28,9 +29,12 @@ from checkpoints.io import (
 from checkpoints.official import describe_parts, options_of, recognise
 from checkpoints.packed import PACKED, unpack_half
 from checkpoints.paths import OFFICIAL_VITS, checkpoints_dir, official_path, starter_dir
+from models.config import Config
+from models.decoder import Decoder, DecoderConfig
 from models.dino import DinoFeatures, ViTConfig, clean_vit_state, vit_from_hub, vit_from_state
 from models.e4e import E4EConfig, E4EEncoder
 from models.face_id import FaceIdConfig, FaceIdNet
+from models.face_prior import FacePrior, FacePriorConfig
 from models.landmarks import LandmarkConfig, LandmarkNet
 from models.parts import PartsConfig, PartsNetwork
 from models.psp import PSPEncoder
@@ -140,30 +144,6 @@ def latent_avg_of(path: Path, value: object, config: E4EConfig) -> Tensor:
     raise CheckpointError(f"{path}: misshapen latent_avg: got {got}, expected [{rows}, {width}]; get the file again")
 
 
-@dataclass(frozen=True)
-class ResidualFinder:
-    """A residual encoder, the digest of the generator whose features it predicts, and its own digest."""
-
-    module: ResidualEncoder
-    generator: str
-    fingerprint: str
-
-
-def load_residual_encoder(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> ResidualFinder:
-    """Load the encoder of residuals, see ``models.residual_encoder``: "starter" or a file.
-
-    Raises:
-        CheckpointError: if the file is absent, damaged or of another kind.
-    """
-    text = str(name_or_path)
-    path = starter_dir() / "residual.safetensors" if text == "starter" else Path(text)
-    tensors, config = load_model(path, kind="residual")
-    found = read_config(path, config, "residual", ResidualEncoderConfig.from_dict)
-    module = build_strict(lambda: ResidualEncoder(found), tensors, what=str(path))
-    module.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
-    return ResidualFinder(module, str(config.get("generator", "")), fingerprint(module.state_dict()))
-
-
 def load_vit(
     name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu", image_size: int | None = None
 ) -> DinoFeatures:
@@ -209,9 +189,7 @@ def vit_state(path: Path) -> tuple[Mapping[str, Any], ViTConfig | None]:
         state = clean_vit_state(state)
         check_finite(path, state)
         return state, None
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     if has_config(path):
         tensors, config = load_model(path, kind="vit")
         return tensors, read_config(path, config, "vit", ViTConfig.from_dict)
@@ -223,79 +201,72 @@ def vit_state(path: Path) -> tuple[Mapping[str, Any], ViTConfig | None]:
     return state, None
 
 
-@dataclass(frozen=True)
-class LandmarkFinder:
-    """A frozen heat-map network, see ``models.landmarks``, and its content digest."""
+class Known(NamedTuple):
+    """A kind of network: its file in the starter, its class, its settings where it has some, and whether channels lie last."""
 
-    module: LandmarkNet
-    fingerprint: str
+    file: str
+    network: Callable[..., nn.Module]
+    config: type[Config] | None
+    channels_last: bool = True
 
 
-def load_landmark_net(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> LandmarkFinder:
-    """Load the differentiable landmark network: "starter" or a file.
-
-    Raises:
-        CheckpointError: if the file is absent, damaged or of another kind.
-    """
-    text = str(name_or_path)
-    path = starter_dir() / "landmarks_net.safetensors" if text == "starter" else Path(text)
-    tensors, config = load_model(path, kind="landmarks")
-    found = read_config(path, config, "landmarks", LandmarkConfig.from_dict)
-    module = build_strict(lambda: LandmarkNet(found), tensors, what=str(path))
-    module.requires_grad_(False).eval().to(device)
-    return LandmarkFinder(module, fingerprint(module.state_dict()))
+KNOWN = {
+    "residual": Known("residual.safetensors", ResidualEncoder, ResidualEncoderConfig),
+    "prior": Known("prior.safetensors", FacePrior, FacePriorConfig, channels_last=False),
+    "decoder": Known("decoder.safetensors", Decoder, DecoderConfig),
+    "landmarks": Known("landmarks_net.safetensors", LandmarkNet, LandmarkConfig, channels_last=False),
+    "face_id": Known("face_id.safetensors", FaceIdNet, FaceIdConfig, channels_last=False),
+    "squeezenet": Known("squeezenet.safetensors", SqueezeNetFeatures, None),
+    "parts": Known("parts.safetensors", PartsNetwork, PartsConfig),
+}
 
 
 @dataclass(frozen=True)
-class FaceIdentity:
-    """A frozen identity network, see ``models.face_id``, and its content digest."""
+class Frozen:
+    """A network that is not trained further, and the digest of the generator that it belongs to, empty for none."""
 
-    module: FaceIdNet
-    fingerprint: str
+    module: Any
+    generator: str = ""
 
-
-def load_face_id(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> FaceIdentity:
-    """Load the identity network: "starter" or a file.
-
-    Raises:
-        CheckpointError: if the file is absent, damaged or of another kind.
-    """
-    text = str(name_or_path)
-    path = starter_dir() / "face_id.safetensors" if text == "starter" else Path(text)
-    tensors, config = load_model(path, kind="face_id")
-    found = read_config(path, config, "face_id", FaceIdConfig.from_dict)
-    with torch.device("meta"):
-        shapes = FaceIdNet(found).state_dict()
-    module = build_strict(lambda: FaceIdNet(found), unpack_half(path, tensors.get(PACKED), shapes), what=str(path))
-    module.requires_grad_(False).eval().to(device)
-    return FaceIdentity(module, fingerprint(module.state_dict()))
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+        return fingerprint(self.module.state_dict())
 
 
-def load_squeezenet(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> SqueezeNetFeatures:
-    """Load the feature network of perceptual distances: "starter" or a file.
+def load_network(kind: str, name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> Frozen:
+    """Load a network of a kind of ``KNOWN``: "starter" or a file.
 
     Raises:
         CheckpointError: if the file is absent, damaged or of another kind.
     """
-    text = str(name_or_path)
-    path = starter_dir() / "squeezenet.safetensors" if text == "starter" else Path(text)
-    tensors, _ = load_model(path, kind="squeezenet")
-    module = build_strict(SqueezeNetFeatures, tensors, what=str(path))
-    return module.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    known = KNOWN[kind]
+    path = starter_dir() / known.file if str(name_or_path) == "starter" else Path(name_or_path)
+    tensors, config = load_model(path, kind=kind)
+    shape = () if known.config is None else (read_config(path, config, kind, known.config.from_dict),)
+    if kind == "face_id":
+        with torch.device("meta"):
+            shapes = FaceIdNet(*shape).state_dict()
+        tensors = unpack_half(path, tensors.get(PACKED), shapes)
+    module = build_strict(lambda: known.network(*shape), tensors, what=str(path)).requires_grad_(False).eval().to(device)
+    if known.channels_last:
+        module.to(memory_format=torch.channels_last)
+    return Frozen(module, str(config.get("generator", "")))
 
 
-def load_parts(name_or_path: str | Path = "starter", *, device: torch.device | str = "cpu") -> PartsNetwork:
-    """Load the network that tells skin, ground, hair and the rest of pictures apart: "starter" or a file.
+load_residual_encoder = partial(load_network, "residual")
+load_landmark_net = partial(load_network, "landmarks")
+load_face_id = partial(load_network, "face_id")
 
-    Raises:
-        CheckpointError: if the file is absent, damaged or of another kind.
-    """
-    text = str(name_or_path)
-    path = starter_dir() / "parts.safetensors" if text == "starter" else Path(text)
-    tensors, config = load_model(path, kind="parts")
-    found = read_config(path, config, "parts", PartsConfig.from_dict)
-    module = build_strict(lambda: PartsNetwork(found), tensors, what=str(path))
-    return module.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+
+def load_squeezenet(*, device: torch.device | str = "cpu") -> SqueezeNetFeatures:
+    """Load the starter's feature network of perceptual distances."""
+    return load_network("squeezenet", device=device).module
+
+
+def load_parts(*, device: torch.device | str = "cpu") -> PartsNetwork:
+    """Load the starter's network that tells skin, background, hair and the rest of pictures apart."""
+    return load_network("parts", device=device).module
 
 
 def landmarks_path() -> Path:

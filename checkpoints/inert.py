@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from checkpoints.io import CheckpointError, describe
+from checkpoints.io import CheckpointError, check_file
 
 # The first pickle of a file of torch.save's old form is a number that tells it; NVIDIA's files are plain pickles.
 PICKLE, OLD_TORCH = b"\x80", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -150,10 +150,12 @@ NAMES: Mapping[tuple[str, str], Any] = {
 
 
 class InertUnpickler(pickle.Unpickler):
-    """Reads a pickle whose names are in ``NAMES``; raises RefusedError at any other."""
+    """Reads a pickle whose names are in ``names``; raises RefusedError at any other."""
+
+    names = NAMES
 
     def find_class(self, module: str, name: str) -> Any:
-        found = NAMES.get((module, name))
+        found = self.names.get((module, name))
         if found is None:
             raise RefusedError(f"{module}.{name}"[:120])
         return found
@@ -189,9 +191,7 @@ def is_plain_pickle(path: Path) -> bool:
 
 def _guarded(path: Path, read: Callable[[], Any], form: str) -> Any:
     """Call ``read`` and turn what damaged and hostile files raise into one line."""
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     try:
         return read()
     except RefusedError as error:

@@ -123,6 +123,13 @@ def describe(path: Path) -> str | None:
     return None
 
 
+def check_file(path: Path, *, name: object = None) -> None:
+    """Raise CheckpointError with what ``describe`` says is wrong with a file, called ``name`` or by its path."""
+    problem = describe(path)
+    if problem:
+        raise CheckpointError(f"{name or path}: {problem}")
+
+
 def is_text(path: Path) -> bool:
     """Tell whether a file begins as plain text."""
     with open(path, "rb") as file:
@@ -144,9 +151,7 @@ def load_model(path: str | Path, *, kind: str | None = None) -> tuple[dict[str, 
         CheckpointError: for anything but an intact file of that kind.
     """
     path = Path(path)
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get(CONFIG_KEY, "null"))
@@ -212,9 +217,7 @@ def peek_torch(path: str | Path) -> Any:
 
 def _read_torch(path: str | Path, *, mmap: bool = False) -> Any:
     path = Path(path)
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     try:
         # e4e's file keeps its options in a Namespace, which is data only.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():

@@ -19,10 +19,10 @@ from checkpoints.inert import is_plain_pickle
 from checkpoints.io import (
     CheckpointError,
     atomic_write,
+    check_file,
     check_finite,
     check_network,
     check_state,
-    describe,
     load_model,
     read_torch,
     save_model,
@@ -138,9 +138,7 @@ def status(entry: Entry, *, thorough: bool) -> tuple[str, str]:
     if not path.exists():
         return "missing", f"get it from {entry.source}"
     try:
-        problem = describe(path)
-        if problem:
-            raise CheckpointError(f"{path}: {problem}")
+        check_file(path)
         check_size(path, entry)
         if thorough:
             check_content(path, entry)
@@ -195,9 +193,7 @@ def import_file(path: Path) -> Path:
     Raises:
         CheckpointError: if it is no known file, is damaged, or would replace another style.
     """
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     if path.suffix == ".npy":
         raise CheckpointError(f"{path}: holds {len(read_codes(path))} codes of exemplars (DualStyleGAN); they come along when "
                               "you import the generator.pt beside them")

@@ -19,7 +19,7 @@ PURPOSES = {
     "residual.safetensors": "encoder of what a photo shows beyond its latents, as features at 32 px",
     "prior.safetensors": "draws rows and sketches of random faces: Gaussian of what the encoder gives for faces",
     "decoder.safetensors": "two-times decoder: from the generator's images to photos of 256 px",
-    "parts.safetensors": "tells skin, ground, hair and the rest of a picture apart, 128 px",
+    "parts.safetensors": "tells skin, background, hair and the rest of a picture apart, 128 px",
     "vit.safetensors": "vision transformer, patch 8, 12 blocks, for the directional and consistency losses",
     "landmarks.dat": "dlib shape predictor, 68 points",
     "landmarks_net.safetensors": "heat-map landmark network, 68 points, 128 px, differentiable",

@@ -87,24 +87,3 @@ def match_colour(image: Tensor, reference: Tensor) -> Tensor:
     std, mean = torch.std_mean(image, dim=(2, 3), keepdim=True)
     ref_std, ref_mean = torch.std_mean(reference, dim=(2, 3), keepdim=True)
     return ((image - mean) / (std + 1e-4) * ref_std + ref_mean).clamp(-1.0, 1.0)
-
-
-def paint(image: Tensor, *, radius: int = 3, levels: int = 9, outline: float = 0.8, saturation: float = 1.35) -> Tensor:
-    """Draw images as a flat, inked painting: two Kuwahara passes, stronger colour, few tones, dark outlines.
-
-    Args:
-        image: [N, 3, H, W] in [-1, 1].
-        radius: brush size in px.
-        levels: tones per channel.
-        outline: opacity of the outlines, 0..1.
-        saturation: factor on the distance from grey.
-
-    Returns:
-        [N, 3, H, W] in [-1, 1].
-    """
-    flat = kuwahara(kuwahara(image, radius), max(radius - 1, 1))
-    grey = luma(flat)
-    vivid = (grey + (flat - grey) * saturation).clamp(-1.0, 1.0)
-    # Mixing tones and their rounding keeps gentle shading, as watercolour does.
-    toned = 0.35 * vivid + 0.65 * posterize(vivid, levels)
-    return ink(toned, outline).clamp(-1.0, 1.0)

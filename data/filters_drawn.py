@@ -302,29 +302,3 @@ def comic(picture: np.ndarray, points: np.ndarray, *, seed: int = 0, spacing: fl
     draw_brows(pen, points, INK, width=0.024)
     draw_eyes(pen, points, Eyes(iris=(0.15, 0.35, 0.70), width=0.015))
     return pen.result
-
-
-def watercolour(picture: np.ndarray, points: np.ndarray, *, seed: int = 0, colours: int = 12) -> np.ndarray:
-    """Paint in transparent washes with darker borders on white paper, with a fine brown pen.
-
-    Args:
-        picture, points, seed: see the module.
-        colours: number of washes.
-    """
-    rng, side = np.random.default_rng(seed), len(picture)
-    head = head_mask(picture, points)
-    base = recoloured(smoothed(picture, 0.012, epsilon=0.01, passes=3), saturation=1.7, contrast=0.9, light=0.14)
-    wash = flattened(base, colours, width=0.010, rng=rng)
-    pools = np.clip(grey(blur(wash, 0.008 * side)) - grey(blur(wash, 0.002 * side)), 0.0, 0.06) * 6.0
-    wash = np.clip((0.6 * wash + 0.4 * base) * (1.0 - pools[..., None]), 0.0, 1.0)
-    tooth = paper_grain(side, rng=rng)
-    edge = np.clip(blur(head, 0.012 * side) * 1.6 - 0.35 + 0.08 * tooth, 0.0, 1.0)
-    result = lay(np.full(picture.shape, 0.985), np.clip(wash * (1.0 + 0.018 * tooth[..., None]), 0.0, 1.0), 0.92 * edge)
-    brown = (0.32, 0.20, 0.16)
-    pen = Pen(result)
-    draw_jaw(pen, points, brown, width=0.005, cover=0.6)
-    draw_nose(pen, points, brown, cover=0.7)
-    draw_mouth(pen, points, lips=(0.82, 0.36, 0.38), line=brown, cover=0.6)
-    draw_brows(pen, points, brown, cover=0.75)
-    draw_eyes(pen, points, Eyes(iris=(0.36, 0.46, 0.40), line=brown))
-    return pen.result

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from data import filters_drawn as drawn
-from data.warps import Caricature, deform
+from data.warps import Caricature
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class DrawnLook:
         warp: how the face is deformed before it is drawn.
         options: of the filter.
         strength: of the warp, see ``Caricature.scaled``.
-        held_out: kept for testing; no style is made of it and nothing is tuned to it.
     """
 
     about: str
@@ -32,10 +29,9 @@ class DrawnLook:
     warp: Caricature
     options: dict[str, Any] = field(default_factory=dict)
     strength: float = 1.0
-    held_out: bool = False
 
 
-BLUE, CREAM, CHALK, BOARD = (0.10, 0.17, 0.55), (0.98, 0.96, 0.88), (0.95, 0.94, 0.88), (0.13, 0.22, 0.18)
+BLUE, CREAM = (0.10, 0.17, 0.55), (0.98, 0.96, 0.88)
 LOOKS: dict[str, DrawnLook] = {
     "flat": DrawnLook("few flat colours, dark contours, yellow ground, narrow jaw", drawn.flat,
                       Caricature(eyes=1.3, jaw=0.84, mouth=1.2)),
@@ -53,42 +49,4 @@ LOOKS: dict[str, DrawnLook] = {
                        Caricature(eyes=1.2, jaw=1.12, mouth=1.2)),
     "bluepen": DrawnLook("blue ballpoint on cream paper, wide grin", drawn.ink,
                          Caricature(eyes=1.2, jaw=0.92, mouth=1.35), {"colour": BLUE, "paper": CREAM, "shade": 0.6}),
-    "watercolour": DrawnLook("transparent washes on white paper, small eyes, wide nose", drawn.watercolour,
-                             Caricature(eyes=0.75, nose=1.4), held_out=True),
-    "chalkboard": DrawnLook("white chalk on a dark green board, short face, wide mouth", drawn.ink,
-                            Caricature(eyes=1.1, length=0.92, mouth=1.3), {"colour": CHALK, "paper": BOARD, "shade": 0.5},
-                            held_out=True),
 }
-
-
-def look_named(name: str) -> DrawnLook:
-    """Return a look; raises ValueError where there is none of that name."""
-    if name not in LOOKS:
-        raise ValueError(f"no look {name!r}; there are {', '.join(LOOKS)}")
-    return LOOKS[name]
-
-
-def draw_look(name: str, image: Tensor, points: np.ndarray, *, seed: int = 0, strength: float | None = None) -> Tensor:
-    """Deform and draw a face.
-
-    Args:
-        name: of the look.
-        image: [1, 3, S, S] in [-1, 1]; the filters are made for about 512 px.
-        points: landmarks [68, 2] as fractions of the side.
-        seed: of what the filter draws by chance.
-        strength: of the warp; the look's own where None.
-
-    Returns:
-        The drawing [1, 3, S, S] in [-1, 1].
-
-    Raises:
-        ValueError: for an unknown look or a wrong shape.
-    """
-    look = look_named(name)
-    if image.ndim != 4 or image.shape[:2] != (1, 3) or image.shape[2] != image.shape[3] or points.shape != (68, 2):
-        raise ValueError(f"expected an image [1, 3, S, S] and landmarks [68, 2], got {list(image.shape)}, {points.shape}")
-    warp = look.warp.scaled(look.strength if strength is None else strength)
-    bent = deform(image, points, warp).clamp(-1.0, 1.0)
-    picture = bent[0].permute(1, 2, 0).double().cpu().numpy() / 2.0 + 0.5  # [1, 3, S, S] -> [S, S, 3]
-    result = look.draw(np.clip(picture, 0.0, 1.0), warp.displace(points), seed=seed, **look.options)
-    return torch.from_numpy(np.clip(result, 0.0, 1.0) * 2.0 - 1.0).permute(2, 0, 1)[None].to(image)

@@ -1,4 +1,4 @@
-"""Which part of a picture each pixel is, skin, ground, hair or the rest, by colours and landmarks, for a network to learn.
+"""Which part of a picture each pixel is, skin, background, hair or the rest, by colours and landmarks, for a network to learn.
 
 Single labels are wrong now and then, where hair has the colour of what is behind it or a jacket that of hair; a network that
 learns thousands of them learns what they have in common.
@@ -22,7 +22,7 @@ FEWEST, UNKNOWN, BARE = 30, 18.0, 9.0
 
 
 def part_labels(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return how far each pixel is skin (also ears and neck), ground, hair or the rest, [4, S, S] of sum 1.
+    """Return how far each pixel is skin (also ears and neck), background, hair or the rest, [4, S, S] of sum 1.
 
     Args:
         picture: [S, S, 3] in 0..1, a photo.

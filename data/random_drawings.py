@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,11 +17,6 @@ DRAWN_SIDE = 256
 LEAST_AREA = 0.05
 # Chance of other colours than the look's own.
 RECOLOURED = 0.7
-
-
-def taught_looks() -> dict[str, DrawnLook]:
-    """Return the looks that may be trained on."""
-    return {name: look for name, look in LOOKS.items() if not look.held_out}
 
 
 def random_caricature(rng: torch.Generator) -> Caricature:
@@ -107,16 +101,14 @@ def drawing(image: Tensor, points: np.ndarray, look: DrawnLook, *, seed: int, re
     return (recoloured_at_random(made, rng) if rng.random() < recoloured else made), moved
 
 
-def random_drawing(face: Tensor, points: np.ndarray, *, seed: int, looks: Mapping[str, DrawnLook] | None = None) -> np.ndarray:
+def random_drawing(face: Tensor, points: np.ndarray, *, seed: int) -> np.ndarray:
     """Return a face drawn in a random look, [S, S, 3] in 0..1 with S = ``DRAWN_SIDE``; a seed means one look.
 
     Args:
         face: [1, 3, H, W] in [-1, 1].
         points: landmarks [68, 2] as fractions of the side.
         seed: of look, deformation and colours.
-        looks: to choose from; all that may be taught where None.
     """
-    looks = looks or taught_looks()
-    look = looks[sorted(looks)[int(np.random.default_rng(seed).integers(len(looks)))]]
+    look = LOOKS[sorted(LOOKS)[int(np.random.default_rng(seed).integers(len(LOOKS)))]]
     image = F.interpolate(face, size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic", align_corners=False).clamp(-1.0, 1.0)
     return drawing(image, points, look, seed=seed, recoloured=RECOLOURED)[0]

@@ -37,7 +37,7 @@ PARTS = {"lines": 0.55, "hatching": 0.35, "grain": 0.4, "relief": 0.35, "palette
 
 
 def random_look(seed: int) -> Draw:
-    """Return a look by its seed; the looks that are held out, and light lines on dark paper, are never among them."""
+    """Return a look by its seed; light lines on dark paper are never among them."""
     rng = np.random.default_rng([seed, 7])
     return _taught(rng) if rng.random() < TAUGHT else _made(rng)
 

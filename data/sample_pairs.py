@@ -1,4 +1,4 @@
-"""``python -m data.sample_pairs``: pairs drawn on a photo in the public domain (NASA's portrait of Eileen Collins, in scikit-image).
+"""``python -m data.sample_pairs``: pairs drawn on a photo in the public domain (Eileen Collins, NASA; in scikit-image).
 
 The photo is aligned as FFHQ. A drawing is the photo moved by its mesh (larger eyes, another jaw and mouth) and then drawn by
 filters: light and colour in steps, lines where a difference of Gaussians finds edges (XDoG, Winnemoeller et al. 2012).
@@ -47,7 +47,7 @@ class Shape:
 
 
 def reshaped(mesh: Tensor, shape: Shape) -> Tensor:
-    """Return the points [1, POINTS, 2] of a mesh [1, 468, 3] in another shape; points between follow the nearest of what moves."""
+    """Return the points [1, POINTS, 2] of a mesh [1, 468, 3] in another shape; others follow the nearest of what moves."""
     points = mesh[0, :, :2].double().numpy()
     anchors, moves = [], []
     for ring in EYE_RINGS:
@@ -60,7 +60,8 @@ def reshaped(mesh: Tensor, shape: Shape) -> Tensor:
     jaw, middle = points[list(JAW)], points[list(OVAL)].mean(axis=0)
     below = np.clip((jaw[:, 1:] - middle[1]) / np.ptp(jaw[:, 1]), 0.0, 1.0)
     anchors.append(jaw)
-    moves.append(np.concatenate([(shape.jaw - 1.0) * (jaw[:, :1] - middle[0]), (shape.chin - 1.0) * below * (jaw[:, 1:] - middle[1])], 1))
+    wider, longer = (shape.jaw - 1.0) * (jaw[:, :1] - middle[0]), (shape.chin - 1.0) * below * (jaw[:, 1:] - middle[1])
+    moves.append(np.concatenate([wider, longer], 1))
     anchors, moves = np.concatenate(anchors), np.concatenate(moves)
     distance = np.linalg.norm(points[:, None] - anchors[None], axis=2)
     weight = np.exp(-((distance / 0.035) ** 2)) + 1e-9
@@ -130,7 +131,8 @@ def airbrush(pixels: np.ndarray, ground: np.ndarray) -> np.ndarray:
     contour = gaussian_filter(lines(evened(light), fine=1.4, sharp=12.0, dark=0.42), 0.6)
     painted = np.clip(lab2rgb(lab), 0.0, 1.0) * (0.4 + 0.6 * contour[..., None])
     fade = np.linspace(0.0, 1.0, SIDE)[:, None, None]
-    return painted + ground[..., None] * (np.array([0.93, 0.86, 0.72]) * (1.0 - fade) + np.array([0.75, 0.58, 0.42]) * fade - painted)
+    warm = np.array([0.93, 0.86, 0.72]) * (1.0 - fade) + np.array([0.75, 0.58, 0.42]) * fade
+    return painted + ground[..., None] * (warm - painted)
 
 
 Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from scipy.interpolate import RBFInterpolator
 from torch import Tensor
-from torch.nn import functional as F
 
 RIGHT_EYE, LEFT_EYE = slice(36, 42), slice(42, 48)
 RIGHT_BROW, LEFT_BROW = slice(17, 22), slice(22, 27)
@@ -62,9 +61,6 @@ class Caricature:
         return moved
 
 
-SAMPLE = Caricature(eyes=1.45, jaw=0.78, mouth=1.3)
-
-
 def backward_grid(source: np.ndarray, target: np.ndarray, size: int, *, smoothing: float = 1e-4) -> Tensor:
     """Return the sampling grid [1, size, size, 2] that carries ``source`` points to ``target``.
 
@@ -93,9 +89,3 @@ def least_area(grid: Tensor) -> float:
     grid, size = grid.double(), grid.shape[1]
     across, down = (grid[:, :-1].diff(dim=2) * size / 2.0, grid[:, :, :-1].diff(dim=1) * size / 2.0)  # both [1, S-1, S-1, 2]
     return float((across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]).min())
-
-
-def deform(image: Tensor, landmarks: np.ndarray, caricature: Caricature) -> Tensor:
-    """Warp one image [1, 3, S, S] whose ``landmarks`` [68, 2] are fractions of the side by a known caricature."""
-    grid = backward_grid(landmarks, caricature.displace(landmarks), image.shape[3])
-    return F.grid_sample(image, grid.to(image), mode="bicubic", padding_mode="reflection", align_corners=False)

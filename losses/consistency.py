@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -93,18 +93,3 @@ def reference_consistency(
                              f"got {list(reference.shape)}")
     return softmax_discrepancy(reference_similarities(source, reference_source),
                                reference_similarities(target, reference_target))
-
-
-class ConsistencyLoss(nn.Module):
-    """Both consistency terms, with the reference pair's self-similarities [1, T, T] kept inside."""
-
-    def __init__(self, reference_source: Tensor, reference_target: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("reference_source", reference_source.detach())
-        self.register_buffer("reference_target", reference_target.detach())
-
-    def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (pairs, reference) for self-similarities [N, T, T], see the functions of those names."""
-        reference = reference_consistency(source, target, reference_source=self.reference_source,
-                                          reference_target=self.reference_target)
-        return pair_consistency(source, target), reference

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 # Added to variances, so that the logarithm of collapsed codes stays finite and still pushes them apart.
@@ -81,15 +81,3 @@ def code_distance(found: Tensor, given: Tensor) -> Tensor:
     if found.shape != given.shape:
         raise ValueError(f"expected codes of one shape, got {list(found.shape)} and {list(given.shape)}")
     return (found - given).square().mean()
-
-
-class NTXentLoss(nn.Module):
-    """``nt_xent`` with its temperature."""
-
-    def __init__(self, *, temperature: float = 0.1) -> None:
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the loss of two [N, D], see ``nt_xent``."""
-        return nt_xent(first, second, temperature=self.temperature)

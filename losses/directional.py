@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -40,17 +40,3 @@ def directional_loss(source: Tensor, sample: Tensor, *, reference_source: Tensor
     direction = frobenius_normalised(sample) - frobenius_normalised(source)
     reference = frobenius_normalised(reference_target) - frobenius_normalised(reference_source)
     return 1 - F.cosine_similarity(direction.flatten(1), reference.flatten(1), dim=1).mean()  # [N, T, D] -> [N, T D]
-
-
-class DirectionalLoss(nn.Module):
-    """Module form of `directional_loss` that keeps the reference pair's features [1, T, D]."""
-
-    def __init__(self, reference_source: Tensor, reference_target: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("reference_source", reference_source.detach())
-        self.register_buffer("reference_target", reference_target.detach())
-
-    def forward(self, source: Tensor, sample: Tensor) -> Tensor:
-        """See `directional_loss`; source and sample [N, T, D]."""
-        return directional_loss(source, sample, reference_source=self.reference_source,
-                                reference_target=self.reference_target)

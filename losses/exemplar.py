@@ -69,14 +69,3 @@ def nearest_fit(made: Tensor, codes: Tensor) -> Tensor:
     if made.shape != codes.shape:
         raise ValueError(f"expected a sample per code, got {list(made.shape)} and {list(codes.shape)}")
     return (made - codes).square().mean()
-
-
-def code_diversity(codes: Tensor) -> Tensor:
-    """Mean distance between different codes [N, K], N at least 2, by which a sampler is held against the codes it learned.
-
-    Raises:
-        ValueError: for fewer codes.
-    """
-    if codes.ndim != 2 or len(codes) < 2:
-        raise ValueError(f"expected at least 2 codes [N, K], got {list(codes.shape)}")
-    return torch.cdist(codes, codes).sum() / (len(codes) * (len(codes) - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -81,19 +81,3 @@ def warp_smoothness(grids: Sequence[Tensor]) -> Tensor:
         down = displacement[:, 1:] - displacement[:, :-1]
         terms.append(across.square().sum(dim=3).mean() + down.square().sum(dim=3).mean())
     return torch.stack(terms).mean()
-
-
-class PublishedWarpLoss(nn.Module):
-    """Module form of `published_warp_loss`."""
-
-    def forward(self, grids: Sequence[Tensor]) -> Tensor:
-        """grids: [N, H, W, 2] each -> scalar."""
-        return published_warp_loss(grids)
-
-
-class WarpSmoothness(nn.Module):
-    """Module form of `warp_smoothness`."""
-
-    def forward(self, grids: Sequence[Tensor]) -> Tensor:
-        """grids: [N, H, W, 2] each -> scalar."""
-        return warp_smoothness(grids)

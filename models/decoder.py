@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import Config
 from models.residual_encoder import SLOPE, space_to_depth
 
 SKETCH_SIDE = 16  # cells of a sketch along a side, whatever the image's
@@ -20,7 +20,7 @@ FAINT = 0.02  # of detail, in the units of images: less counts as none
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Config):
     """Shape of the network.
 
     Attributes:
@@ -39,18 +39,6 @@ class DecoderConfig:
         if len(self.widths) != 3 or len(self.blocks) != 3 or min(*self.widths, self.fine) < 1 or min(self.blocks) < 0:
             raise ValueError(f"expected three widths of at least 1 and three numbers of blocks, got {self.widths}, "
                              f"{self.fine} and {self.blocks}")
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        return {**asdict(self), "widths": list(self.widths), "blocks": list(self.blocks)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> DecoderConfig:
-        """Rebuild the config from ``to_dict()``; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown decoder settings {sorted(unknown)}")
-        return cls(**values)
 
 
 class ResidualBlock(nn.Module):
@@ -117,7 +105,8 @@ class Decoder(nn.Module):
         if list(sketch.shape[1:]) != [SKETCH_CHANNELS, SKETCH_SIDE, SKETCH_SIDE]:
             raise ValueError(f"expected sketches [N, {SKETCH_CHANNELS}, {SKETCH_SIDE}, {SKETCH_SIDE}], got {list(sketch.shape)}")
         rough = sketch[:, :DETAIL + 1]
-        half = self.stem(torch.cat([space_to_depth(image, 2), resized(rough, side // 2), placed(sketch[:, FACE], side // 2)], dim=1))
+        half = self.stem(torch.cat([space_to_depth(image, 2), resized(rough, side // 2), placed(sketch[:, FACE], side // 2)],
+                                   dim=1))
         quarter = self.down(F.leaky_relu(half, SLOPE))
         eighth = self.lower(F.leaky_relu(quarter, SLOPE)) + self.sketch(resized(rough, side // 8))
         quarter = self.deep(quarter + doubled(self.rise(self.deepest(eighth))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -126,21 +126,9 @@ class DeformableGenerator(nn.Module):
             passed += [grid for size in self.config.resolutions for grid in run.passed.get(size, [])]
         return Deformed(image, [run.grids[size] for size in self.config.resolutions if size in run.grids])
 
-    def features(self, w_plus: Tensor, *, noise: Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
-        """Return what the first warp gets to see, [N, C, S, S]; see ``synthesis``."""
-        seen: list[Tensor] = []
-        wanted = min(self.config.resolutions)
-        run = _Run(0.0, {} if residual is None else {residual.shape[3]: residual})
-
-        def note(features: Tensor, size: int) -> Tensor:
-            features = self._with_residual(features, size=size, run=run)
-            if size == wanted:
-                seen.append(features)
-            return features
-
-        transforms = {layer_at(size): partial(note, size=size) for size in {*run.residuals, wanted} if size <= wanted}
-        self.generator.synthesis(w_plus, noise=noise, feature_transforms=transforms)
-        return seen[0]
+    def features(self, w_plus: Tensor, *, noise: Sequence[Tensor]) -> Tensor:
+        """Return what the first warp gets to see of rows alone, [N, C, S, S]; see ``synthesis``."""
+        return self.generator.halfway(w_plus, noise=noise, resolution=min(self.config.resolutions)).features
 
     def _carry_image(self, image: Tensor, *, size: int, run: _Run) -> Tensor:
         """Warp the image [N, 3, size/2, size/2] of the layers before a warp as that warped the features."""
@@ -175,7 +163,7 @@ class DeformableGenerator(nn.Module):
         """Return `{"g", "stns", "rtstn"}` with the names of the released style files.
 
         The lattice travels in `stns`, so an exact style stays exact for every reader of the file; only the scaling of
-        the affine block by alpha needs a reader that knows the mode, as `load_published_state` does.
+        the affine block by alpha needs a reader that knows the mode.
 
         Raises:
             ValueError: for a config that the format cannot say (no affine or TPS block, another extent).
@@ -189,28 +177,6 @@ class DeformableGenerator(nn.Module):
                              f"extent={self.config.extent}")
         parts = (self.generator, self.tps, self.affine)
         return {name: _detached(part) for name, part in zip(PUBLISHED_PARTS, parts, strict=True)}
-
-    def load_published_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Load `{"g", "stns", "rtstn"}` strictly and take over the mode that its lattice tells.
-
-        Raises:
-            ValueError: if a part or a key is missing, unexpected or misshapen.
-        """
-        check_published_parts(state)
-        config = replace(config_from_published(state["stns"]), channels=self.config.channels)
-        if (config.resolutions, config.grid_size) != (self.config.resolutions, self.config.grid_size):
-            raise ValueError(f"the file's transformers have resolutions {config.resolutions} and grid size "
-                             f"{config.grid_size}, expected {self.config.resolutions} and {self.config.grid_size}")
-        affine, tps = build_affine(config), build_tps(config)
-        # The generator comes last, so that a file with unfit transformers leaves it untouched.
-        for name, part in (("stns", tps), ("rtstn", affine), ("g", self.generator)):
-            try:
-                part.load_state_dict(dict(state[name]), strict=True)
-            except RuntimeError as error:
-                raise ValueError(f"part {name!r} does not fit: {error}") from error
-        reference = self.generator.input.input
-        self.affine, self.tps = affine.to(reference.device), tps.to(reference.device)
-        self.config = config
 
 
 def check_published_parts(state: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -6,15 +6,16 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.config import Config
 
 FACETS = ("f", "q", "k", "v")
 HUB_SECONDS = 8.0
@@ -24,7 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(Config):
     """Shape of a plain vision transformer with a class token; the defaults are DINO's ViT-B/8."""
 
     img_size: int = 224
@@ -39,15 +40,6 @@ class ViTConfig:
             raise ValueError(f"img_size must be a multiple of patch_size {self.patch_size}, got {self.img_size}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim must be a multiple of num_heads {self.num_heads}, got {self.embed_dim}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ViTConfig:
-        """Rebuild a config from `to_dict`; unknown names raise TypeError."""
-        return cls(**values)
 
 
 def build_vit(config: ViTConfig) -> VisionTransformer:
@@ -133,16 +125,6 @@ def vit_from_state(
     return vit, config
 
 
-def vit_from_file(path: str | Path, *, img_size: int | None = None) -> tuple[VisionTransformer, ViTConfig]:
-    """Load `dino_vitb8` or another plain ViT from a local `.pth`, `.pt` or `.safetensors` file, see vit_from_state."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return vit_from_state(load_file(path), img_size=img_size)
-    return vit_from_state(torch.load(path, map_location="cpu", weights_only=True), img_size=img_size)
-
-
 def _reachable(name: str) -> bool:
     """Tell whether a transformer of timm is here already, or its hub answers; the hub itself would try for a minute."""
     import huggingface_hub
@@ -199,7 +181,6 @@ class DinoFeatures(nn.Module):
             raise ValueError(f"image_size is {image_size}, the transformer was built for {vit.patch_embed.img_size}")
         self.vit = vit.eval().requires_grad_(False)
         self.image_size = image_size
-        self.n_forward = 0
         self.recompute: Callable[..., Any] | None = None
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
@@ -245,7 +226,6 @@ class DinoFeatures(nn.Module):
         if not facets or set(facets) - set(FACETS):
             raise ValueError(f"facets must be of {FACETS}, got {facets}")
         x = self.prepare(image)
-        self.n_forward += 1
         x = self.vit.patch_embed(x)  # [N, T, D]
         x = torch.cat([self.vit.cls_token.expand(len(x), -1, -1), x], dim=1) + self.vit.pos_embed
         found: dict[tuple[str, int], Tensor] = {}

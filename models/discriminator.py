@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from models.config import Config
 from models.layers import ConvLayer, EqualLinear
 from models.stylegan2 import check_channels, official_channels
 
@@ -17,7 +17,7 @@ TAP_RESOLUTIONS = (32, 16)
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(Config):
     """Shape of a discriminator: input ``size`` in px and width per resolution."""
 
     size: int = 1024
@@ -31,15 +31,6 @@ class DiscriminatorConfig:
     def official(cls, size: int = 1024) -> DiscriminatorConfig:
         """Return the published configuration F at ``size`` px."""
         return cls(size=size, channels=official_channels(size))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DiscriminatorConfig:
-        """Rebuild a config from ``to_dict``; unknown names raise TypeError."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
 
 
 class ResBlock(nn.Module):

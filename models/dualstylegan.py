@@ -97,10 +97,6 @@ class DualStyleGAN(nn.Module):
         """Number of rows."""
         return self.generator.config.n_latent
 
-    def path_parameters(self) -> list[nn.Parameter]:
-        """Return what training moves: the extrinsic path without the generator."""
-        return [*self.style.parameters(), *self.res.parameters()]
-
     def map_rows(self, z: Tensor) -> Tensor:
         """Map z [N, D] or z+ [N, L, D], every row by itself, to rows [N, L, D] by the generator's own mapping."""
         dim = self.generator.config.style_dim

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import Config
 from models.irse import irse_body, irse_stem
 from models.layers import EqualLinear
 
 
 @dataclass(frozen=True)
-class E4EConfig:
+class E4EConfig(Config):
     """Shape of an encoder; the defaults are IR-SE50 with 18 heads, as released for 1024 px.
 
     Attributes:
@@ -46,15 +45,6 @@ class E4EConfig:
         object.__setattr__(self, "units", tuple(self.units))
         if self.input_size % 16 or self.input_size & (self.input_size - 1):
             raise ValueError(f"input_size must be a power of two and a multiple of 16, got {self.input_size}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> E4EConfig:
-        """Rebuild a config from ``to_dict``; unknown names raise TypeError."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
 
 
 class MapToStyle(nn.Module):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.config import Config
 
 MEAN_RGB = (122.782, 117.001, 104.298)
 # What the network wants to see of an FFHQ-aligned face, as fractions of its side: (first, last).
@@ -17,7 +19,7 @@ STEM_KERNEL, POOL_KERNEL = 7, 3
 
 
 @dataclass(frozen=True)
-class FaceIdConfig:
+class FaceIdConfig(Config):
     """Shape of the network: input side in px, width and number of residual blocks of each stage, length of the embedding.
 
     Every stage but the first begins by halving the side. The defaults are dlib's.
@@ -38,18 +40,6 @@ class FaceIdConfig:
         side = ((self.input_size - STEM_KERNEL) // 2 - POOL_KERNEL + 1) // 2 + 1
         if side >> (len(self.widths) - 2) < 3 and len(self.widths) > 1:
             raise ValueError(f"input_size {self.input_size} is too small for {len(self.widths)} stages")
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        return {**asdict(self), "widths": list(self.widths), "blocks": list(self.blocks)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> FaceIdConfig:
-        """Rebuild the config from ``to_dict()``; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown identity network settings {sorted(unknown)}")
-        return cls(**values)
 
 
 class ScaledConv(nn.Module):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from models.config import Config
 from models.decoder import SKETCH_CHANNELS, SKETCH_SIDE
 
 # How much a channel of sketches counts where principal parts are chosen: amounts of detail vary most and matter least, what the
@@ -19,7 +19,7 @@ SHARE = 0.4
 
 
 @dataclass(frozen=True)
-class FacePriorConfig:
+class FacePriorConfig(Config):
     """Shape of the prior.
 
     Attributes:
@@ -34,18 +34,6 @@ class FacePriorConfig:
     def __post_init__(self) -> None:
         if not 0 < self.row_parts < self.style_dim or self.n_latent < 1:
             raise ValueError(f"expected positive sizes and row_parts within 1 and {self.style_dim - 1}, got {asdict(self)}")
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> FacePriorConfig:
-        """Rebuild the config from ``to_dict()``; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown prior settings {sorted(unknown)}")
-        return cls(**values)
 
 
 class Sketched(NamedTuple):

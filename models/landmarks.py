@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.landmarks68 import EYES, MIRROR
+from models.config import Config
 from models.window import window_mean
 
 # Doubt from which on landmarks are read from the softened image too, and the deviation of its window as a fraction of the side.
@@ -19,7 +18,7 @@ CLEAR, SOFTENED = 0.03, 0.008
 
 
 @dataclass(frozen=True)
-class LandmarkConfig:
+class LandmarkConfig(Config):
     """Shape of the network: input side in px, number of points, and widths at 1/4, 1/8 and 1/16 of the input side."""
 
     input_size: int = 128
@@ -34,18 +33,6 @@ class LandmarkConfig:
             raise ValueError(f"input_size must be a multiple of 16 and at least 32, got {self.input_size}")
         if self.points < 1:
             raise ValueError(f"points must be at least 1, got {self.points}")
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        return {**asdict(self), "widths": list(self.widths)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> LandmarkConfig:
-        """Rebuild the config from ``to_dict()``; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown landmark network settings {sorted(unknown)}")
-        return cls(**values)
 
 
 class Landmarks(NamedTuple):
@@ -135,39 +122,12 @@ class LandmarkNet(nn.Module):
         return Landmarks(soft_argmax(log_maps), log_maps)
 
 
-@torch.no_grad()
-def points_and_doubt(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return landmarks [N, 68, 2], fractions of the side, and how far from them those of another view are, [N].
-
-    That view is mirrored and an eighth larger. Where there is a face the landmarks go with it: they lie 0.01 to 0.05 of the eye
-    distance apart on photos and drawings of aligned faces, 0.08 and more on anything else, be it symmetric. See ``surest``.
-
-    Args:
-        net: a ``LandmarkNet``.
-        image: [N, 3, S, S] in [-1, 1].
-    """
-    return surest(partial(_points_and_doubt, net), image)
-
-
 def surest(read: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what ``read`` says of images [N, 3, S, S], points [N, 68, 2] and doubt [N], or of the softened images where it doubts
-    and that is surer: screens, hatching and leads are not what a face is told by."""
+    """Return what ``read`` says of images [N, 3, S, S], points [N, 68, 2] and doubt [N], or of the softened images where it
+    doubts and that is surer: screens, hatching and leads are not what a face is told by."""
     points, doubt = read(image)
     if (doubt <= CLEAR).all():
         return points, doubt
     softened, less = read(window_mean(image, SOFTENED * image.shape[3]))
     surer = (doubt > CLEAR) & (less < doubt)
     return torch.where(surer[:, None, None], softened, points), torch.where(surer, less, doubt)
-
-
-def _points_and_doubt(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what ``points_and_doubt`` does, of images as they are."""
-    side = image.shape[3]
-    margin = side // 16
-    inner = image[:, :, margin:side - margin, margin:side - margin].flip(3)
-    view = F.interpolate(inner, size=(side, side), mode="bilinear", align_corners=False)
-    points, seen = net(image).points, net(view).points
-    seen = seen[:, torch.from_numpy(MIRROR)] * points.new_tensor([-1.0, 1.0]) + points.new_tensor([1.0, 0.0])
-    seen = seen * (side - 2 * margin) / side + margin / side
-    first, second = (points[:, eye].mean(dim=1) for eye in EYES)
-    return points, (points - seen).norm(dim=2).mean(dim=1) / (first - second).norm(dim=1).clamp_min(1e-6)

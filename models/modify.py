@@ -6,21 +6,21 @@ the paper), the last xi rows how it is drawn (w_h); the remapping network makes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import Config
 from models.face import Face
 from models.layers import EqualLinear, PixelNorm
 from models.stylegan2 import Generator
 
 
 @dataclass(frozen=True)
-class RemappingConfig:
+class RemappingConfig(Config):
     """Shape of a remapping network: ``rows`` is xi, ``n_mlp`` the layers before the one that makes the rows."""
 
     rows: int = 9
@@ -30,15 +30,6 @@ class RemappingConfig:
     def __post_init__(self) -> None:
         if min(self.rows, self.style_dim) < 1 or self.n_mlp < 0:
             raise ValueError(f"rows and style_dim must be at least 1 and n_mlp at least 0, got {self}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RemappingConfig:
-        """Rebuild a config from ``to_dict``; unknown names raise TypeError."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
 
 
 class RemappingNetwork(nn.Module):

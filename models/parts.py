@@ -1,24 +1,21 @@
-"""Which part of a picture each pixel is, skin, ground, hair or the rest, told by a small U-Net (Ronneberger et al. 2015)."""
+"""Which part of a picture each pixel is, skin, background, hair or the rest, told by a small U-Net (Ronneberger et al. 2015)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import Config
 from models.residual_encoder import space_to_depth
 from models.sampling_grids import pixel_lattice
-from models.window import window_mean
 
 # Parts of a picture, in this order.
-SKIN, GROUND, HAIR, REST = range(4)
-PARTS = ("skin", "ground", "hair", "rest")
+SKIN, BACKGROUND, HAIR, REST = range(4)
+PARTS = ("skin", "background", "hair", "rest")
 SLOPE = 0.1
-# Deviation in px of the guided filter's windows and the variance of colours that counts as none.
-WINDOW, SOFTNESS = 4.0, 0.003
 # In front of the image, where its pixels lie in the frame of the face, at most this far.
 FARTHEST = 3.0
 
@@ -49,7 +46,7 @@ def _axes(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class PartsConfig:
+class PartsConfig(Config):
     """Shape of the network.
 
     Attributes:
@@ -66,18 +63,6 @@ class PartsConfig:
         object.__setattr__(self, "widths", tuple(int(width) for width in self.widths))
         if self.size < 16 or self.size % 16 or len(self.widths) != 4 or min(*self.widths, self.edge) < 1:
             raise ValueError(f"expected a multiple of 16 px and four widths of at least 1, got {self.to_dict()}")
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        return {**asdict(self), "widths": list(self.widths)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> PartsConfig:
-        """Rebuild the config from ``to_dict()``; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown settings of the parts network {sorted(unknown)}")
-        return cls(**values)
 
 
 class Two(nn.Sequential):
@@ -134,30 +119,9 @@ class PartsNetwork(nn.Module):
         return self.head(F.leaky_relu(self.edge(torch.cat([x, image], dim=1)), SLOPE))
 
 
-def face_parts(network: PartsNetwork, image: Tensor, points: Tensor) -> Tensor:
-    """Return how far each pixel is skin, ground, hair or the rest: [N, 4, S, S] of sum 1.
-
-    From the brows down to the jaw it is skin, whatever its colour, as the landmarks say. Borders go where the picture has some.
-
-    Args:
-        network: tells them.
-        image: [N, 3, S, S] in [-1, 1], of the network's side.
-        points: landmarks [N, 68, 2] as fractions of the side.
-    """
-    x, y = face_frame(points, image.shape[3])
-    share = network(image, torch.cat([x, y], dim=1)).softmax(dim=1)
-    radius = (x.square() + y.square()).sqrt()
-    inner = torch.sigmoid((0.97 - radius) / 0.04) * torch.sigmoid((y + 0.42) / 0.02)
-    share = torch.cat([torch.maximum(share[:, :1], inner), share[:, 1:] * (1.0 - inner)], dim=1)
-    share = guided(share, image).clamp(1e-3, 1.0)
-    share = share.square() * share.sqrt()  # to the power 2.5: sharper
-    share = share.clamp_min(1e-3)
-    return share / share.sum(dim=1, keepdim=True)
-
-
 @torch.no_grad()
-def ground_of(network: PartsNetwork, image: Tensor, points: Tensor) -> Tensor:
-    """Return how far pixels are ground, as the network alone says, [N, S', S'] of its side.
+def parts_of(network: PartsNetwork, image: Tensor, points: Tensor) -> Tensor:
+    """Return how far pixels are skin, background, hair or the rest, as the network alone says, [N, 4, S', S'] of its side.
 
     Args:
         network: tells them.
@@ -168,28 +132,4 @@ def ground_of(network: PartsNetwork, image: Tensor, points: Tensor) -> Tensor:
     if image.shape[3] != side:
         image = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
     place = torch.cat(face_frame(points, side), dim=1)
-    return network(image.clamp(-1.0, 1.0), place).softmax(dim=1)[:, GROUND]
-
-
-def guided(maps: Tensor, guide: Tensor) -> Tensor:
-    """Return maps [N, C, S, S] smoothed but for the edges of a picture [N, 3, S, S]: the guided filter (He et al. 2010).
-
-    In every window maps are a linear function of the picture's three colours.
-    """
-    pairs = [(i, j) for i in range(3) for j in range(i, 3)]
-    products = [guide[:, i:i + 1] * guide[:, j:j + 1] for i, j in pairs] + [guide[:, i:i + 1] * maps for i in range(3)]
-    count = maps.shape[1]
-    means = window_mean(torch.cat([guide, maps, *products], dim=1), WINDOW)
-    colours, middle, squares, both = means.split([3, count, len(pairs), 3 * count], dim=1)
-    colours = colours.split(1, dim=1)
-    a, b, c, d, e, f = (square - colours[i] * colours[j] + (SOFTNESS if i == j else 0.0)
-                        for (i, j), square in zip(pairs, squares.split(1, dim=1), strict=True))
-    both = [product - colour * middle for colour, product in zip(colours, both.split(count, dim=1), strict=True)]
-    # The inverse of the symmetric matrix [[a, b, c], [b, d, e], [c, e, f]], by its cofactors.
-    inverse = [[d * f - e * e, c * e - b * f, b * e - c * d], [c * e - b * f, a * f - c * c, b * c - a * e],
-               [b * e - c * d, b * c - a * e, a * d - b * b]]
-    determinant = a * inverse[0][0] + b * inverse[0][1] + c * inverse[0][2]
-    slopes = [sum(weight * value for weight, value in zip(row, both, strict=True)) / determinant for row in inverse]
-    made = middle - sum(slope * colour for slope, colour in zip(slopes, colours, strict=True))
-    made, *slopes = window_mean(torch.cat([made, *slopes], dim=1), WINDOW).split(count, dim=1)
-    return made + sum(slope * guide[:, i:i + 1] for i, slope in enumerate(slopes))
+    return network(image.clamp(-1.0, 1.0), place).softmax(dim=1)

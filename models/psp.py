@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.e4e import E4EConfig, E4EEncoder
+from models.e4e import E4EEncoder
 
 
 class PSPEncoder(E4EEncoder):
@@ -18,9 +18,6 @@ class PSPEncoder(E4EEncoder):
     Args:
         config: the network's shape; ``E4EConfig(n_styles=18)`` is the released one for 1024 px.
     """
-
-    def __init__(self, config: E4EConfig) -> None:
-        super().__init__(config)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode images: row l is head_l(level_l).

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import Config
 from models.stylegan2 import Generator, layer_at
 
 PHOTO_STEP = 4  # px of the photo per pixel of the features
@@ -16,7 +16,7 @@ SLOPE = 0.2
 
 
 @dataclass(frozen=True)
-class ResidualEncoderConfig:
+class ResidualEncoderConfig(Config):
     """Shape of the network.
 
     Attributes:
@@ -48,18 +48,6 @@ class ResidualEncoderConfig:
     def input_size(self) -> int:
         """Side of the photo in px."""
         return PHOTO_STEP * self.resolution
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        return {**asdict(self), "blocks": list(self.blocks)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> ResidualEncoderConfig:
-        """Rebuild the config from ``to_dict()``; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown residual encoder settings {sorted(unknown)}")
-        return cls(**values)
 
 
 def space_to_depth(image: Tensor, step: int) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+
+from models.config import Config
 
 MODES = ("exact", "published")
 
 
 @dataclass(frozen=True)
-class SpatialTransformerConfig:
+class SpatialTransformerConfig(Config):
     """Where features are warped and how.
 
     `resolutions` are the feature sizes in pixels, `channels` maps each to its width, `grid_size` is the number of control
@@ -43,19 +45,3 @@ class SpatialTransformerConfig:
                 raise ValueError(f"resolutions must be at least 16 for the localisation net, got {size}")
             if size not in self.channels:
                 raise ValueError(f"channels must name every resolution, got {dict(self.channels)} without {size}")
-
-    def to_dict(self) -> dict:
-        """Return plain values that JSON can hold."""
-        values = asdict(self)
-        values["resolutions"] = list(self.resolutions)
-        values["channels"] = {str(size): width for size, width in self.channels.items()}
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> SpatialTransformerConfig:
-        """Rebuild the config from `to_dict()`; unknown names raise ValueError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown spatial transformer settings {sorted(unknown)}; "
-                             f"expected some of {sorted(cls.__dataclass_fields__)}")
-        return cls(**values)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, cat, nn
 from torch.nn import functional as F
 
+from models.config import Config
 from models.layers import EqualLinear
 
 
 @dataclass(frozen=True)
-class StyleEncoderConfig:
+class StyleEncoderConfig(Config):
     """Shape of a style encoder; the defaults are VGG19 and the released mapping.
 
     Attributes:
@@ -41,15 +41,6 @@ class StyleEncoderConfig:
             raise ValueError(f"expected a width and a count of at least 1 per block and n_mlp >= 2, got {self}")
         if self.input_size % 2 ** (len(self.units) - 1):
             raise ValueError(f"input_size must be divisible by {2 ** (len(self.units) - 1)}, got {self.input_size}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> StyleEncoderConfig:
-        """Rebuild a config from ``to_dict``; unknown names raise TypeError."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
 
     @property
     def gram_size(self) -> int:

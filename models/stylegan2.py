@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from models.config import Config
 from models.layers import EqualLinear, PixelNorm, StyledConv, ToRGB
 
 FeatureTransforms = Mapping[int, Callable[[Tensor], Tensor]]
@@ -41,7 +42,7 @@ def layer_at(resolution: int) -> int:
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(Config):
     """Shape of a generator: output ``size`` in px, width of z and w, depth of the mapping, width per resolution."""
 
     size: int = 1024
@@ -58,15 +59,6 @@ class GeneratorConfig:
     def official(cls, size: int = 1024) -> GeneratorConfig:
         """Return the published configuration F at ``size`` px."""
         return cls(size=size, channels=official_channels(size))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GeneratorConfig:
-        """Rebuild a config from ``to_dict``; unknown names raise TypeError."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
 
     @property
     def n_layers(self) -> int:
@@ -225,13 +217,8 @@ class Generator(nn.Module):
             x = self._convolve_twice(x, block, w_plus, noise, {})
         return Halfway(x, image)
 
-    def finish(
-        self, half: Halfway, w_plus: Tensor, *, noise: Sequence[Tensor], resolution: int,
-        feature_transforms: FeatureTransforms | None = None, image_transforms: FeatureTransforms | None = None,
-    ) -> Tensor:
+    def finish(self, half: Halfway, w_plus: Tensor, *, noise: Sequence[Tensor], resolution: int) -> Tensor:
         """Run the layers that follow ``halfway`` at ``resolution``, perhaps with other features.
-
-        Transforms are those of ``synthesis``, and may begin with the layer that ``half`` stands at.
 
         Both parts of ``half`` may be cut to one even square of their pixels, and the noise to the same place; the image is
         that of the square then, but for a few pixels along its edge.
@@ -240,29 +227,22 @@ class Generator(nn.Module):
             [N, 3, size, size], or what corresponds to the square.
 
         Raises:
-            ValueError: for wrong shapes, or a transform of a layer that is past.
+            ValueError: for wrong shapes.
         """
-        first = layer_at(resolution)
-        transforms, on_image = self._checked(w_plus, noise, feature_transforms, image_transforms, first=first)
-        x, image = half
-        if first in transforms:
-            x = transforms[first](x)
-        if first in on_image:
-            image = on_image[first](image)
-        return self._draw(Halfway(x, image), first // 2, w_plus, noise, transforms, on_image)
+        self._check(w_plus, noise)
+        return self._draw(half, layer_at(resolution) // 2, w_plus, noise, {}, {})
 
     def _checked(
         self, w_plus: Tensor, noise: Sequence[Tensor], feature_transforms: FeatureTransforms | None,
-        image_transforms: FeatureTransforms | None, *, first: int = 0,
+        image_transforms: FeatureTransforms | None,
     ) -> tuple[FeatureTransforms, FeatureTransforms]:
         """Return transforms of features and images as dictionaries; raises ValueError as ``synthesis`` does."""
         self._check(w_plus, noise)
         transforms, on_image = dict(feature_transforms or {}), dict(image_transforms or {})
-        unknown = [index for index in transforms if not first <= index < self.config.n_layers]
-        unknown += [index for index in on_image if index not in range(max(first, 2), self.config.n_layers, 2)]
+        unknown = [index for index in transforms if not 0 <= index < self.config.n_layers]
+        unknown += [index for index in on_image if index not in range(2, self.config.n_layers, 2)]
         if unknown:
-            raise ValueError(f"transforms index {unknown} outside {first}..{self.config.n_layers - 1}, for the image even and "
-                             "not 0")
+            raise ValueError(f"transforms index {unknown} outside 0..{self.config.n_layers - 1}, for the image even and not 0")
         return transforms, on_image
 
     def _check(self, w_plus: Tensor, noise: Sequence[Tensor]) -> None:

@@ -305,8 +305,8 @@ def run(work: Callable[[argparse.Namespace], int], parse: Callable[[], argparse.
     except (UserError, ImageError, CheckpointError) as error:
         report(error)
         return 2
-    except KeyboardInterrupt:
-        report("interrupted")
+    except KeyboardInterrupt as error:
+        report(str(error) or "interrupted")
         return 130
     except BrokenPipeError:
         # The reader of a pipe has seen enough, as in `... | head`; Python would complain once more when it flushes.

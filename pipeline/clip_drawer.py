@@ -172,7 +172,7 @@ class ClipDrawer:
                 filmed, made = self.stylizer.outlines(one.crop, picture)
                 made = one.track.outline(made, seconds=one.seconds)
                 result = paste_back(result, picture, one.crop.corners, original=one.crop.image, colour=self.settings.colour,
-                                    outlines=(filmed, made), ground=self.stylizer.ground(face, made))
+                                    outlines=(filmed, made), background=self.stylizer.background(face, made))
         for one in found:
             self._measure(result, one)
         return result

@@ -54,7 +54,8 @@ class DatasetSettings:
 
     def digest(self, *fingerprints: str) -> str:
         """Return what a record must agree with to count: all that changes pictures, and the content of style and networks."""
-        return settings_digest(**vars(self) | {"style": fingerprints, "output": "", "device": "", "look": repr(self.look), "finder": repr(self.finder)})
+        return settings_digest(**vars(self) | {"style": fingerprints, "output": "", "device": "", "look": repr(self.look),
+                                               "finder": repr(self.finder)})
 
 
 def read_paths(source: Path, *, column: str = "path") -> list[Photo]:
@@ -136,9 +137,9 @@ def build_stylizer(settings: DatasetSettings) -> Stylizer:
     from pipeline import stylize
 
     return stylize.build_stylizer(
-        settings.style, base=settings.base, encoder=settings.encoder, align=settings.align, faces=settings.faces, finder=settings.finder,
-        inversion=stylize.InversionSettings(settings.inversion, settings.steps, residual=settings.residual),
-        device=settings.device)
+        settings.style, base=settings.base, encoder=settings.encoder, align=settings.align, faces=settings.faces,
+        finder=settings.finder, device=settings.device,
+        inversion=stylize.InversionSettings(settings.inversion, settings.steps, residual=settings.residual))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from checkpoints import atomic_write
 from checkpoints.builders import Base, Encoder
-from checkpoints.features import ResidualFinder
+from checkpoints.features import Frozen
 from models.face import Face
 from models.residual_encoder import residual_of
 from pipeline.cli import UserError
@@ -87,7 +87,7 @@ class Inverter(nn.Module):
         size: side of the photo in px, a multiple of the encoder's.
     """
 
-    def __init__(self, encoder: Encoder, beside: tuple[ResidualFinder, Base] | None, *, size: int) -> None:
+    def __init__(self, encoder: Encoder, beside: tuple[Frozen, Base] | None, *, size: int) -> None:
         super().__init__()
         self.encoder, self.shrink = encoder.module, size // encoder.input_size
         self.residual, self.generator = (beside[0].module, beside[1].generator) if beside else (None, None)
@@ -251,6 +251,31 @@ def compare(run: Runner, reference: Callable[[dict[str, Tensor]], Tensor], sets:
     return error, min(times), min(torch_times)
 
 
+def checked_file(path: Path, graph: nn.Module, sets: list[dict[str, Tensor]], *, kind: str, facts: dict[str, str],
+                 reference: Callable[[dict[str, Tensor]], Tensor]) -> Exported:
+    """Write a graph, compare the file with what it must equal, and only then give it its name.
+
+    Args:
+        path: the file.
+        graph: to be written, with the last of ``sets`` as its inputs.
+        sets: inputs that both are compared for.
+        kind: of ``FORMATS``.
+        facts: metadata.
+        reference: the project's own way from inputs to the image.
+
+    Raises:
+        UserError: if they differ by more than ``TOLERANCE``; nothing is left behind then.
+    """
+    write, load = (write_onnx, open_onnx) if kind == "onnx" else (write_torchscript, open_torchscript)
+    with atomic_write(path) as temporary:
+        write(graph, sets[-1], temporary, facts)
+        error, seconds, torch_seconds = compare(load(temporary), reference, sets)
+        if not error <= TOLERANCE:
+            raise UserError(f"{path}: not written, it differs from PyTorch by {error:.1e} (at most {TOLERANCE:g}); "
+                            "upgrade torch and onnxruntime, or choose the other --format")
+    return Exported(path.stat().st_size, error, seconds, torch_seconds)
+
+
 def reference_of(style: Style, inverter: Inverter | None) -> Callable[[dict[str, Tensor]], Tensor]:
     """Return the project's own way from the inputs of a graph to the image, which the graph must equal."""
     def run(inputs: dict[str, Tensor]) -> Tensor:
@@ -263,7 +288,7 @@ def reference_of(style: Style, inverter: Inverter | None) -> Callable[[dict[str,
 
 
 def export_style(
-    path: Path, style: Style, encoder: Encoder | None, *, config: ExportConfig, residual: ResidualFinder | None = None,
+    path: Path, style: Style, encoder: Encoder | None, *, config: ExportConfig, residual: Frozen | None = None,
 ) -> Exported:
     """Write one file, check it, and only then give it its name.
 
@@ -294,12 +319,5 @@ def export_style(
         graph = LatentGraph(inner).eval()
     sets = samples(style, inner.inputs, config, size)
     reference = reference_of(style, inverter)
-    side = reference(sets[-1]).shape[3]
-    write, load = (write_onnx, open_onnx) if config.format == "onnx" else (write_torchscript, open_torchscript)
-    with atomic_write(path) as temporary:
-        write(graph, sets[-1], temporary, metadata(style, config, sets[-1], side=side))
-        error, seconds, torch_seconds = compare(load(temporary), reference, sets)
-        if not error <= TOLERANCE:
-            raise UserError(f"{path}: not written, it differs from PyTorch by {error:.1e} (at most {TOLERANCE:g}); "
-                            "upgrade torch and onnxruntime, or choose the other --format")
-    return Exported(path.stat().st_size, error, seconds, torch_seconds)
+    facts = metadata(style, config, sets[-1], side=reference(sets[-1]).shape[3])
+    return checked_file(path, graph, sets, kind=config.format, facts=facts, reference=reference)

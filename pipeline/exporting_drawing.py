@@ -20,22 +20,7 @@ from drawing.compose import Strengths, draw_mapped, maps_of
 from drawing.context import landmarks_in, read_context
 from drawing.style import FRAME, enlarged_picture
 from models.face import Face
-from pipeline.cli import UserError
-from pipeline.exporting import (
-    LICENCES,
-    ONNX_PACKAGES,
-    OTHER_LICENCE,
-    TOLERANCE,
-    VERSION,
-    ExportConfig,
-    Exported,
-    compare,
-    open_onnx,
-    open_torchscript,
-    require,
-    write_onnx,
-    write_torchscript,
-)
+from pipeline.exporting import LICENCES, ONNX_PACKAGES, OTHER_LICENCE, VERSION, ExportConfig, Exported, checked_file, require
 from pipeline.sampling import base_faces, undeformed
 from styles.protocol import Style
 
@@ -102,11 +87,4 @@ def export_drawing(path: Path, style: Style, *, config: ExportConfig) -> Exporte
         return draw_mapped(inputs["photo"], inputs["parts"], inputs["grid"], inputs["placed"], style.drawn, Strengths())
 
     graph(*sets[-1].values())  # what is told of the drawing alone is kept from here on, and becomes a constant
-    write, load = (write_onnx, open_onnx) if config.format == "onnx" else (write_torchscript, open_torchscript)
-    with atomic_write(path) as temporary:
-        write(graph, sets[-1], temporary, facts)
-        error, seconds, torch_seconds = compare(load(temporary), reference, sets)
-        if not error <= TOLERANCE:
-            raise UserError(f"{path}: not written, it differs from PyTorch by {error:.1e} (at most {TOLERANCE:g}); "
-                            "upgrade torch and onnxruntime, or choose the other --format")
-    return Exported(path.stat().st_size, error, seconds, torch_seconds)
+    return checked_file(path, graph, sets, kind=config.format, facts=facts, reference=reference)

@@ -45,7 +45,7 @@ def feather(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return t * t * (3.0 - 2.0 * t)
 
 
-def outline_weight(outlines: Sequence[np.ndarray], side: int, *, ground: np.ndarray | None = None) -> np.ndarray:
+def outline_weight(outlines: Sequence[np.ndarray], side: int, *, background: np.ndarray | None = None) -> np.ndarray:
     """Return the weight [side, side] of the faces' outlines: 1 on them, falling smoothly to exactly 0 around them.
 
     An outline is the jaw closed by the brows, which are raised to the top of the forehead. With the outlines of the
@@ -54,8 +54,8 @@ def outline_weight(outlines: Sequence[np.ndarray], side: int, *, ground: np.ndar
     Args:
         outlines: landmarks [68, 2] as fractions of the crop's side.
         side: of the result in px.
-        ground: [G, G], how far what is drawn there is ground, from 0 to 1. Around the outlines it weighs nothing: a drawing's
-            own ground would be a halo in the photo's.
+        background: [G, G], how far what is drawn there is background, from 0 to 1. Around the outlines it weighs nothing: a
+            drawing's own background would be a halo in the photo's.
     """
     canvas = Image.new("L", (side, side), 0)
     draw = ImageDraw.Draw(canvas)
@@ -67,8 +67,8 @@ def outline_weight(outlines: Sequence[np.ndarray], side: int, *, ground: np.ndar
     distance = scipy.ndimage.distance_transform_edt(np.asarray(canvas) == 0) / side
     t = np.clip((GROW + SOFT - distance) / SOFT, 0.0, 1.0)
     weight = t * t * (3.0 - 2.0 * t)
-    if ground is not None:
-        drawn = Image.fromarray(ground.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
+    if background is not None:
+        drawn = Image.fromarray(background.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
         weight *= 1.0 - np.clip(distance / GROW, 0.0, 1.0) * np.asarray(drawn)
     return weight.astype(np.float32)
 
@@ -134,7 +134,7 @@ def _blurred(image: np.ndarray) -> np.ndarray:
 
 def paste_back(
     photo: Image.Image, face: Image.Image, corners: np.ndarray, *, original: Image.Image | None = None,
-    colour: str = "style", outlines: Sequence[np.ndarray] = (), ground: np.ndarray | None = None, in_place: bool = False,
+    colour: str = "style", outlines: Sequence[np.ndarray] = (), background: np.ndarray | None = None, in_place: bool = False,
 ) -> Image.Image:
     """Blend a restyled crop into its photo at the photo's resolution.
 
@@ -150,7 +150,7 @@ def paste_back(
         colour: "style" or "photo", see ``harmonised``; "photo" needs ``original``.
         outlines: landmarks [68, 2] as fractions of the crop's side, of the photo's face and of the drawn one; only what
             they enclose is blended, so that hair and background stay the photo's. None blends the whole crop.
-        ground: [G, G], where the restyled crop shows ground, see ``outline_weight``.
+        background: [G, G], where the restyled crop shows background, see ``outline_weight``.
         in_place: change ``photo`` itself, which saves a copy.
 
     Returns:
@@ -166,7 +166,7 @@ def paste_back(
         raise ValueError('colour "photo" needs the original crop')
     if in_place and photo.mode != "RGB":
         raise ValueError(f"only an RGB photo can be changed in place, got {photo.mode}")
-    mask = Image.fromarray(outline_weight(outlines, OUTLINE_SIDE, ground=ground)) if outlines else None
+    mask = Image.fromarray(outline_weight(outlines, OUTLINE_SIDE, background=background)) if outlines else None
     if original is not None:
         face = harmonised(face, original, colour=colour, mask=mask)
     length = float(np.hypot(*(corners[3] - corners[0])))

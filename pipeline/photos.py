@@ -127,7 +127,7 @@ def whole_photo(photo: Image.Image, crops: list[Crop], items: list[Stylized], *,
     result = photo.copy()
     for crop, item in reversed(list(zip(crops, items, strict=True))):
         paste_back(result, to_pil(item.result), crop.corners, original=crop.image, colour=colour,
-                   outlines=item.outlines, ground=item.ground, in_place=True)
+                   outlines=item.outlines, background=item.background, in_place=True)
     return result
 
 

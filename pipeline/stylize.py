@@ -15,7 +15,7 @@ from torch import Tensor
 from checkpoints import CheckpointError
 from checkpoints.builders import Base, Encoder, load_encoder
 from checkpoints.edits import load_directions
-from checkpoints.features import ResidualFinder, load_parts, load_residual_encoder
+from checkpoints.features import Frozen, load_parts, load_residual_encoder
 from data.images import image_tensor, to_pil, to_tensor
 from drawing.compose import around_faces, changed
 from drawing.context import aligned_mesh, read_context
@@ -26,7 +26,7 @@ from faces.parts import face_parts
 from losses.perceptual import InversionLoss
 from models.edits import Edit, edited
 from models.face import Face
-from models.parts import PartsNetwork, ground_of
+from models.parts import BACKGROUND, PartsNetwork, parts_of
 from pipeline.cli import UserError
 from pipeline.latents import LatentCache
 from pipeline.perceptual import inversion_objective
@@ -47,9 +47,9 @@ MAX_ASPECT = 1.02
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """How photos become faces: ``mode`` of ``INVERSIONS``, None for what suits the style, optimisation ``steps``, learning rate
-    ``lr``, the share ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features that
-    are found beside the rows of latents, 0 for rows alone; and the edits that inverted faces get, see ``models.edits``."""
+    """How photos become faces: ``mode`` of ``INVERSIONS``, None for what suits the style, optimisation ``steps``, their rate
+    ``lr``, the share ``decay`` of the steps over which it falls to zero, Adam's ``beta2``, and the side in px of the features
+    found beside the rows of latents, 0 for rows alone; and the edits that inverted faces get, see ``models.edits``."""
 
     mode: str | None = "e4e"
     steps: int = 100
@@ -116,7 +116,7 @@ class Stylized:
     """One face: the aligned photo and tensors [1, 3, S, S] of its inversion and of the result, and the face itself.
 
     ``outlines`` are the landmarks [68, 2] of the photo's face and of the drawn one as fractions of the crop's side, and
-    nothing for photos that came aligned; ``ground`` says where the result shows ground, see ``Stylizer.ground``.
+    nothing for photos that came aligned; ``background`` says where the result shows background, see ``Stylizer.background``.
     """
 
     aligned: Image.Image
@@ -124,7 +124,7 @@ class Stylized:
     result: Tensor
     face: Face
     outlines: tuple[np.ndarray, ...] = ()
-    ground: np.ndarray | None = None
+    background: np.ndarray | None = None
 
 
 class Stylizer:
@@ -145,7 +145,7 @@ class Stylizer:
     def __init__(
         self, style: Style, base: Base, *, encoder: Encoder | None, objective: Callable[[], InversionLoss],
         settings: InversionSettings, cache: LatentCache, finder: FaceFinder | None, faces: str | int = "largest",
-        residual: ResidualFinder | None = None,
+        residual: Frozen | None = None,
     ) -> None:
         if settings.mode != "optimize" and encoder is None:
             raise ValueError(f"inversion {settings.mode!r} needs an encoder")
@@ -179,8 +179,9 @@ class Stylizer:
             found = [found[self.faces]]
         elif self.faces == "largest":
             found = found[:1]
-        return [Crop(align_face(photo, face.landmarks, output_size=self.size),
-                     photo_corners(face.landmarks, photo.size, output_size=self.size), face.landmarks, face.mesh) for face in found]
+        size = self.size
+        return [Crop(align_face(photo, face.landmarks, output_size=size),
+                     photo_corners(face.landmarks, photo.size, output_size=size), face.landmarks, face.mesh) for face in found]
 
     @torch.no_grad()
     def encode(self, aligned: Image.Image) -> Tensor:
@@ -309,8 +310,8 @@ class Stylizer:
     def stylized(self, crop: Crop, face: Face, result: Tensor) -> Stylized:
         """Return one face with all that pasting it back takes."""
         outlines = self.outlines(crop, to_pil(result))
-        ground = self.ground(result, outlines[1]) if outlines else None
-        return Stylized(crop.image, self.render(face), result, face, outlines, ground)
+        background = self.background(result, outlines[1]) if outlines else None
+        return Stylized(crop.image, self.render(face), result, face, outlines, background)
 
     def outlines(self, crop: Crop, result: Image.Image) -> tuple[np.ndarray, ...]:
         """Return the landmarks [68, 2] of a crop and of its restyled face as fractions of its side, or nothing."""
@@ -321,10 +322,11 @@ class Stylizer:
         found = (self.finder.follow(result, [box])[0].landmarks + 0.5) / side
         return places, places + np.clip(found - places, -MAX_SHIFT, MAX_SHIFT)
 
-    def ground(self, result: Tensor, outline: np.ndarray) -> np.ndarray:
-        """Return how far pixels of a restyled face [1, 3, S, S] with landmarks [68, 2] are ground, [S', S'] from 0 to 1."""
+    def background(self, result: Tensor, outline: np.ndarray) -> np.ndarray:
+        """Return how far pixels of a restyled face [1, 3, S, S] with landmarks [68, 2] are background, [S', S'] from 0 to 1."""
         self._parts = self._parts or load_parts(device=self.device)
-        return ground_of(self._parts, result, torch.from_numpy(outline)[None].to(result))[0].cpu().numpy()
+        found = parts_of(self._parts, result, torch.from_numpy(outline)[None].to(result))
+        return found[0, BACKGROUND].cpu().numpy()
 
 
 def build_stylizer(
@@ -353,7 +355,7 @@ def build_stylizer(
     loaded = load_style(style, device=device)
     if inversion.mode is None:
         inversion = replace(inversion, mode="e4e" if loaded.draws_pictures else "e4e+optimize")
-    ground = base_of(loaded, name=base)
+    inverted = base_of(loaded, name=base)
     made = None
     if inversion.mode != "optimize":
         try:
@@ -363,13 +365,13 @@ def build_stylizer(
                 raise
             raise CheckpointError(f"{error}; --inversion optimize needs no encoder, --encoder names another one") from error
     # Optimisation ends a little nearer to the photo from a residual of zero, with a sixth of its square.
-    beside = residual_encoder(ground, inversion.residual, device=device) if inversion.mode == "e4e" else None
+    beside = residual_encoder(inverted, inversion.residual, device=device) if inversion.mode == "e4e" else None
     loaded.cache = kept = LatentCache(cache)
-    return Stylizer(loaded, ground, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
+    return Stylizer(loaded, inverted, encoder=made, objective=lambda: inversion_objective(device), settings=inversion,
                     cache=kept, finder=finder.make() if align else None, faces=faces, residual=beside)
 
 
-def residual_encoder(base: Base, resolution: int, *, device: torch.device | str) -> ResidualFinder | None:
+def residual_encoder(base: Base, resolution: int, *, device: torch.device | str) -> Frozen | None:
     """Return the starter's residual encoder if it was made for this generator and these features, else None.
 
     Raises:

@@ -33,8 +33,9 @@ class VideoReport:
 
     ``jitter_in`` and ``jitter_out`` are the mean second difference of the landmarks found in input and output frames,
     in eye distances; ``jitter_ratio`` is their ratio, 1 when the restyled face shakes as much as the filmed one, NaN
-    where no face is seen in three frames on end. ``notes`` are those of ``ClipInfo``. Landmarks of the output are found by the same predictor in the restyled face, which is deformed but
-    deformed alike in every frame, so what it adds to the second difference is shaking.
+    where no face is seen in three frames on end. ``notes`` are those of ``ClipInfo``. Landmarks of the output are
+    found by the same predictor in the restyled face, which is deformed but deformed alike in every frame, so what it
+    adds to the second difference is shaking.
     """
 
     frames: int

@@ -21,8 +21,8 @@ from styles.regions import region_weights
 
 DEFORMATION = Control("alpha", "deformation degree, 0 undeformed, 1 as the drawing, or degrees by region: eyes=1.2,mouth=0.4",
                       default=1.0, low=-0.5, high=1.5, sweep=(-0.5, 1.2), per="region", label="Deformation")
-TONE = Control("tone_strength", "how far colours, contrast and sharpness go to the drawing's: 0 leaves the photo's, 1 all the way",
-               default=1.0, high=1.0, label="Tone of the drawing")
+TONE = Control("tone_strength", "how far colours, contrast and sharpness go to the drawing's: 0 leaves the photo's, 1 all the "
+               "way", default=1.0, high=1.0, label="Tone of the drawing")
 STROKES = Control("stroke_strength", "how far the picture is drawn with the drawing's strokes: 0 not at all, 1 wholly",
                   default=1.0, high=1.0, label="Strokes of the drawing")
 CONTROLS = (DEFORMATION, TONE, STROKES)

@@ -243,7 +243,8 @@ class DualStyle(Style):
     @torch.no_grad()
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
         if self.draws_pictures:
-            return draw_faces(self.drawn_in(look), face, self.shares(look), picture=partial(self.sample, look=look), grids=no_grids)
+            return draw_faces(self.drawn_in(look), face, self.shares(look), picture=partial(self.sample, look=look),
+                              grids=no_grids)
         return self.synthesised(face, look)
 
     def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,

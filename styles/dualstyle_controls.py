@@ -28,7 +28,8 @@ SHARE = Control("second_share", "share of the second exemplar in the mixture; a 
                 label="Share of the second exemplar")
 
 
-def dual_controls(exemplars: tuple[str, ...], *, random: bool, truncation: float, refine: int | None = None) -> tuple[Control, ...]:
+def dual_controls(exemplars: tuple[str, ...], *, random: bool, truncation: float,
+                  refine: int | None = None) -> tuple[Control, ...]:
     """Return the controls of a style with these exemplars, with ``random`` a sampler, and a default of refinement,
     or none."""
     choices = (*exemplars, RANDOM) if random and RANDOM not in exemplars else exemplars

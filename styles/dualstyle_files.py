@@ -86,7 +86,8 @@ def gallery_of(names: Sequence[str], codes: Tensor, portraits: Tensor, *, drawn:
     """
     thumbs = resized(portraits, (THUMB, THUMB)).clamp(-1.0, 1.0)
     thumbs = ((thumbs + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1)  # [K, 3, H, W] -> [K, H, W, 3]
-    return Gallery(tuple(names), codes, thumbs.contiguous(), "w+", tuple(_jpeg(portrait) for portrait in portraits) if drawn else ())
+    kept = tuple(_jpeg(portrait) for portrait in portraits) if drawn else ()
+    return Gallery(tuple(names), codes, thumbs.contiguous(), "w+", kept)
 
 
 def _jpeg(portrait: Tensor) -> Tensor:

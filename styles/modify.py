@@ -23,7 +23,7 @@ from models.modify import StyleModel, version_z
 from models.stylegan2 import Generator, layer_at
 from styles.controls import Control, Look
 from styles.drawn import DEFORMATION, TONE, FramedFace, draw_faces, draw_frame, no_grids
-from styles.modify_files import CARD, KIND, ground, networks_of, states_of, take_drawn, with_parent
+from styles.modify_files import CARD, KIND, base_and_encoder, networks_of, states_of, take_drawn, with_parent
 from styles.protocol import Style
 from training.checks import DivergedError
 from training.modify import Judges, adapt_to
@@ -69,14 +69,14 @@ class ModifyStyle(Style):
 
     @classmethod
     def known(cls, path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        base, encoder = ground(path, config, torch.device("cpu"))
+        base, encoder = base_and_encoder(path, config, torch.device("cpu"))
         return {prefix + name: tensor for prefix, module in (("e.", encoder.module), ("g.", base.generator))
                 for name, tensor in module.state_dict().items()}
 
     @classmethod
     def load(cls, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, device: torch.device) -> ModifyStyle:
         tensors, config = with_parent(cls, path, tensors, config)
-        base, encoder = ground(path, config, device)
+        base, encoder = base_and_encoder(path, config, device)
         drawn = take_drawn(path, tensors, device)
         model, critic = networks_of(path, tensors, config, base, encoder)
         model.requires_grad_(False).eval().to(device)

@@ -114,11 +114,11 @@ def _is(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], di
     """Tell whether a style file's networks have a digest."""
     tensors = dict(tensors)
     drawn = take_drawn(path, tensors, torch.device("cpu"))
-    model, critic = networks_of(path, tensors, config, *ground(path, config, torch.device("cpu")))
+    model, critic = networks_of(path, tensors, config, *base_and_encoder(path, config, torch.device("cpu")))
     return fingerprint(*states_of(model, critic, drawn)) == digest
 
 
-def ground(path: Path, config: Mapping[str, Any], device: torch.device) -> tuple[Base, Encoder]:
+def base_and_encoder(path: Path, config: Mapping[str, Any], device: torch.device) -> tuple[Base, Encoder]:
     """Load the base and the encoder that a style was made from.
 
     Raises:

@@ -28,8 +28,8 @@ from styles.protocol import Style, file_path
 
 IMAGE = Control("style_image", "picture whose style is taken, of any size and kind; without one a random drawing", type="file",
                 label="Style picture")
-SEED = Control("style_seed", "seed of the random drawing where no picture is given; 0 where not given either", low=0.0, high=100.0,
-               label="Random style")
+SEED = Control("style_seed", "seed of the random drawing where no picture is given; 0 where not given either", low=0.0,
+               high=100.0, label="Random style")
 SECOND = Control("second_style_image", "another picture, mixed with the first", type="file", label="Second style picture")
 SHARE = Control("second_share", "share of the second picture in the mixture", default=0.5, label="Share of the second picture")
 CONTROLS = (IMAGE, DEFORMATION, TONE, STROKES, SECOND, SHARE, SEED)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from checkpoints.io import CONFIG_KEY, CheckpointError, describe, load_model, peek_torch, read_torch
+from checkpoints.io import CONFIG_KEY, CheckpointError, check_file, load_model, peek_torch, read_torch
 from checkpoints.official import describe_parts, recognise
 from checkpoints.paths import find_style
 from styles.controls import Control
@@ -99,9 +99,7 @@ def controls_of(text: str | Path) -> tuple[Control, ...]:
     path = find_style(recipe[0][0] if recipe else text)
     if path.suffix != ".safetensors":
         return kind_named(RELEASED.get(recognise(peek_torch(path)) or "", FIRST)).released_controls(path)
-    problem = describe(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             config, names = json.loads((file.metadata() or {}).get(CONFIG_KEY, "null")), list(file.keys())

@@ -19,7 +19,7 @@ from parity_fill import ParityFolder  # noqa: E402
 # What takes longest begins first, so that no process is left with it alone in the end.
 LONGEST = ("export", "train_cli", "any_style", "pretrain", "parity_blendgan", "parity", "bench", "resume", "dataset",
            "notebook", "scripts", "app", "checkpoints", "distributed", "parity_dualstylegan", "residual", "kinds",
-           "op_backend", "kill_folder", "modify_style", "blend_style", "video", "modify", "batch", "train_blend")
+           "op_backend", "kill_folder", "modify_style", "blend_style", "video", "video_kills", "modify", "batch", "train_blend")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def fixed_seed() -> None:
     """Every test starts from the same global random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture()
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that went through vision transformers so far."""
+    from models.dino import DinoFeatures
+
+    seen, prepare = [], DinoFeatures.prepare
+    monkeypatch.setattr(DinoFeatures, "prepare", lambda self, image: seen.append(len(image)) or prepare(self, image))
+    return seen
 
 
 @pytest.fixture()

@@ -88,7 +88,8 @@ def test_a_warp_meets_its_points_rests_at_the_border_and_never_folds(with_transf
     for alpha in (-0.5, 0.0, 0.7, 1.0, 1.2):
         wanted = goals(points, style.source, style.moved, alpha)
         grid = warp_grid(grids, points, wanted)
-        read = F.grid_sample(grid.permute(0, 3, 1, 2), 2.0 * wanted[:, :, None] - 1.0, align_corners=False)[..., 0].transpose(1, 2)
+        read = F.grid_sample(grid.permute(0, 3, 1, 2), 2.0 * wanted[:, :, None] - 1.0, align_corners=False)[..., 0]
+        read = read.transpose(1, 2)
         inside = ((points > 0.01) & (points < 0.99)).all(dim=2)
         assert ((read / 2.0 + 0.5 - points).norm(dim=2)[inside]).max() < 0.01
         border = torch.cat([(grid - REST)[:, edge] for edge in (0, -1)] + [(grid - REST)[:, :, edge] for edge in (0, -1)], dim=1)

@@ -1,4 +1,4 @@
-"""What a pair, or a drawing alone, says of a style; the photo is scikit-image's astronaut, a work of NASA in the public domain."""
+"""What a pair, or a drawing alone, says of a style; the photo is scikit-image's astronaut, NASA's, in the public domain."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ def test_sefa_finds_what_the_modulation_hears_most(base) -> None:  # noqa: ANN00
     assert torch.equal(load_directions([Edit("sefa2", 1.0)], load_base())["sefa2"].rows, sefa(load_base().generator, 3)[2])
 
 
-@pytest.mark.parametrize(("shape", "rows"), [([16], [16]), ([1, 16], [16]), ([8, 16], [8, 16]), ([1, 8, 16], [8, 16]), ([1, 1, 16], [16])])
+@pytest.mark.parametrize(("shape", "rows"), [([16], [16]), ([1, 16], [16]), ([8, 16], [8, 16]), ([1, 8, 16], [8, 16]),
+                                             ([1, 1, 16], [16])])
 def test_files_of_directions(base, tmp_path, monkeypatch, shape, rows) -> None:  # noqa: ANN001
     value = torch.randn(shape)
     np.save(tmp_path / "smile.npy", value.double().numpy())

@@ -101,7 +101,8 @@ def _face(**changes):
     ({"score": 0.02}, False, ""),
     ({"box": (40.0, 40.0, 60.0, 60.0)}, False, "--min_face 20"),
     ({"yaw": -71.0}, False, "turned by 71 degrees"),
-    ({"landmarks": np.concatenate([np.full((17, 2), -3.0), np.full((51, 2), 50.0)])}, True, "cut off by the picture's border (25 %"),
+    ({"landmarks": np.concatenate([np.full((17, 2), -3.0), np.full((51, 2), 50.0)])}, True,
+     "cut off by the picture's border (25 %"),
 ])
 def test_what_is_left_out_is_told(changes, kept, said):
     result, note = judged(_face(**changes), (100, 100), 40.0)
@@ -216,13 +217,15 @@ def test_clips_are_cut_by_their_sharpest_frames_or_every_so_many(photo, tmp_path
     (tmp_path / "clip.mp4").rename(folder / "clip.mp4")
     assert face_align.main(["--path", str(folder), "--output", str(tmp_path / "a"), "--size", "64"]) == 0
     assert sorted(path.name for path in (tmp_path / "a").glob("*.png")) == ["clip_000001.png", "clip_000005.png"]
-    assert face_align.main(["--path", str(folder / "clip.mp4"), "--output", str(tmp_path / "b"), "--size", "64", "--every", "4"]) == 0
+    assert face_align.main(["--path", str(folder / "clip.mp4"), "--output", str(tmp_path / "b"), "--size", "64", "--every",
+                            "4"]) == 0
     assert sorted(path.name for path in (tmp_path / "b").glob("*.png")) == ["clip_000000.png", "clip_000004.png"]
 
 
 def test_landmarks_are_written_beside_crops_and_read_in_place_of_finding(photo, face, tmp_path):
     photo.save(tmp_path / "a.png")
-    assert face_align.main(["--path", str(tmp_path / "a.png"), "--output", str(tmp_path / "o"), "--size", "128", "--landmarks"]) == 0
+    assert face_align.main(["--path", str(tmp_path / "a.png"), "--output", str(tmp_path / "o"), "--size", "128",
+                            "--landmarks"]) == 0
     crop, found = Image.open(tmp_path / "o" / "a.png"), read_landmarks(tmp_path / "o" / "a.json")
     again = FaceFinder().find(crop)[0].landmarks
     assert np.linalg.norm(again - found, axis=1).mean() < 0.06 * eye_distance(found)

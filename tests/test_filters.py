@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from data.filters import edge_strength, hatch, ink, kuwahara, match_colour, paint, posterize
-from data.warps import SAMPLE, Caricature, backward_grid, deform
+from data.filters import edge_strength, hatch, ink, kuwahara, match_colour, posterize
+from data.warps import Caricature, backward_grid
+
+SAMPLE = Caricature(eyes=1.45, jaw=0.78, mouth=1.3)
 
 
 def face_points() -> np.ndarray:
@@ -30,7 +32,7 @@ def test_filters_keep_shape_and_range():
     image = torch.rand(2, 3, 32, 40) * 2 - 1
     one = torch.ones(2, 1, 1, 1)
     for result in (kuwahara(image), posterize(image, 4), ink(image), match_colour(image, image.flip(0)),
-                   hatch(image, period=4 * one, angle=one, amount=0.5 * one), paint(image)):
+                   hatch(image, period=4 * one, angle=one, amount=0.5 * one)):
         assert result.shape == image.shape and result.min() >= -1.01 and result.max() <= 1.01
     assert len(posterize(image, 4).unique()) == 4
 
@@ -78,9 +80,3 @@ def test_grid_carries_landmarks_to_their_places_and_holds_the_border():
     centres = (np.arange(size) + 0.5) / size * 2 - 1
     assert abs(identity[..., 0] - centres[None]).max() < 1e-3
     assert abs(grid[0, :, 1] + 1).max() < 0.03
-
-
-def test_deform_moves_pixels():
-    image = torch.rand(1, 3, 64, 64) * 2 - 1
-    assert (deform(image, face_points(), Caricature()) - image).abs().max() < 0.05
-    assert (deform(image, face_points(), SAMPLE) - image).abs().mean() > 0.02

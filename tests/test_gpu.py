@@ -15,7 +15,8 @@ from models.stylegan2 import Generator, GeneratorConfig
 
 
 def test_the_table_comes_from_small_networks_on_a_cpu(tmp_path, capsys) -> None:  # noqa: ANN001
-    argv = ["--device", "cpu", "--starter", "--size", "128", "--batch", "1", "--iterations", "1", "--repeat", "1", "--output", str(tmp_path / "t.md")]
+    argv = ["--device", "cpu", "--starter", "--size", "128", "--batch", "1", "--iterations", "1", "--repeat", "1",
+            "--output", str(tmp_path / "t.md")]
     assert gpu.main(argv) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "t.md").read_text() == printed and printed.startswith("| CPU")

@@ -20,7 +20,7 @@ from checkpoints.packed import PACKED, pack_half, unpack_half
 from data.images import to_tensor
 from faces.align import align_face
 from faces.find import FaceFinder
-from losses import IdentityLoss, identity_distance
+from losses.identity import IdentityLoss, identity_distance
 from models.face_id import COLUMNS, ROWS, DownBlock, FaceIdConfig, FaceIdNet, crop_face, state_of_face_api
 from pipeline.sampling import base_images
 from training.pretrain.export import export_starter
@@ -97,7 +97,7 @@ def test_input_is_normalised_inside() -> None:
 
 def test_config_and_shapes_are_checked() -> None:
     assert FaceIdConfig.from_dict(json.loads(json.dumps(TINY.to_dict()))) == TINY
-    with pytest.raises(ValueError, match="unknown identity network settings"):
+    with pytest.raises(ValueError, match="unknown settings"):
         FaceIdConfig.from_dict({"depth": 3})
     with pytest.raises(ValueError, match="too small"):
         FaceIdConfig(input_size=60)

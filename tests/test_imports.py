@@ -15,7 +15,6 @@ EXCEPTIONS = {
     ("faces.find", "pipeline.cli"),
     ("faces.landmark_files", "pipeline.cli"),
     ("faces.tracking", "pipeline.smoothing"),
-    ("models.landmarks", "data.landmarks68"),
     ("styles.dualstyle_encoding", "training.checks"),
     ("styles.dualstyle_encoding", "training.exemplar_tools"),
     ("styles.dualstyle_encoding", "training.exemplars"),

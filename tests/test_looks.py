@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from data import make_portraits
 from data.drawing import edge_flow, flattened, paper_grain, smoothed
 from data.features import head_mask
 from data.landmarks68 import MEAN_FACE, MIRROR
-from data.looks import LOOKS, draw_look
-from data.random_drawings import random_deformation
-from data.warps import SAMPLE, Caricature, backward_grid, least_area
+from data.looks import LOOKS
+from data.random_drawings import drawing, random_deformation
+from data.warps import Caricature, backward_grid, least_area
 
-SIDE = 96
+SIDE, SAMPLE = 96, Caricature(eyes=1.45, jaw=0.78, mouth=1.3)
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +27,21 @@ def face() -> torch.Tensor:
     return torch.from_numpy(picture * 2.0 - 1.0).permute(2, 0, 1)[None].float()
 
 
+def draw_look(name: str, image: torch.Tensor, *, seed: int) -> torch.Tensor:
+    """Draw a face in a look, deformed as the look says, [S, S, 3] in 0..1."""
+    return torch.from_numpy(drawing(image, MEAN_FACE, LOOKS[name], seed=seed, recoloured=0.0, own_warp=True)[0])
+
+
 def test_every_look_is_a_deterministic_drawing_of_its_own(face):
-    drawings = {name: draw_look(name, face, MEAN_FACE, seed=3) for name in LOOKS}
-    for name, drawing in drawings.items():
-        assert drawing.shape == face.shape and drawing.min() >= -1.0 and drawing.max() <= 1.0, name
-        assert torch.isfinite(drawing).all(), name
-    assert torch.equal(drawings["ink"], draw_look("ink", face, MEAN_FACE, seed=3))
-    assert not torch.equal(drawings["pastel"], draw_look("pastel", face, MEAN_FACE, seed=4))
+    drawings = {name: draw_look(name, face, seed=3) for name in LOOKS}
+    for name, made in drawings.items():
+        assert made.shape == (SIDE, SIDE, 3) and made.min() >= 0.0 and made.max() <= 1.0 and torch.isfinite(made).all(), name
+    assert torch.equal(drawings["ink"], draw_look("ink", face, seed=3))
+    assert not torch.equal(drawings["pastel"], draw_look("pastel", face, seed=4))
     names = list(drawings)
     for i, one in enumerate(names):
         for other in names[i + 1:]:
-            assert (drawings[one] - drawings[other]).abs().mean() > 0.05, (one, other)
-
-
-def test_two_looks_are_held_out():
-    assert sum(look.held_out for look in LOOKS.values()) == 2
+            assert (drawings[one] - drawings[other]).abs().mean() > 0.025, (one, other)
 
 
 @pytest.mark.parametrize("name", LOOKS)
@@ -98,22 +97,3 @@ def test_primitives_do_what_they_say(face):
     assert tooth.shape == (SIDE, SIDE) and tooth.std() == pytest.approx(1.0, abs=1e-3)
     head = head_mask(picture, MEAN_FACE)
     assert head[SIDE // 2, SIDE // 2] > 0.99 and head[2, 2] < 0.01 and head[2, -3] < 0.01
-
-
-def test_unknown_looks_and_wrong_shapes_are_told(face):
-    with pytest.raises(ValueError, match="no look 'nothing'; there are flat"):
-        draw_look("nothing", face, MEAN_FACE)
-    with pytest.raises(ValueError, match=r"\[1, 3, S, S\]"):
-        draw_look("flat", face[0], MEAN_FACE)
-
-
-def test_portraits_of_sampled_faces_come_with_what_is_true_of_them(tmp_path, capsys):
-    options = ["--count", "2", "--looks", "oil,pastel", "--size", "64", "--least_warp", "1"]
-    assert make_portraits.main([str(tmp_path), *options]) == 0
-    truth = np.load(tmp_path / "truth.npz")
-    names = [str(name) for name in truth["names"]]
-    assert [name.partition("_")[0] for name in names] == ["oil", "pastel"] and all((tmp_path / name).is_file() for name in names)
-    assert truth["points"].shape == truth["moved"].shape == (2, 68, 2)
-    assert np.abs(truth["moved"] - truth["points"]).max() > 0.01
-    assert make_portraits.main([str(tmp_path), "--looks", "chalkboard"]) == 2
-    assert "chalkboard" in capsys.readouterr().err

@@ -137,9 +137,11 @@ def test_drawing_stages_are_mixed_and_released_styles_refused(folder):
         save_style(folder / f"{name}.safetensors", make(seed), w_avg=torch.zeros(16), base=BASE, training={},
                    drawn=drawn_style(seed))
     a, b, half = (load_style(name).drawn for name in ("drawn_a", "drawn_b", "drawn_a:0.5,drawn_b:0.5"))
-    assert torch.allclose(half.moved, (a.moved + b.moved) / 2.0) and torch.allclose(half.tone.mean, (a.tone.mean + b.tone.mean) / 2.0)
+    assert torch.allclose(half.moved, (a.moved + b.moved) / 2.0)
+    assert torch.allclose(half.tone.mean, (a.tone.mean + b.tone.mean) / 2.0)
     image, parts = torch.rand(1, 3, 32, 32), torch.full((1, 4, 32, 32), 0.25)
     strokes = [style.draw(image, parts, None, frame=32, strength=1.0) for style in (a, b, half)]
-    assert torch.allclose(strokes[2], (strokes[0] + strokes[1]) / 2.0, atol=1e-6) and not torch.allclose(strokes[0], image, atol=1e-3)
+    assert torch.allclose(strokes[2], (strokes[0] + strokes[1]) / 2.0, atol=1e-6)
+    assert not torch.allclose(strokes[0], image, atol=1e-3)
     with pytest.raises(CheckpointError, match="cannot be mixed"):
         load_style("drawn_a:1,a:1")

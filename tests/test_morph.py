@@ -29,8 +29,8 @@ def blend(tmp_path_factory):  # noqa: ANN001, ANN201
     generator = blend_generator_from(base.generator)
     for parameter in generator.embedding.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    save_blend(path / "blendy.safetensors", generator, StyleEncoder(StyleEncoderConfig((4, 6), (1, 1), hidden=8)), w_avg=base.w_avg,
-               base={"name": base.name, "fingerprint": base.fingerprint}, training={}, half=True)
+    save_blend(path / "blendy.safetensors", generator, StyleEncoder(StyleEncoderConfig((4, 6), (1, 1), hidden=8)),
+               w_avg=base.w_avg, base={"name": base.name, "fingerprint": base.fingerprint}, training={}, half=True)
     for index, colour in enumerate(("red", "green")):
         Image.new("RGB", (64, 64), colour).save(path / f"{index}.png")
     return path

@@ -214,7 +214,8 @@ def test_a_phone_keeps_the_result_in_view(page, browser, photo):  # noqa: F811
 
 @pytest.mark.parametrize(("text", "shown"), [
     ("/tmp/gradio/ab12/a.png: no face found; use a photo with a face of at least 80 px that looks at the camera, or --align "
-     "false if it is aligned already", "a.png: no face found; use a photo with a face of at least 80 px that looks at the camera"),
+     "false if it is aligned already", "a.png: no face found; use a photo with a face of at least 80 px that looks at the "
+     "camera"),
     ("/tmp/x y.png: is damaged (bad); get it again", "x y.png: is damaged (bad); get it again"),
     ("t.png: no face found; the style would be made of what is not one (--force trains with it)",
      "t.png: no face found; the style would be made of what is not one"),

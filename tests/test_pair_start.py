@@ -12,7 +12,7 @@ from models.sampling_grids import LEAST_DETERMINANT, halved, pixel_lattice, unfo
 from models.spline import frame_points, reading_offsets, spline_values
 from training.config import FineTuneConfig
 from training.course import runaway
-from training.pair_start import carried, control_goals
+from training.pair_terms import control_goals
 from training.session import Session
 
 FACE = torch.from_numpy(MEAN_FACE)[None]
@@ -48,15 +48,6 @@ def test_content_is_carried_and_the_frame_stays():
     offsets = reading_offsets(FACE, moved, moved)
     assert (offsets - torch.tensor([-0.02, 0.03])).abs().max() < 4e-3  # smoothed, so not to the last digit
     assert reading_offsets(FACE, moved, frame_points()).abs().max() < 4e-3
-    dot = torch.zeros(1, 1, 64, 64)
-    x, y = ((FACE[0, 30] * 64).long()).tolist()
-    dot[..., y - 2:y + 3, x - 2:x + 3] = 1.0
-    there = carried(dot, FACE, moved)
-    weights = there.clamp_min(0)[0, 0] / there.clamp_min(0).sum()
-    before = dot[0, 0] / dot.sum()
-    ticks = torch.arange(64.0)
-    shift = [float((weights.sum(dim=axis) - before.sum(dim=axis)) @ ticks) / 64 for axis in (0, 1)]
-    assert shift == pytest.approx([0.02, -0.03], abs=6e-3)
     with pytest.raises(ValueError, match="points and moved"):
         reading_offsets(FACE, moved[:, :60], FACE[0])
 

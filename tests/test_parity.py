@@ -18,15 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from faces.align import align_face
-from losses import (
-    directional_loss,
-    logistic_loss,
-    nonsaturating_loss,
-    pair_consistency,
-    published_warp_loss,
-    r1_penalty,
-    reference_consistency,
-)
+from losses.adversarial import logistic_loss, nonsaturating_loss, r1_penalty
+from losses.consistency import pair_consistency, reference_consistency
+from losses.directional import directional_loss
+from losses.warp import published_warp_loss
 from models.deformable import DeformableGenerator
 from models.dino import DinoFeatures, ViTConfig, build_vit, self_similarity
 from models.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminator

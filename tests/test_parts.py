@@ -13,10 +13,10 @@ from PIL import Image
 import pretrain
 from checkpoints import CheckpointError
 from checkpoints.builders import load_base
-from checkpoints.features import load_landmark_net, load_parts
+from checkpoints.features import load_landmark_net, load_network, load_parts
 from data.images import to_pil
 from data.part_labels import part_labels
-from models.parts import GROUND, HAIR, REST, SKIN, PartsConfig, PartsNetwork, face_frame, face_parts
+from models.parts import BACKGROUND, HAIR, REST, SKIN, PartsConfig, PartsNetwork, face_frame, parts_of
 from pipeline.sampling import base_images
 from training.pretrain.common import load_state
 from training.pretrain.faces import FacePack, jpeg_bytes, write_pack
@@ -48,15 +48,15 @@ def test_labels_tell_plain_colours_apart() -> None:
     picture, points = painted_head()
     label = part_labels(picture, points)
     np.testing.assert_allclose(label.sum(axis=0), 1.0)
-    assert label[GROUND, 5, 5] > 0.9 and label[SKIN, 75, 64] > 0.9
-    assert label[HAIR, 20, 64] > 0.6 > 0.3 > label[GROUND, 20, 64]
+    assert label[BACKGROUND, 5, 5] > 0.9 and label[SKIN, 75, 64] > 0.9
+    assert label[HAIR, 20, 64] > 0.6 > 0.3 > label[BACKGROUND, 20, 64]
     assert label[REST, 126, 40] == label[:, 126, 40].max()
 
 
 def test_bundled_network_agrees_with_labels(faces) -> None:  # noqa: ANN001
     images, points = faces
     with torch.no_grad():
-        share = face_parts(load_parts(), images, points)
+        share = parts_of(load_parts(), images, points)
     agree = []
     for one, image, places in zip(share, images, points, strict=True):
         label = part_labels(image.permute(1, 2, 0).double().numpy() / 2.0 + 0.5, places.double().numpy())
@@ -94,7 +94,7 @@ def test_a_wrong_file_is_one_line(tmp_path) -> None:  # noqa: ANN001
         if text is not None:
             path.write_bytes(text)
         with pytest.raises(CheckpointError) as caught:
-            load_parts(path)
+            load_network("parts", path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -120,5 +120,5 @@ def test_stage_labels_trains_resumes_and_is_exported(faces, tmp_path, capsys, mo
     assert load_state(tmp_path / "parts.pt")["seen"] > first > 0
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["images"] > first
     assert pretrain.main(["export", "--state", str(tmp_path), "--output", str(tmp_path / "starter")]) == 0
-    loaded = load_parts(tmp_path / "starter" / "parts.safetensors")
+    loaded = load_network("parts", tmp_path / "starter" / "parts.safetensors").module
     assert isinstance(loaded, PartsNetwork) and not loaded.training

@@ -95,11 +95,11 @@ def test_outlines_of_both_faces_are_covered():
     assert (alone[points[:, 1], points[:, 0]] == 1.0).all()
 
 
-def test_ground_of_the_drawing_is_no_halo(photo, landmarks):
-    """Around the face what is ground in the drawing stays the photo's to the bit; on the face it hides what was there."""
-    ground = np.ones((64, 64), np.float32)
-    ground[:, :32] = 0.0
-    plain, weight = outline_weight([MEAN_FACE], 200), outline_weight([MEAN_FACE], 200, ground=ground)
+def test_background_of_the_drawing_is_no_halo(photo, landmarks):
+    """Around the face what is background in the drawing stays the photo's to the bit; on the face it hides what was there."""
+    background = np.ones((64, 64), np.float32)
+    background[:, :32] = 0.0
+    plain, weight = outline_weight([MEAN_FACE], 200), outline_weight([MEAN_FACE], 200, background=background)
     assert (weight[:, :96] == plain[:, :96]).all() and (weight[plain == 0.0] == 0.0).all()
     points = np.round(MEAN_FACE[17:] * 200).astype(int)
     assert (weight[points[:, 1], points[:, 0]] == 1.0).all()
@@ -107,8 +107,8 @@ def test_ground_of_the_drawing_is_no_halo(photo, landmarks):
     assert plain[around].max() > 0.5 and weight[around].max() == 0.0
     corners, green = photo_corners(landmarks, photo.size, output_size=128), Image.new("RGB", (128, 128), (0, 255, 0))
     places = (landmarks + 0.5) @ crop_map(corners)[:, :2].T + crop_map(corners)[:, 2]
-    changed = [(difference(photo, paste_back(photo, green, corners, outlines=[places], ground=one)).max(axis=2) > 0).sum()
-               for one in (None, 0.0 * ground, 0.0 * ground + 1.0)]
+    changed = [(difference(photo, paste_back(photo, green, corners, outlines=[places], background=one)).max(axis=2) > 0).sum()
+               for one in (None, 0.0 * background, 0.0 * background + 1.0)]
     assert changed[0] == changed[1] > 1.15 * changed[2] > 0
 
 

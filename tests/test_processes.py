@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train", "inference", "generate_samples", "deformation_control", "face_align", "app", "export", "stylize_dataset",
-           "pretrain", "demo", "benchmarks.bench", "benchmarks.quality", "benchmarks.video")
+           "pretrain", "demo", "benchmarks.bench", "benchmarks.samples", "benchmarks.video")
 # Says what the variable is at the very moment at which torch would be imported, or after the script's own imports.
 PROBE = """
 import importlib, os, sys

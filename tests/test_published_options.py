@@ -19,7 +19,8 @@ from pipeline.published import apply
 def style():
     generator = tiny_networks()[0]
     size = max(generator.config.channels)
-    return SimpleNamespace(name="toy", transformers=DeformableGenerator.for_generator(generator, resolutions=(size,), grid_size=5))
+    return SimpleNamespace(name="toy", transformers=DeformableGenerator.for_generator(generator, resolutions=(size,),
+                                                                                      grid_size=5))
 
 
 def given(**options):

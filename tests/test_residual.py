@@ -40,7 +40,7 @@ TINY = ResidualEncoderConfig(stem=4, width=8, inner=8)
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(GeneratorConfig(size=64, style_dim=16, n_mlp=1, channels={r: 8 for r in (4, 8, 16, 32, 64)})).eval()
+    return Generator(GeneratorConfig(size=64, style_dim=16, n_mlp=1, channels=dict.fromkeys((4, 8, 16, 32, 64), 8))).eval()
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +64,6 @@ def test_two_halves_make_one_synthesis(generator: Generator, resolution: int) ->
     assert list(half.features.shape) == [2, 8, resolution, resolution]
     assert torch.equal(generator.finish(half, w_plus, noise=noise, resolution=resolution),
                        generator.synthesis(w_plus, noise=noise))
-
-
-def test_second_half_takes_transforms(generator: Generator) -> None:
-    w_plus, noise = torch.randn(2, 10, 16), generator.fixed_noise()
-    features = {4: lambda x: 2.0 * x, 6: lambda x: x.flip(3)}
-    images = {4: lambda x: x + 1.0, 6: lambda x: -x}
-    half = generator.halfway(w_plus, noise=noise, resolution=16)
-    given = {"feature_transforms": features, "image_transforms": images}
-    assert torch.equal(generator.finish(half, w_plus, noise=noise, resolution=16, **given),
-                       generator.synthesis(w_plus, noise=noise, **given))
-    with pytest.raises(ValueError, match="outside 4"):
-        generator.finish(half, w_plus, noise=noise, resolution=16, feature_transforms={3: lambda x: x})
 
 
 def test_generator_without_such_features_says_so(generator: Generator) -> None:

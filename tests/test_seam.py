@@ -14,8 +14,8 @@ GENERAL = ("inference.py", "generate_samples.py", "deformation_control.py", "exp
            "face_align.py")
 # Whole identifiers of the systems and of what only they have. "blended" and "to modify" are plain English, so these
 # two count only as a system's own words: BlendGAN, blend_..., styles.blend; MODIFY, styles.modify.
-NAMES = re.compile(r"deformable|doesfs|blendgan|\bblend_(?!strip)\w+|styles\.blend|dualstyle|modres|exemplar|\bMODIFY\b|styles\.modify"
-                   r"|landmark_projection|\bprojection[./]|EdgeDrawing", re.IGNORECASE)
+NAMES = re.compile(r"deformable|doesfs|blendgan|\bblend_(?!strip)\w+|styles\.blend|dualstyle|modres|exemplar|\bMODIFY\b"
+                   r"|styles\.modify|landmark_projection|\bprojection[./]|EdgeDrawing", re.IGNORECASE)
 # The module names by which each system's files are known; training/pretrain and what all share belong to none.
 SYSTEMS = {
     "one-shot": r"deformable\w*|mixing|finetune|prepare|guide|objective",
@@ -46,7 +46,8 @@ OPTIONS = {
 
 
 def general_files() -> list[Path]:
-    return [ROOT / name for name in GENERAL] + [path for part in ("pipeline", "web", "data") for path in (ROOT / part).glob("*.py")]
+    return [ROOT / name for name in GENERAL] + [path for part in ("pipeline", "web", "data")
+                                                for path in (ROOT / part).glob("*.py")]
 
 
 def test_no_file_but_the_registry_names_a_kind():
@@ -96,7 +97,8 @@ def test_the_protocol_imports_no_kind(name):
 @pytest.mark.parametrize("name", ["session", "course", "state", "report", "trainer"])
 def test_a_session_imports_no_system(name):
     found = imported(ROOT / "training" / f"{name}.py")
-    assert all(module.split(".")[:2] in (["training", own] for own in ("course", "report", "state", "trainer")) for module in found)
+    shared = [["training", own] for own in ("course", "report", "state", "trainer")]
+    assert all(module.split(".")[:2] in shared for module in found)
 
 
 @pytest.mark.parametrize("script", sorted(OPTIONS))

@@ -89,8 +89,8 @@ def test_shared_weight_form_equals_weights_per_sample(upsample, demodulate):
 def test_what_is_kept_of_a_weight_follows_it(upsample):
     layer = ModulatedConv2d(5, 7, 3, 4, upsample=upsample).requires_grad_(False)
     x, w = torch.randn(1, 5, 4, 4), torch.randn(1, 4)
+    other = ModulatedConv2d(5, 7, 3, 4, upsample=upsample)
     for change in (lambda: None, lambda: layer.weight.mul_(0.5).add_(0.3), lambda: layer.load_state_dict(other.state_dict())):
-        other = ModulatedConv2d(5, 7, 3, 4, upsample=upsample)
         change()
         assert layer.keeps and torch.allclose(layer(x, w), layer.grouped(x, layer.modulation(w)), atol=1e-5)
         kept = layer.shared()

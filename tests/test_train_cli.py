@@ -55,9 +55,9 @@ def command(weights, tmp_path, monkeypatch):
         return train.main([*words, *options, *(() if "--source" in options else ("--force",))])
 
     def alone(*options: str) -> int:
-        return train.main(["--base", str(weights / "generator.safetensors"), "--vit", str(weights / "vit.safetensors"), "--num_iter",
-                           "1", "--batch", "1", "--inversion-steps", "1", "--warp-res", "16", "--warp-grid", "6", "--dtype",
-                           "float32", *options])
+        return train.main(["--base", str(weights / "generator.safetensors"), "--vit", str(weights / "vit.safetensors"),
+                           "--num_iter", "1", "--batch", "1", "--inversion-steps", "1", "--warp-res", "16", "--warp-grid", "6",
+                           "--dtype", "float32", *options])
 
     run.alone = alone
     return run

@@ -108,4 +108,5 @@ def test_command_line(tmp_path, capsys) -> None:  # noqa: ANN001
     assert train_encoder.main([*argv, "--resume", "--learning_rate", "0.3"]) == 2
     assert "other values of lr" in capsys.readouterr().err
     assert train_encoder.main([*argv[:-2], "--resume", "--max_steps", "3"]) == 0
-    assert train_encoder.main([*argv, "--overwrite", "--start", "starter"]) == 2 and "makes rows [12, 512]" in capsys.readouterr().err
+    assert train_encoder.main([*argv, "--overwrite", "--start", "starter"]) == 2
+    assert "makes rows [12, 512]" in capsys.readouterr().err

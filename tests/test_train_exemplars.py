@@ -139,8 +139,8 @@ def test_a_kept_network_may_be_chosen(command, tmp_path, monkeypatch, capsys):
 
 
 def test_published_names_reach_the_settings():
-    args = train_exemplars.parse(["a", "--style", "b", "--CX_loss", "0.3", "--style-loss", "0.4", "--perc_loss", "2", "--id_loss", "0",
-                                  "--L2_reg_loss", "0.015", "--truncation", "0.6"])
+    args = train_exemplars.parse(["a", "--style", "b", "--CX_loss", "0.3", "--style-loss", "0.4", "--perc_loss", "2",
+                                  "--id_loss", "0", "--L2_reg_loss", "0.015", "--truncation", "0.6"])
     config = train_exemplars.settings(args, size=1024)
     fine = config.finetune
     assert (fine.contextual, fine.means, fine.identity, fine.norm) == (0.3, 0.4, 0.0, 0.015)

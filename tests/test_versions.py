@@ -104,7 +104,8 @@ def test_the_first_phase_ends_with_the_networks_nearest_to_held_out_images() -> 
 
 def test_a_share_of_the_images_is_held_out(folder, style, tmp_path, monkeypatch, capsys) -> None:  # noqa: ANN001, F811
     monkeypatch.setenv("CHECKPOINTS_DIR", str(tmp_path / "styles"))
-    options = ["--steps", "2", "--swap_steps", "1", "--batch", "2", "--rows", "3", "--n-mlp", "2", "--outdir", str(tmp_path / "run")]
+    options = ["--steps", "2", "--swap_steps", "1", "--batch", "2", "--rows", "3", "--n-mlp", "2",
+               "--outdir", str(tmp_path / "run")]
     assert run_encapsulate(folder, *options, "--validation", "0.1") == 2
     assert "too few" in capsys.readouterr().err
     assert run_encapsulate(folder, *options, "--validation", "0.34", "--val_every", "1") == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.pretrain.common import update_average
+from training.ema import update_average
 from training.pretrain.vit import DinoHead, VitTrainer, VitTrainingConfig
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from losses.adversarial import logistic_loss, nonsaturating_loss, r1_penalty
 from models.stylegan2 import Generator
 from training.checks import check_gradients, check_terms
-from training.ema import update_ema
+from training.ema import update_average
 
 # A gradient is sudden that is so many times as long as the running mean of the lengths.
 SUDDEN = 3.0
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class AdversarialConfig:
     """What all stages share: steps, batch, Adam's rates, R1 weight and interval, decay of the average, seed."""
 
     steps: int = 600
@@ -47,7 +47,7 @@ class AdversarialStage(ABC):
     """
 
     def __init__(self, network: nn.Module, average: nn.Module, trained: Callable[[str], bool], *, critic: nn.Module,
-                 generator: Generator, config: StageConfig) -> None:
+                 generator: Generator, config: AdversarialConfig) -> None:
         self.network, self.average, self.critic, self.generator, self.config = network, average, critic, generator, config
         self.trained = trained
         for name, parameter in network.named_parameters():
@@ -100,7 +100,7 @@ class AdversarialStage(ABC):
         terms = self.terms(self.make(drawn), drawn)
         self._follow(self.optimizer, self.named, terms, phase="network")
         self.critic.requires_grad_(True)
-        update_ema(self.average, self.network, self.config.average)
+        update_average(self.average, self.network, self.config.average)
         self.step_count += 1
         values |= {name: float(value.detach()) for name, value in terms.items()}
         self.history.append(values)
@@ -166,7 +166,7 @@ class AdversarialStage(ABC):
 
 
 @dataclass(frozen=True)
-class TuningConfig(StageConfig):
+class TuningConfig(AdversarialConfig):
     """Weights of the adversarial term and of the distance between a picture and what is drawn from its encoded rows."""
 
     adversarial: float = 1.0
@@ -218,14 +218,3 @@ class FolderTuning(AdversarialStage):
             again = self.generator.synthesis(rows, noise=self.generator.fixed_noise())
             terms["reconstruction"] = self.config.reconstruction * self.perceptual(again, drawn["real"])
         return terms
-
-
-def run_steps(
-    stage: AdversarialStage, *, on_step: Callable[[AdversarialStage], None] | None = None
-) -> Sequence[Mapping[str, float]]:
-    """Do the steps that are left and return the values of all steps."""
-    while stage.step_count < stage.config.steps:
-        stage.step()
-        if on_step is not None:
-            on_step(stage)
-    return stage.history

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
+
+from models.config import Config
 
 DTYPES = ("float32", "bfloat16")
 WARP_FORMS = ("published", "smoothness")
 
 
 @dataclass(frozen=True)
-class FineTuneConfig:
+class FineTuneConfig(Config):
     """Everything that decides the weights of a style besides its pair and its base; the defaults are the published ones.
 
     Rates are Adam's; weights multiply loss terms; ``*_every`` are intervals in steps (0 switches the term off);
@@ -92,18 +93,6 @@ class FineTuneConfig:
             raise ValueError("control_weight needs the mode 'exact'")
         if not (self.tune_generator or self.use_tps or self.use_affine):
             raise ValueError("nothing to train: tune_generator, use_tps and use_affine are all off")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FineTuneConfig:
-        """Rebuild a config from `to_dict`; unknown names raise ValueError."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown settings {sorted(unknown)}")
-        return cls(**values)
 
     @classmethod
     def profile(cls, name: str, **changes: Any) -> FineTuneConfig:

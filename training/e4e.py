@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.adversarial import logistic_loss, nonsaturating_loss
+from models.config import Config
 from models.e4e import E4EEncoder
 from models.latent_discriminator import LatentDiscriminator, LatentPool
 from models.remembered import Remembered
 from models.stylegan2 import Generator
 from training.checks import check_gradients, check_terms
-from training.ema import update_ema
+from training.ema import update_average
 from training.modify import Source
 
 
 @dataclass(frozen=True)
-class E4ETrainingConfig:
+class E4ETrainingConfig(Config):
     """Settings, the published ones by default.
 
     Attributes:
@@ -64,10 +65,6 @@ class E4ETrainingConfig:
                 raise ValueError(f"{field.name} must be at least {least}, got {getattr(self, field.name)}")
         if self.average >= 1.0:
             raise ValueError(f"average must be below 1, got {self.average}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
     def rows(self, step: int, n_rows: int) -> int:
         """Return how many rows are free in a step: the common one, and one more every ``progressive_every`` steps."""
@@ -132,7 +129,7 @@ class EncoderTraining:
         total.backward()
         check_gradients(dict(self.encoder.named_parameters()), step=self.step_count, phase="encoder")
         self.optimizer.step()
-        update_ema(self.average, self.encoder, self.config.average)
+        update_average(self.average, self.encoder, self.config.average)
         found = {**terms, **self._train_critic(w_plus[:, :rows].flatten(0, 1)), "total": total}
         self.step_count += 1
         values = {name: float(found[name].detach()) if name in found else math.nan for name in self.terms} | {"rows": float(rows)}

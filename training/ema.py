@@ -7,7 +7,7 @@ from torch import nn
 
 
 @torch.no_grad()
-def update_ema(average: nn.Module, module: nn.Module, decay: float) -> None:
+def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Move an average towards a network: p' = decay p' + (1 - decay) p; buffers are copied.
 
     Args:

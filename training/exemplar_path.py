@@ -13,12 +13,12 @@ from losses.adversarial import nonsaturating_loss
 from losses.contextual import contextual_loss, feature_mean_matching
 from losses.exemplar import path_norm
 from models.dualstylegan import FIRST_COLOR_ROW, DualStyleGAN
-from training.adversarial_stage import AdversarialStage, StageConfig
+from training.adversarial_stage import AdversarialConfig, AdversarialStage
 from training.exemplars import KEPT_ROW, Distance, Maps, Rows
 
 
 @dataclass(frozen=True)
-class MixedFacesConfig(StageConfig):
+class MixedFacesConfig(AdversarialConfig):
     """Pretraining: weights of features and critic, every how many steps codes are encoded, shares of the steps and their rows.
 
     ``cuts`` are (share of the steps, first row that comes from the second face), in order; the last holds to the end.
@@ -32,7 +32,7 @@ class MixedFacesConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class PortraitsConfig(StageConfig):
+class PortraitsConfig(AdversarialConfig):
     """Fine-tuning: jitter of codes and weights of the terms, of pairs by feature map from the first of ``maps`` on."""
 
     steps: int = 1500
@@ -56,7 +56,7 @@ class PathStage(AdversarialStage):
         config: of the stage.
     """
 
-    def __init__(self, network: DualStyleGAN, critic: nn.Module, *, maps: Maps, config: StageConfig) -> None:
+    def __init__(self, network: DualStyleGAN, critic: nn.Module, *, maps: Maps, config: AdversarialConfig) -> None:
         average = DualStyleGAN(network.generator).to(network.generator.input.input.device)
         average.load_state_dict(network.state_dict())
         super().__init__(network, average, lambda name: not name.startswith("generator."), critic=critic,

@@ -285,8 +285,8 @@ class ExemplarRun:
     def _destylized(self, portraits: Tensor, tuned: Generator) -> Destylized:
         """Return codes [N, L, D] of portraits [N, 3, S, S], and the faces behind them."""
         tools, portraits = self.tools, portraits.to(self.tools.w_avg.device)
-        return destylize(portraits, tuned, tools.generator, encode=tools.encode, to_w=lambda rows: rows, perceptual=tools.perceptual,
-                         identity=tools.identity, settings=self.config.destylize, center=tools.w_avg)
+        return destylize(portraits, tuned, tools.generator, encode=tools.encode, to_w=lambda rows: rows,
+                         perceptual=tools.perceptual, identity=tools.identity, settings=self.config.destylize, center=tools.w_avg)
 
     def _refined(self, portraits: Tensor, network: DualStyleGAN, *, content: Tensor, code: Tensor) -> Tensor:
         device = self.tools.w_avg.device

@@ -52,6 +52,7 @@ def load_tools(
         return encoding.module(image) + encoding.latent_avg
 
     people = load_face_id(device=device)
-    digest = base.fingerprint + encoding.fingerprint + people.fingerprint + fingerprint(tokens.state_dict(), perceptual.state_dict())
+    digest = (base.fingerprint + encoding.fingerprint + people.fingerprint
+              + fingerprint(tokens.state_dict(), perceptual.state_dict()))
     return base, Tools(base.generator, base.w_avg, lambda: deepcopy(base.discriminator), encode, perceptual, maps, digest,
                        identity=IdentityLoss(people.module).requires_grad_(False))

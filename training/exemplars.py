@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from losses.contextual import contextual_loss
 from losses.exemplar import nearest, nearest_fit, row_spread
@@ -248,11 +248,6 @@ class SamplerFit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.rng.set_state(state["rng"])
         self.epoch = int(state["epoch"])
-
-
-def fixed(module: nn.Module) -> nn.Module:
-    """Return a network in eval mode without gradients of its parameters."""
-    return module.requires_grad_(False).eval()
 
 
 class TokenMaps:

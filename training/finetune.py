@@ -11,12 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.landmarks68 import MEAN_FACE
-from losses import (
-    PathLengthPenalty,
-    logistic_loss,
-    nonsaturating_loss,
-    r1_penalty,
-)
+from losses.adversarial import PathLengthPenalty, logistic_loss, nonsaturating_loss, r1_penalty
 from models.deformable import DeformableGenerator
 from models.dino import DinoFeatures
 from models.discriminator import Discriminator, PatchDiscriminator
@@ -26,12 +21,11 @@ from models.stylegan2 import Generator
 from training.checks import DivergedError, check_gradients, check_terms
 from training.config import FineTuneConfig
 from training.course import runaway
-from training.ema import update_ema
+from training.ema import update_average
 from training.guide import LandmarkGuide
 from training.mixed import precision, recompute
 from training.objective import StructureObjective, warp_term
-from training.pair_start import control_goals
-from training.pair_terms import control_term
+from training.pair_terms import control_goals, control_term
 
 # Terms that say whether the run still goes where the pair points.
 WATCHED = ("control", "landmarks")
@@ -59,7 +53,7 @@ class FineTuner:
         pair: images of the generator's size.
         latents: w_plus [2, L, D] of source and target under the base, whose rows from ``swap_layer`` give colours.
         landmark_net: frozen landmark network; needed where ``config.landmark_weight`` or ``control_weight`` is not 0.
-        points: landmarks of source and target, [2, 68, 2] as fractions of the side, where they are known; read by the network if not.
+        points: landmarks of source and target, [2, 68, 2] as fractions of the side; read by the network where None.
 
     Raises:
         ValueError: for shapes or settings that do not fit the networks.
@@ -166,10 +160,10 @@ class FineTuner:
                 terms |= self._path_phase()
         except NonFiniteError as error:
             raise DivergedError(f"step {index}: {error}") from error
-        update_ema(self.ema.generator, self.deformable.generator, config.g_ema)
+        update_average(self.ema.generator, self.deformable.generator, config.g_ema)
         for name in ("tps", "affine"):
             if getattr(self.ema, name) is not None:
-                update_ema(getattr(self.ema, name), getattr(self.deformable, name), config.transformer_ema)
+                update_average(getattr(self.ema, name), getattr(self.deformable, name), config.transformer_ema)
         self.step_count += 1
         values = {name: float(terms[name].detach()) if name in terms else math.nan for name in TERMS}
         self.history.append(values)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from losses import InversionLoss, LPIPSDistance, ViTTokenDistance
-from losses.perceptual import NETWORKS
+from losses.perceptual import NETWORKS, InversionLoss, LPIPSDistance, ViTTokenDistance
 from models.dino import DinoFeatures, SharedTokens
 
 

@@ -22,7 +22,7 @@ from models.modify import StyleModel, version_z
 from models.remembered import Remembered
 from training.checks import check_gradients, check_terms
 from training.chosen import choose, matching
-from training.ema import update_ema
+from training.ema import update_average
 from training.mixed import precision
 from training.modify_config import AdaptationConfig, EncapsulationConfig, StageConfig
 from training.modify_start import start_remapping
@@ -213,7 +213,7 @@ class Encapsulator(Stage):
         reconstructing = self.step_count < self.config.steps
         terms = self._reconstruct(images) if reconstructing else self._swap(images)
         if self.average is not None:
-            update_ema(self.average, self.model, self.config.average)
+            update_average(self.average, self.model, self.config.average)
         if self.held_out is not None and reconstructing:
             done = self.step_count + 1
             if done % self.config.val_every == 0 or done == self.config.steps:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from losses.modify import CODE_FORMS, CRITIC_FORMS, RECONSTRUCTION_PHASE, STYLISATION, SWAPPING_PHASE
+from models.config import Config
 from training.config import DTYPES
+
+if TYPE_CHECKING:
+    from typing import Self
 
 SWAP_PARTS = ("remapping", "all")
 REMAP_STARTS = ("random", "moments")
-Config = TypeVar("Config", bound="StageConfig")
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class StageConfig(Config):
     """What both stages share. Rates are Adam's; weights multiply terms; ``*_parts`` are patterns of parameter names as in
     file names (``styles.*.linear.*``), nothing stands for all; the penalty is a term of the critic that bounds it, see
     ``losses.modify.gradient_penalty``, in every ``penalty_every``-th step, times that number."""
@@ -48,20 +51,8 @@ class StageConfig:
         if max(self.beta1, self.beta2) >= 1.0:
             raise ValueError(f"beta1 and beta2 must be below 1, got {self.beta1} and {self.beta2}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
     @classmethod
-    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
-        """Rebuild a config from ``to_dict``; unknown names raise ValueError."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown settings {sorted(unknown)}")
-        return cls(**values)
-
-    @classmethod
-    def profile(cls: type[Config], name: str, **changes: Any) -> Config:
+    def profile(cls, name: str, **changes: Any) -> Self:
         """Return the settings of a profile with some of them changed."""
         if name not in cls.PROFILES:
             raise ValueError(f"profile must be one of {sorted(cls.PROFILES)}, got {name!r}")

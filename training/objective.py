@@ -8,13 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from losses import (
-    directional_loss,
-    pair_consistency,
-    published_warp_loss,
-    reference_consistency,
-    warp_smoothness,
-)
+from losses.consistency import pair_consistency, reference_consistency
+from losses.directional import directional_loss
+from losses.warp import published_warp_loss, warp_smoothness
 from models.dino import DinoFeatures, self_similarity
 from training.config import FineTuneConfig
 

@@ -7,8 +7,15 @@ from torch import Tensor
 
 from models.deformable import DeformableGenerator
 from models.face import Face
+from models.spatial_transformer import resting_points
+from models.spline import reading_offsets
 from training.guide import LandmarkGuide
-from training.pair_start import control_goals
+
+
+def control_goals(points: Tensor, moved: Tensor, *, grid_size: int, extent: float = 0.95) -> Tensor:
+    """Return control points [N, grid_size^2, 2] of the spline that carries ``points`` [N, K, 2] to ``moved``."""
+    rest = resting_points(grid_size, extent)
+    return rest + 2.0 * reading_offsets(points, moved, rest / 2.0 + 0.5).float()
 
 
 def control_term(

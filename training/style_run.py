@@ -36,8 +36,8 @@ from training.state import refuse_other_run
 # In the folder of a run: its pictures as the drawing stages see them, and a sheet of random faces drawn in the style.
 PICTURES, SHEET = "pictures", "drawn.png"
 SHOWN, SHOWN_SEED = 3, 77
-UNSURE = ("the pair's landmarks are not sure (they differ from the mirrored images' by {doubt:.0%} of the eye distance), so training "
-          "goes on without the landmark terms: the deformation is left to the directional term")
+UNSURE = ("the pair's landmarks are not sure (they differ from the mirrored images' by {doubt:.0%} of the eye distance), so "
+          "training goes on without the landmark terms: the deformation is left to the directional term")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def drawing_pair(setting: Setting, drawing: Tensor) -> Pair:
     return Pair(photo, target, target)
 
 
-def examples_of(sources: Sequence[Tensor], targets: Sequence[Tensor], *, names: tuple[Sequence[str], Sequence[str]]) -> list[Example]:
+def examples_of(sources: Sequence[Tensor], targets: Sequence[Tensor], *,
+                names: tuple[Sequence[str], Sequence[str]]) -> list[Example]:
     """Return what every pair says, or every drawing where there are no sources; ValueError where one shows no face."""
     if not sources:
         return [example_of_drawing(target, name=name) for target, name in zip(targets, names[1], strict=True)]
@@ -156,8 +157,8 @@ class StyleRun:
             ValueError: if options, base or pictures are not the run's.
         """
         setting = self.setting
-        self.tuner = resumed_tuner(setting.base.generator, setting.base.discriminator, dino=setting.vit, args=self.args, state=state,
-                                   fingerprint=setting.base.fingerprint, landmark_net=setting.landmark_net)
+        self.tuner = resumed_tuner(setting.base.generator, setting.base.discriminator, dino=setting.vit, args=self.args,
+                                   state=state, fingerprint=setting.base.fingerprint, landmark_net=setting.landmark_net)
         kept = self.folder / PICTURES
         before = {kind: [to_tensor(read_image(path), FRAME) for path in sorted(kept.glob(f"{kind}_*.png"))]
                   for kind in ("source", "target")}
@@ -200,7 +201,8 @@ class StyleRun:
             if not tuner.step_count:
                 raise cli.UserError(str(error)) from error
             self.save()
-            raise cli.UserError(f"{error}; {self.output} holds the style of step {tuner.step_count}, the last good one") from error
+            raise cli.UserError(f"{error}; {self.output} holds the style of step {tuner.step_count}, the last good one"
+                                ) from error
         self.save()
         if self.examples:
             print(self.drawn_sheet(), file=sys.stderr)
@@ -214,7 +216,7 @@ class StyleRun:
 
     @torch.no_grad()
     def drawn_sheet(self) -> Path:
-        """Write the drawing beside random faces of the base, as they are above and as the style draws them below; returns the path."""
+        """Write the drawing beside random faces, as the base has them above and drawn in the style below; returns the path."""
         from pipeline.sampling import base_faces, shown
 
         style, base = style_of(self.examples), self.setting.base

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.ema import update_average
 from training.pretrain import common, parallel
-from training.pretrain.common import Clock, update_average
-
-# Weights of the average before it has seen much, see ``StageTrainer.advance``.
-WARM_IMAGES = 16.0
+from training.pretrain.common import WARM_IMAGES, Clock
 
 
 class StageTrainer(ABC):

@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from models.e4e import E4EConfig, E4EEncoder
 from models.layers import ModulatedConv2d
 from models.stylegan2 import Generator, GeneratorConfig
+from training.ema import update_average
 from training.pretrain import parallel
-from training.pretrain.common import Clock, RandomFaces, half_precision, load_state, save_state, update_average
+from training.pretrain.common import Clock, RandomFaces, half_precision, resume, run_stage
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
 
@@ -72,7 +73,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, teacher: SqueezeNetTeacher) -> None:
         super().__init__()
-        self.config, self.teacher = config, teacher
+        self.config, self.teacher, self.seen = config, teacher, 0
         self.generator = Generator(starter_generator_config(config.size))
         self.encoder = E4EEncoder(starter_encoder_config())
         self.averages = nn.ModuleList([deepcopy(self.generator), deepcopy(self.encoder)]).requires_grad_(False)
@@ -96,7 +97,12 @@ class Autoencoder(nn.Module):
     def state(self) -> dict:
         return {"generator": self.generator.state_dict(), "encoder": self.encoder.state_dict(),
                 "averages": self.averages.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "size": self.config.size}
+                "size": self.config.size, "seen": self.seen}
+
+    def set_rates(self, share: float) -> None:
+        """Set the learning rates to a share of the config's."""
+        for group, rate in zip(self.optimizer.param_groups, (self.config.lr, self.config.encoder_lr), strict=True):
+            group["lr"] = rate * share
 
     def load(self, state: dict) -> None:
         """Load a state of the same or of half the size; new blocks keep their initial weights."""
@@ -107,6 +113,7 @@ class Autoencoder(nn.Module):
                 raise ValueError(f"saved state has weights that this size lacks: {unexpected[:3]}")
         if same:
             self.optimizer.load_state_dict(state["optimizer"])
+        self.seen = state["seen"]
 
 
 def train_autoencoder(
@@ -114,56 +121,40 @@ def train_autoencoder(
 ) -> dict:
     """Train for ``minutes`` at ``size`` px, saving ``folder/autoencoder.pt``; resumes, also from half size."""
     torch.manual_seed(0)
-    config, device = replace(AutoencoderConfig(), size=size), torch.device(device)
-    model = Autoencoder(config, SqueezeNetTeacher(teacher_path)).to(device)
-    path = folder / "autoencoder.pt"
-    saved = load_state(path)
-    seen = 0
-    if saved is not None:
-        model.load(saved)
-        seen = saved["seen"]
+    config = replace(AutoencoderConfig(), size=size)
+    model, path = Autoencoder(config, SqueezeNetTeacher(teacher_path)).to(device), folder / "autoencoder.pt"
+    resume(model, path)
     parallel.share(model)
-    faces = RandomFaces(pack, seed=seen, device=device)
+    faces = RandomFaces(pack, seed=model.seen, device=device)
     losses = torch.compile(model.losses) if config.compile else model.losses
-    weights = torch.tensor([config.l1_weight, config.perceptual_weight, config.moment_weight], device=device)
-    clock = Clock(minutes)
-    bar = tqdm(desc=f"autoencoder {size} px", unit="img", disable=not parallel.leads())
+    sheet = partial(autoencoder_sheet, model, pack, folder / "autoencoder.png")
     model.encoder.train()
-    while not clock.done():
-        for group, rate in zip(model.optimizer.param_groups, (config.lr, config.encoder_lr), strict=True):
-            group["lr"] = rate * min(1.0, 4.0 * (1.0 - clock.fraction) + 0.05)
-        terms = autoencoder_step(model, losses, faces, weights)
-        images = config.batch * parallel.count()
-        seen += images
-        decay = min(config.average, 1.0 - 10.0 * config.batch / (seen + 1.0)) if seen > 320 else 0.0
-        update_average(model.averages[0], model.generator, decay)
-        update_average(model.averages[1], model.encoder, decay)
-        bar.update(images)
-        bar.set_postfix(l1=f"{terms[0]:.3f}", perc=f"{terms[1]:.3f}", mom=f"{terms[2]:.3f}", seen=seen)
-        if clock.should_save():
-            save_state(path, model.state() | {"seen": seen})
-            autoencoder_sheet(model, pack, folder / "autoencoder.png")
+    run_stage(model, partial(autoencoder_step, model, losses, faces), path, clock=Clock(minutes), report=sheet)
     if parallel.leads():
-        save_state(path, model.state() | {"seen": seen})
-        autoencoder_sheet(model, pack, folder / "autoencoder.png")
-    return {"images": seen}
+        sheet()
+    return {"images": model.seen}
 
 
 def autoencoder_step(
-    model: Autoencoder, losses: Callable[[Tensor, Tensor], Tensor], faces: RandomFaces, weights: Tensor
-) -> Tensor:
-    """Run one iteration with the terms' ``weights`` [3] and return the terms [L1, perceptual, moment]."""
+    model: Autoencoder, losses: Callable[[Tensor, Tensor], Tensor], faces: RandomFaces, spent: float
+) -> dict[str, float]:
+    """Run one iteration after a share of the budget and return its terms."""
     config = model.config
+    model.set_rates(min(1.0, 4.0 * (1.0 - spent) + 0.05))
     image = faces(config.batch)
     noise = faces.normal(config.batch, model.encoder.config.style_dim) * config.code_noise
     with half_precision(image.device):
         terms = losses(image, noise)
     model.optimizer.zero_grad()
-    (terms * weights).sum().backward()
+    (terms * terms.new_tensor([config.l1_weight, config.perceptual_weight, config.moment_weight])).sum().backward()
     parallel.average_step(model.generator, model.encoder)
     nn.utils.clip_grad_norm_(model.encoder.parameters(), 5.0)
     model.optimizer.step()
-    return terms.detach()
+    model.seen += config.batch * parallel.count()
+    decay = min(config.average, 1.0 - 10.0 * config.batch / (model.seen + 1.0)) if model.seen > 320 else 0.0
+    update_average(model.averages[0], model.generator, decay)
+    update_average(model.averages[1], model.encoder, decay)
+    return dict(zip(("l1", "perc", "mom"), terms.tolist(), strict=True))
 
 
 @torch.no_grad()

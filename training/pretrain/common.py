@@ -16,11 +16,15 @@ from tqdm import tqdm
 
 from checkpoints.builders import load_base, load_encoder
 from checkpoints.io import atomic_write, load_model
+from training.ema import update_average as update_average
 from training.mixed import training_dtype
 from training.pretrain import parallel
 from training.pretrain.faces import FacePack, is_photo_name
 from training.report import plot_losses
 from training.session import Interrupted, stop_on_sigint
+
+# A running average of fewer images than that has forgotten its start.
+WARM_IMAGES = 16.0
 
 
 class MissingStageError(ValueError):
@@ -64,7 +68,7 @@ class Clock:
         return True
 
 
-class Stage(Protocol):
+class Resumable(Protocol):
     """What ``run_stage`` trains: it counts the images that it has seen, and gives and takes its state."""
 
     seen: int
@@ -74,7 +78,56 @@ class Stage(Protocol):
     def load(self, state: dict[str, Any]) -> None: ...
 
 
-def resume(trainer: Stage, path: Path) -> bool:
+class PretrainStage:
+    """A stage of one optimiser.
+
+    Attributes:
+        parts: names of the attributes, networks and the optimiser, that are saved.
+        seen: images so far, of all processes.
+    """
+
+    parts: tuple[str, ...] = ("network", "average", "optimizer")
+    optimizer: torch.optim.Optimizer
+    seen = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``load`` takes."""
+        return {name: getattr(self, name).state_dict() for name in self.parts} | {"seen": self.seen}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for name in self.parts:
+            getattr(self, name).load_state_dict(state[name])
+        self.seen = state["seen"]
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def descend(self, loss: Tensor, *networks: nn.Module, images: int, most: float = math.inf) -> None:
+        """Step along the gradient of a loss, averaged over all processes, and count the images.
+
+        Args:
+            loss: scalar.
+            networks: all that is trained.
+            images: in the batch of each process.
+            most: length to which the last network's gradient is cut.
+        """
+        self.optimizer.zero_grad()
+        loss.backward()
+        parallel.average_step(*networks)
+        if most < math.inf:
+            nn.utils.clip_grad_norm_(networks[-1].parameters(), most)
+        self.optimizer.step()
+        self.seen += images * parallel.count()
+
+    def warm(self, decay: float) -> float:
+        """Return the decay of a running average, which is less while few images have been seen."""
+        return min(decay, 1.0 - WARM_IMAGES / (self.seen + WARM_IMAGES))
+
+
+def resume(trainer: Resumable, path: Path) -> bool:
     """Let a trainer take over the state at ``path``; returns whether there is one."""
     saved = load_state(path)
     if saved is not None:
@@ -83,7 +136,7 @@ def resume(trainer: Stage, path: Path) -> bool:
 
 
 def run_stage(
-    trainer: Stage, step: Callable[[float], dict[str, float]], path: Path, *, clock: Clock,
+    trainer: Resumable, step: Callable[[float], dict[str, float]], path: Path, *, clock: Clock,
     report: Callable[[], Any] | None = None, finish: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
     """Step a trainer until the clock is done or SIGINT comes, saving its state now and then and at the end.
@@ -195,15 +248,6 @@ def half_precision(device: torch.device) -> torch.autocast:
     """Return autocast to bfloat16 where that is faster: on GPUs and on CPUs with matrix units."""
     enabled = device.type != "cpu" or training_dtype("auto", device) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move ``average`` towards ``module``: p' = decay p' + (1 - decay) p; buffers are copied."""
-    for target, source in zip(average.parameters(), module.parameters(), strict=True):
-        target.lerp_(source, 1.0 - decay)
-    for target, source in zip(average.buffers(), module.buffers(), strict=True):
-        target.copy_(source)
 
 
 class RandomFaces:

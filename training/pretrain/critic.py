@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from models.discriminator import Discriminator, DiscriminatorConfig
 from models.stylegan2 import Generator
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_generator_config
-from training.pretrain.common import Clock, RandomFaces, half_precision, load_state, require_state, save_state
+from training.pretrain.common import Clock, PretrainStage, RandomFaces, half_precision, require_state, resume, run_stage
 from training.pretrain.faces import FacePack
 
 STARTER_DISCRIMINATOR = DiscriminatorConfig(128, {4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32})
 
 
-def train_critic(
-    pack: FacePack, folder: Path, *, minutes: float, batch: int = 8, lr: float = 2e-3, r1_gamma: float = 1.0,
-    r1_every: int = 8, device: torch.device | str = "cpu",
-) -> dict:
-    """Train for ``minutes`` on real faces against samples of ``folder/gan.pt``, saving ``folder/critic.pt``; resumes.
+@dataclass(frozen=True)
+class CriticConfig:
+    """Hyper-parameters; ``batch`` is per process, R1 is taken in every ``r1_every``-th step."""
 
-    Non-saturating logistic loss with lazy R1, as in StyleGAN2; ``batch`` is per process.
+    batch: int = 8
+    lr: float = 2e-3
+    r1_gamma: float = 1.0
+    r1_every: int = 8
+
+
+class CriticTrainer(PretrainStage):
+    """The discriminator in training.
+
+    Args:
+        config: hyper-parameters.
+        generator: frozen.
+        device: where to train.
     """
-    gan = require_state(folder / "gan.pt")
+
+    parts = ("critic", "optimizer")
+
+    def __init__(self, config: CriticConfig, generator: Generator, *, device: torch.device | str) -> None:
+        self.config, self.generator, self.steps = config, generator, 0
+        self.critic = Discriminator(STARTER_DISCRIMINATOR).to(device)
+        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.lr, betas=(0.0, 0.99))
+
+    def step(self, faces: RandomFaces) -> dict[str, float]:
+        """Run one iteration and return its terms: non-saturating logistic loss with lazy R1, as in StyleGAN2."""
+        config = self.config
+        weight = 0.0 if self.steps % config.r1_every else config.r1_gamma / 2.0 * config.r1_every
+        loss, logits = critic_loss(self.critic, self.generator, faces, batch=config.batch, r1_weight=weight)
+        self.descend(loss, self.critic, images=config.batch)
+        self.steps += 1
+        return {"loss": float(loss.detach()), "real": float(logits[0]), "fake": float(logits[1])}
+
+
+def train_critic(pack: FacePack, folder: Path, *, minutes: float, device: torch.device | str = "cpu") -> dict:
+    """Train for ``minutes`` on real faces against samples of ``folder/gan.pt``, saving ``folder/critic.pt``; resumes."""
+    gan, path = require_state(folder / "gan.pt"), folder / "critic.pt"
     torch.manual_seed(3)
     generator = Generator(starter_generator_config())
     generator.load_state_dict(gan["g_average"])
-    generator.requires_grad_(False).eval().to(device)
-    critic = Discriminator(STARTER_DISCRIMINATOR).to(device)
-    optimizer = torch.optim.Adam(critic.parameters(), lr=lr, betas=(0.0, 0.99))
-    path, seen = folder / "critic.pt", 0
-    saved = load_state(path)
-    if saved is not None:
-        critic.load_state_dict(saved["critic"])
-        optimizer.load_state_dict(saved["optimizer"])
-        seen = saved["seen"]
-    parallel.share(critic)
-    faces, clock = RandomFaces(pack, seed=3000 + seen, device=device), Clock(minutes)
-    bar, step, average = tqdm(desc="critic", unit="img", disable=not parallel.leads()), 0, 0.0
-    while not clock.done():
-        loss, logits = critic_loss(critic, generator, faces, batch=batch, r1_weight=0.0 if step % r1_every else
-                                   r1_gamma / 2.0 * r1_every)
-        optimizer.zero_grad()
-        loss.backward()
-        parallel.average_step(critic)
-        optimizer.step()
-        step, seen = step + 1, seen + batch * parallel.count()
-        average = 0.95 * average + 0.05 * float(loss.detach())
-        bar.update(batch * parallel.count())
-        bar.set_postfix(loss=f"{average:.3f}", real=f"{logits[0]:.2f}", fake=f"{logits[1]:.2f}")
-        if clock.should_save():
-            save_state(path, {"critic": critic.state_dict(), "optimizer": optimizer.state_dict(), "seen": seen})
-    if parallel.leads():
-        save_state(path, {"critic": critic.state_dict(), "optimizer": optimizer.state_dict(), "seen": seen})
-    return {"images": seen, "loss": average}
+    trainer = CriticTrainer(CriticConfig(), generator.requires_grad_(False).eval().to(device), device=device)
+    resume(trainer, path)
+    parallel.share(trainer.critic)
+    faces = RandomFaces(pack, seed=3000 + trainer.seen, device=device)
+    terms = run_stage(trainer, lambda spent: trainer.step(faces), path, clock=Clock(minutes))
+    return {"images": trainer.seen, **terms}
 
 
 def critic_loss(

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from checkpoints import atomic_write
 from data.images import save_image
-from data.looks import DrawnLook
-from data.random_drawings import DRAWN_SIDE, drawing, taught_looks
+from data.looks import LOOKS, DrawnLook
+from data.random_drawings import DRAWN_SIDE, drawing
 from training.pretrain.common import MissingStageError
 from training.pretrain.faces import FacePack, jpeg_bytes, write_pack
 
@@ -73,14 +73,14 @@ def draw_folder(pack: FacePack, folder: Path, *, looks: Mapping[str, DrawnLook],
     return {"drawings": count}
 
 
-def draw_pack(pack: FacePack, output: Path, *, count: int, size: int, looks: Mapping[str, DrawnLook] | None = None,
+def draw_pack(pack: FacePack, output: Path, *, count: int, size: int, looks: Mapping[str, DrawnLook] = LOOKS,
               recoloured: float = 0.5, own_warp: bool = False, least_warp: float = 0.0) -> dict[str, int]:
     """Write a pack of ``count`` drawings of training faces, ``LOOK_NUMBER`` by name; an interrupted run goes on.
 
     Raises:
         MissingStageError: where the pack has no labelled training faces.
     """
-    train, looks = labelled(pack), looks or taught_looks()
+    train = labelled(pack)
     names, blobs, points = [], [], []
     partial = output.with_suffix(".partial.npz")
     if partial.exists():

@@ -19,17 +19,18 @@ from checkpoints.features import load_landmark_net
 from models.e4e import E4EEncoder
 from models.layers import EqualLinear
 from models.stylegan2 import Generator
+from training.ema import update_average
 from training.pretrain import parallel
 from training.pretrain.autoencoder import starter_encoder_config, starter_generator_config
 from training.pretrain.common import (
     Clock,
+    PretrainStage,
     RandomFaces,
     half_precision,
     require_state,
     resume,
     run_stage,
     starter_weights,
-    update_average,
 )
 from training.pretrain.faces import FacePack
 from training.pretrain.teacher import SqueezeNetTeacher, feature_distance
@@ -50,8 +51,8 @@ class EncoderTrainingConfig:
     compile: bool = True
 
 
-class EncoderTrainer:
-    """Encoder in training, its average, and the frozen generator; resumable.
+class EncoderTrainer(PretrainStage):
+    """Encoder in training, its average, and the frozen generator.
 
     Args:
         config: hyper-parameters; the batch is per process.
@@ -60,6 +61,8 @@ class EncoderTrainer:
         fresh: set the offsets to zero, which the gan stage has not trained.
         device: where to train.
     """
+
+    parts = ("encoder", "average", "optimizer")
 
     def __init__(
         self, config: EncoderTrainingConfig, teacher: SqueezeNetTeacher, gan: dict, *, fresh: bool = True,
@@ -87,7 +90,6 @@ class EncoderTrainer:
         self.optimizer = torch.optim.Adam(
             [{"params": [p for p in self.encoder.parameters() if id(p) not in marked], "boost": 1.0},
              {"params": scaled, "boost": config.head_boost}], lr=config.lr, betas=(0.9, 0.99))
-        self.seen = 0
         self.forward = torch.compile(self._forward) if config.compile else self._forward
 
     def _forward(self, image: Tensor) -> Tensor:
@@ -107,25 +109,11 @@ class EncoderTrainer:
         image = faces(self.config.batch)
         with half_precision(self.device):
             terms = self.forward(image)
-        self.optimizer.zero_grad()
         config = self.config
         weights = terms.new_tensor([1.0, config.perceptual_weight, config.delta_weight, config.landmark_weight])
-        (terms * weights).sum().backward()
-        parallel.average_step(self.encoder)
-        nn.utils.clip_grad_norm_(self.encoder.parameters(), 5.0)
-        self.optimizer.step()
-        self.seen += self.config.batch * parallel.count()
-        update_average(self.average, self.encoder, min(self.config.average, 1.0 - 16.0 / (self.seen + 16.0)))
+        self.descend((terms * weights).sum(), self.encoder, images=config.batch, most=5.0)
+        update_average(self.average, self.encoder, self.warm(config.average))
         return dict(zip(("l1", "perc", "delta", "marks"), terms.tolist(), strict=True))
-
-    def state(self) -> dict:
-        return {"encoder": self.encoder.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "seen": self.seen}
-
-    def load(self, state: dict) -> None:
-        for name in ("encoder", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.seen = state["seen"]
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from models.e4e import E4EEncoder
 from models.stylegan2 import Generator
+from training.ema import update_average
 from training.pretrain import parallel
 from training.pretrain.autoencoder import (
     Autoencoder,
@@ -41,7 +42,6 @@ from training.pretrain.common import (
     require_state,
     run_stage,
     starter_weights,
-    update_average,
 )
 from training.pretrain.faces import FacePack
 from training.pretrain.projected import ProjectedDiscriminator, differentiable_augment

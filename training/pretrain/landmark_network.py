@@ -17,8 +17,9 @@ from data.landmarks68 import MIRROR
 from data.random_drawings import random_deformation
 from data.warps import backward_grid
 from models.landmarks import LandmarkConfig, LandmarkNet, Landmarks
+from training.ema import update_average
 from training.mixed import precision, training_dtype
-from training.pretrain.common import Clock, MissingStageError, resume, run_stage, update_average
+from training.pretrain.common import Clock, MissingStageError, PretrainStage, resume, run_stage
 from training.pretrain.faces import FacePack
 from training.pretrain.vit import draw, landmark_targets, random_grids
 
@@ -179,25 +180,16 @@ def evaluate(network: LandmarkNet, pack: FacePack) -> dict[str, float]:
             "held_out_drawn_percent": float(landmark_error(network, drawn, points).mean())}
 
 
-class LandmarkTrainer:
-    """Network, its average and optimiser, resumable."""
+class LandmarkTrainer(PretrainStage):
+    """Network, its average and optimiser."""
 
     def __init__(self, config: LandmarkTrainingConfig) -> None:
         torch.manual_seed(0)
-        self.config, self.seen = config, 0
+        self.config = config
         self.network = LandmarkNet(STARTER_LANDMARKS).to(memory_format=torch.channels_last)
         self.average = deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.dtype = getattr(torch, training_dtype("auto", torch.device("cpu")))
-
-    def state(self) -> dict:
-        return {"network": self.network.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "seen": self.seen}
-
-    def load(self, state: dict) -> None:
-        for name in ("network", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.seen = state["seen"]
 
     def step(self, batches: LandmarkBatches, lr: float) -> dict[str, float]:
         """Run one iteration and return its terms."""
@@ -206,17 +198,12 @@ class LandmarkTrainer:
         with precision(torch.device("cpu"), self.dtype):
             found = self.network(image)
         terms = landmark_terms(found, points)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        config = self.config
-        (terms["distance"] + config.shape_weight * terms["shape"] + config.map_weight * terms["maps"]).backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
+        self.set_rate(lr)
+        config, step = self.config, self.seen // self.config.batch
+        loss = terms["distance"] + config.shape_weight * terms["shape"] + config.map_weight * terms["maps"]
+        self.descend(loss, self.network, images=config.batch, most=1.0)
         # A short run must not average over its random start.
-        step = self.seen // self.config.batch
-        update_average(self.average, self.network, min(self.config.average, (1 + step) / (10 + step)))
-        self.seen += self.config.batch
+        update_average(self.average, self.network, min(config.average, (1 + step) / (10 + step)))
         return {name: float(value.detach()) for name, value in terms.items()}
 
 

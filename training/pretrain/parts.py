@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from checkpoints import atomic_write
+from data.looks import LOOKS
 from data.part_labels import part_labels
-from data.random_drawings import DRAWN_SIDE, drawing, taught_looks
+from data.random_drawings import DRAWN_SIDE, drawing
 from data.warps import backward_grid
-from models.parts import PartsConfig, PartsNetwork, face_frame, face_parts
-from training.pretrain.common import Clock, resume, run_stage, update_average
+from models.parts import PartsConfig, PartsNetwork, face_frame, parts_of
+from training.ema import update_average
+from training.pretrain.common import Clock, PretrainStage, resume, run_stage
 from training.pretrain.drawings import labelled
 from training.pretrain.faces import FacePack
 
@@ -112,7 +114,6 @@ def label_faces(pack: FacePack, path: Path, config: PartsTrainingConfig, *, size
             np.savez(file, done=count, **{name: np.stack(values) for name, values
                                           in zip(("pictures", "labels", "points"), done, strict=True)})
 
-    looks = taught_looks()
     for number in tqdm(range(start, len(order)), desc="labels", initial=start, total=len(order)):
         index, rng = train[order[number]], np.random.default_rng([number, 1])
         face = F.interpolate(pack.batch(index[None]), size=(DRAWN_SIDE, DRAWN_SIDE), mode="bicubic").clamp(-1.0, 1.0)
@@ -121,7 +122,7 @@ def label_faces(pack: FacePack, path: Path, config: PartsTrainingConfig, *, size
         label = part_labels(picture, points)
         keep(picture, label, points)
         if rng.random() < config.drawn:
-            look = looks[list(looks)[rng.integers(len(looks))]]
+            look = LOOKS[list(LOOKS)[rng.integers(len(LOOKS))]]
             made, moved = drawing(face, points, look, seed=number)
             grid = backward_grid(points, moved, DRAWN_SIDE)
             label = F.grid_sample(torch.from_numpy(label)[None].float(), grid.float(), mode="bilinear",
@@ -133,8 +134,8 @@ def label_faces(pack: FacePack, path: Path, config: PartsTrainingConfig, *, size
     return Labelled(*(np.stack(values) for values in done))
 
 
-class PartsTrainer:
-    """The network in training and its average; resumable.
+class PartsTrainer(PretrainStage):
+    """The network in training and its average.
 
     Args:
         config: hyper-parameters.
@@ -146,12 +147,10 @@ class PartsTrainer:
         self.config, self.network = config, PartsNetwork(network)
         self.average = deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
-        self.seen = 0
 
     def step(self, faces: Labelled, rng: torch.Generator, *, fraction: float) -> dict[str, float]:
         """Run one iteration and return its loss terms."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(fraction)
+        self.set_rate(self.config.rate(fraction))
         images, labels, points = faces.batch(self.config.batch, rng)
         with torch.no_grad():
             place = torch.cat(face_frame(points, images.shape[3]), dim=1)
@@ -161,35 +160,23 @@ class PartsTrainer:
             said = logits.detach().exp()
             goal = torch.lerp(labels, said, self.config.own)
         loss = -(goal * logits).sum(dim=1).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.seen += len(images)
-        update_average(self.average, self.network, min(self.config.average, 1.0 - 16.0 / (self.seen + 16.0)))
+        self.descend(loss, self.network, images=len(images))
+        update_average(self.average, self.network, self.warm(self.config.average))
         right = (logits.argmax(dim=1) == labels.argmax(dim=1)).float().mean()
         return {"entropy": float(loss.detach()), "agree": float(right)}
-
-    def state(self) -> dict:
-        return {"network": self.network.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "seen": self.seen}
-
-    def load(self, state: dict) -> None:
-        for name in ("network", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.seen = state["seen"]
 
 
 @torch.no_grad()
 def parts_sheet(network: PartsNetwork, pack: FacePack, path: Path, *, count: int = 20) -> None:
-    """Write held-out faces and their parts: skin red, ground green, hair blue, the rest yellow."""
+    """Write held-out faces and their parts: skin red, background green, hair blue, the rest yellow."""
     from torchvision.utils import save_image
 
     _, held = pack.split()
     held = held[~pack.landmarks[held].isnan().any(dim=(1, 2))][:count]
     size = network.config.size
     images = F.interpolate(pack.batch(held), size=(size, size), mode="area")
-    skin, ground, hair, rest = face_parts(network, images, pack.landmarks[held].float()).split(1, dim=1)
-    shown = torch.cat([skin + rest, ground + rest, hair], dim=1)
+    skin, background, hair, rest = parts_of(network, images, pack.landmarks[held].float()).split(1, dim=1)
+    shown = torch.cat([skin + rest, background + rest, hair], dim=1)
     save_image(torch.stack([images / 2.0 + 0.5, shown], dim=1).flatten(0, 1), path, nrow=10)
 
 

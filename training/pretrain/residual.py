@@ -16,22 +16,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from checkpoints.builders import load_base, load_encoder
 from losses.perceptual import detail_distance
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
 from models.stylegan2 import Halfway
+from training.ema import update_average
 from training.inversion import feature_deviation
 from training.pretrain import parallel
 from training.pretrain.common import (
     Clock,
     MissingStageError,
+    PretrainStage,
     RandomFaces,
     half_precision,
     resume,
     run_stage,
-    update_average,
 )
 from training.pretrain.faces import FacePack
 
@@ -107,8 +108,8 @@ class Firsts:
         return First(*(v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for v in batch))
 
 
-class ResidualTrainer:
-    """The network in training, its average, and the frozen networks around it; resumable.
+class ResidualTrainer(PretrainStage):
+    """The network in training, its average, and the frozen networks around it.
 
     Args:
         config: hyper-parameters; the batch is per process.
@@ -117,6 +118,8 @@ class ResidualTrainer:
         device: where to train.
         network: shape of the residual encoder.
     """
+
+    parts = ("residual", "average", "optimizer")
 
     def __init__(
         self, config: ResidualTrainingConfig, identity: Identity, *, folder: Path, device: torch.device | str = "cpu",
@@ -134,7 +137,6 @@ class ResidualTrainer:
         self.average = deepcopy(self.residual).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.residual.parameters(), lr=config.lr, betas=(0.9, 0.99))
         self.noise = self.generator.fixed_noise()
-        self.seen = 0
 
     @torch.no_grad()
     def first(self, photo: Tensor) -> First:
@@ -164,8 +166,7 @@ class ResidualTrainer:
 
     def step(self, firsts: Firsts, lr: float, *, local: bool = False) -> dict[str, float]:
         """Run one iteration, ``local`` on squares, and return its loss terms."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.set_rate(lr)
         config, noise, rim = self.config, self.noise, 0
         first = firsts(config.squares if local else config.batch)
         if local:
@@ -181,26 +182,19 @@ class ResidualTrainer:
             if not local:
                 terms["id"] = (self.identity(image) - first.identity).float().norm(dim=1).mean()
         weights = {"detail": config.detail_weight, "id": config.identity_weight, "square": config.penalty}
-        self.optimizer.zero_grad()
-        sum(weights.get(name, 1.0) * value for name, value in terms.items()).backward()
-        parallel.average_step(self.residual)
-        nn.utils.clip_grad_norm_(self.residual.parameters(), 1.0)
-        self.optimizer.step()
-        self.seen += len(image) * parallel.count()
-        update_average(self.average, self.residual, min(config.average, 1.0 - 16.0 / (self.seen + 16.0)))
+        loss = sum(weights.get(name, 1.0) * value for name, value in terms.items())
+        self.descend(loss, self.residual, images=len(image), most=1.0)
+        update_average(self.average, self.residual, self.warm(config.average))
         return {name: float(value.detach()) for name, value in terms.items()}
 
     def state(self) -> dict:
-        return {"residual": self.residual.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "seen": self.seen, "generator": self.fingerprint}
+        return super().state() | {"generator": self.fingerprint}
 
     def load(self, state: dict) -> None:
         """Go on from a state; raises MissingStageError where it was trained against another generator."""
         if state["generator"] != self.fingerprint:
             raise MissingStageError("residual.pt: was trained against another generator; take that one, or another --state")
-        for name in ("residual", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.seen = state["seen"]
+        super().load(state)
 
 
 @torch.no_grad()

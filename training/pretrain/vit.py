@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from data.filters import box_blur, hatch, ink, kuwahara, luma, match_colour, posterize
 from data.landmarks68 import MIRROR
 from models.dino import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, build_vit
-from training.pretrain.common import Clock, half_precision, resume, run_stage, update_average
+from training.ema import update_average
+from training.pretrain.common import Clock, PretrainStage, half_precision, resume, run_stage
 from training.pretrain.faces import FacePack
 
 STARTER_VIT = ViTConfig(img_size=128, patch_size=8, embed_dim=192, depth=12, num_heads=3)
@@ -197,8 +198,10 @@ def landmark_loss(backbone: Backbone, tokens: list[Tensor], points: Tensor) -> T
     return total / len(tokens)
 
 
-class VitTrainer:
-    """Student, teacher and centres, resumable."""
+class VitTrainer(PretrainStage):
+    """Student, teacher and centres."""
+
+    parts = ("student", "teacher", "optimizer")
 
     def __init__(self, config: VitTrainingConfig) -> None:
         torch.manual_seed(0)
@@ -208,16 +211,13 @@ class VitTrainer:
         self.centres = {"class": torch.zeros(config.prototypes), "dense": torch.zeros(config.dense_prototypes)}
         self.temperatures = {"class": config.teacher_temperature, "dense": config.dense_temperature}
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        self.seen = 0
 
     def state(self) -> dict:
-        return {"student": self.student.state_dict(), "teacher": self.teacher.state_dict(), "centres": self.centres,
-                "optimizer": self.optimizer.state_dict(), "seen": self.seen}
+        return super().state() | {"centres": self.centres}
 
     def load(self, state: dict) -> None:
-        for name in ("student", "teacher", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.centres, self.seen = state["centres"], state["seen"]
+        super().load(state)
+        self.centres = state["centres"]
 
     def distil(self, student: Tensor, teacher: Tensor, kind: str) -> Tensor:
         """Return the cross-entropy of ``student`` logits [..., K] to centred, sharpened ``teacher`` logits; moves the centre."""
@@ -243,14 +243,9 @@ class VitTrainer:
         whole = self.distil(torch.cat([seen_class, local]), torch.cat([goal_class, *repeats]), "class")
         landmark = landmark_loss(self.student, tokens, torch.cat([points, points]))
         loss = whole + config.dense_weight * dense + config.landmark_weight * landmark
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), 3.0)
-        self.optimizer.step()
+        self.set_rate(lr)
+        self.descend(loss, self.student, images=config.batch, most=3.0)
         update_average(self.teacher, self.student, config.momentum)
-        self.seen += config.batch
         return {"class": whole.item(), "dense": dense.item(), "landmark": landmark.item()}
 
 
