@@ -91,7 +91,7 @@ def in_common(folder: Path, names: Sequence[str], *, align: bool, device: Any) -
 
     Of many images an even selection is read. Images without a face are left out, with a line each; None where all are.
     """
-    from data.images import list_images, read_image, to_tensor
+    from data.images import aligned_tensor, list_images, read_image
     from drawing.reading import mean_style, style_of_portrait
     from drawing.style import FRAME
     from faces.find import face_aligner
@@ -101,7 +101,7 @@ def in_common(folder: Path, names: Sequence[str], *, align: bool, device: Any) -
     for path in paths[::-(-len(paths) // MOST_READ)]:
         image = read_image(path)
         image = cut(image, str(path)) if cut else image
-        style = style_of_portrait(to_tensor(image, FRAME).to(device), side=min(image.size))
+        style = style_of_portrait(aligned_tensor(image, FRAME, name=path).to(device), side=min(image.size))
         if style is None:
             cli.report(f"{path}: shows no face where an aligned image has it, and is left out of what the images have in common")
         else:
