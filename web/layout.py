@@ -29,6 +29,8 @@ from web.uploads import Picture, Previews, plain, refusal
 
 TITLE = "One-shot face stylization"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "networks"}
+# Panels of controls are made one after the other: the page's library fails where two are made at once, and leaves one out.
+IN_TURN = {"concurrency_limit": 1, "concurrency_id": "panels", "show_progress": "hidden"}
 QUIETLY = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
 # What is made stays in view beside the controls, on a narrow screen above them; names of pictures are not cut.
 CSS = """
@@ -238,7 +240,7 @@ def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown
                   **QUIETLY).then(**drawing)
 
     with own:
-        gr.render([style, kept], [page.load, style.change], show_progress="hidden")(show)
+        gr.render([style, kept], [page.load, style.change], **IN_TURN)(show)
     return style
 
 
@@ -272,7 +274,7 @@ def random_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdow
                   **QUIETLY)
 
     with own:
-        gr.render([style, kept], [page.load, style.change], show_progress="hidden")(show)
+        gr.render([style, kept], [page.load, style.change], **IN_TURN)(show)
     return style
 
 
