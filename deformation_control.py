@@ -172,7 +172,8 @@ def style_frames(args: Namespace, styles: list, subject) -> tuple[list, list, It
 def value_frames(args: Namespace, style, subject) -> tuple[list, list, Iterator]:  # noqa: ANN001
     """Return labels and columns of values, and the frames of a morph from each to the next with their labels."""
     name, look, values = args.swept.name, cli.look_of(args), args.given
-    labels = [f"{name} {value:g}" if isinstance(value, float) else Path(str(getattr(value, "path", value))).stem for value in values]
+    labels = [f"{name} {value:g}" if isinstance(value, float) else Path(str(getattr(value, "path", value))).stem
+              for value in values]
 
     def faces(number: int, share: float = 0.0):  # noqa: ANN202 - a tensor [N, 3, S, S] on the CPU
         first, second = values[number], values[min(number + 1, len(values) - 1)]

@@ -40,8 +40,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     which.add_argument("--versions", type=cli.int_ranges, default=None,
                        help="versions of an encapsulated --style that follow each other, such as 1-4")
     parser.add_argument("--style", default=None,
-                        help="style that takes pictures and seeds (any if not given, also blendgan), holds exemplars (exemplars) or has "
-                             "versions (encapsulated): a name or a file")
+                        help="name or file of a style that takes pictures and seeds (any if not given, also blendgan), holds "
+                             "exemplars (exemplars) or has versions (encapsulated)")
     parser.add_argument("--add_weight_index", type=cli.finite_float, default=None,
                         help="rows that stay the face's own; published 7 here, the style's own default where not given")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
@@ -130,7 +130,8 @@ def of_exemplars(args: Namespace, style: Style) -> tuple[list[Image.Image], list
         if isinstance(value, FileValue):
             shown.append(read_image(value.path))
         else:
-            shown.append(style.portrait(value) if style.draws_pictures else small.get(value) or by_mean_face(style, {"exemplar": value}))
+            shown.append(style.portrait(value) if style.draws_pictures else
+                         small.get(value) or by_mean_face(style, {"exemplar": value}))
     return shown, [{"exemplar": value} for value in values]
 
 

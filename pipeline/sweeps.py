@@ -40,8 +40,8 @@ def subjects(args: Namespace, style: Style, base: Base, *, marked: bool) -> Iter
     """Yield what a sweep shows.
 
     Args:
-        args: with ``input_image``, ``latents``, ``inversion``, ``seed``, ``n_sample``, ``n_each``, ``truncation`` and the options of
-            ``cli.add_finder``.
+        args: with ``input_image``, ``latents``, ``inversion``, ``seed``, ``n_sample``, ``n_each``, ``truncation`` and the options
+            of ``cli.add_finder``.
         style, base: of the sweep.
         marked: landmarks are needed, for values by region.
 

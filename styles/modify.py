@@ -115,7 +115,8 @@ class ModifyStyle(Style):
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
         if self.drawn is None:
             return self.restyled(face, look)
-        if look.get(VERSION.name) is not None:  # versions are the networks': they restyle what these see of a photo, not its pixels
+        if look.get(VERSION.name) is not None:
+            # Versions are the networks': they restyle what these see of a photo, not its pixels.
             face = replace(face, photo=None, known=None)
         return draw_faces(self.drawn, face, self._values(look), picture=partial(self.sample, look=look), grids=no_grids)
 

@@ -225,8 +225,9 @@ def test_a_phone_keeps_the_result_in_view(page, browser, photo):  # noqa: F811
         # Nothing of what is scrolled away below it, labels above all, is seen on it.
         covered = browser.execute_script(
             "let r = document.querySelector('#restyled').getBoundingClientRect(), own = document.querySelector('#restyled');"
-            "let bad = []; for (let x = r.left + 8; x < r.right; x += 12) for (let y = Math.max(r.top, 0) + 4; y < r.bottom; y += 8)"
-            "{let e = document.elementFromPoint(x, y); if (e && !own.contains(e)) bad.push(e.textContent.slice(0, 20))} return bad")
+            "let bad = []; for (let x = r.left + 8; x < r.right; x += 12)"
+            "for (let y = Math.max(r.top, 0) + 4; y < r.bottom; y += 8) { let e = document.elementFromPoint(x, y);"
+            "if (e && !own.contains(e)) bad.push(e.textContent.slice(0, 20)) } return bad")
         assert not covered
         assert box[1] > 60 and box[0] < 400 and box[2] >= 0 and box[3] <= 390
         shot(browser, "photo_390")

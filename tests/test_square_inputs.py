@@ -94,7 +94,8 @@ def test_folders_in_memory(photos):
 
 
 @pytest.mark.parametrize(("name", "content", "word"), [
-    ("b.jpg", b"hello", "is no image that can be read"), ("b.png", "cut", "is no image that can be read"), ("none", None, "holds no images")])
+    ("b.jpg", b"hello", "is no image that can be read"), ("b.png", "cut", "is no image that can be read"),
+    ("none", None, "holds no images")])
 def test_folders_and_tars_that_are_packed(photos, tmp_path, name, content, word):
     if content == "cut":
         content = (photos / "a.png").read_bytes()[:500]

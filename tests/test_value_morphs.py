@@ -49,8 +49,8 @@ def test_numbers_are_gone_through_evenly(style, face):  # noqa: F811
 
 def test_a_photo_goes_through_exemplars(style, tmp_path):  # noqa: F811
     Image.fromarray(astronaut()).save(tmp_path / "me.png")
-    argv = ["--style", "toons", "--values", "ann,bob", "--input_image", str(tmp_path / "me.png"), "--output", str(tmp_path / "out"),
-            "--animate", "gif", "--frames", "3"]
+    argv = ["--style", "toons", "--values", "ann,bob", "--input_image", str(tmp_path / "me.png"), "--animate", "gif",
+            "--frames", "3", "--output", str(tmp_path / "out")]
     assert deformation_control.main(argv) == 0
     strip = np.asarray(Image.open(tmp_path / "out" / "toons_me.png"), int)[-64:]
     step = (strip.shape[1] - 64) // 2
@@ -64,7 +64,8 @@ def test_a_photo_goes_through_exemplars(style, tmp_path):  # noqa: F811
     (["--values", "ann"], "at least two"), (["--values", "ann,carl"], "expected a file or one of"),
     (["--values", "ann,bob", "--styles", "a,b"], "goes without --styles"),
     (["--control", "preserve_color", "--values", "no,yes", "--animate", "gif"], "nothing lies between"),
-    (["--control", "structure", "--values", "0,x"], "expected a number"), (["--control", "nose", "--values", "0,1"], "has no 'nose'"),
+    (["--control", "structure", "--values", "0,x"], "expected a number"),
+    (["--control", "nose", "--values", "0,1"], "has no 'nose'"),
 ])
 def test_wrong_values_are_one_line(style, tmp_path, capsys, words, message):  # noqa: F811
     assert deformation_control.main(["--style", "toons", "--output", str(tmp_path), *words]) == 2

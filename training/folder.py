@@ -107,7 +107,7 @@ def check_aligned(source: Path) -> None:
             if line := squeezed(name, size, remedy="cut it to a square, as face_align.py does"):
                 raise ImageError(line)
     except tarfile.TarError as error:
-        raise ImageError(f"{source}: is neither a folder nor a tar that can be read ({error}); name a folder of images") from error
+        raise ImageError(f"{source}: is neither a folder nor a tar that can be read ({error}); name a folder") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name or source}: is no image that can be read; take it away, or get it again") from error
     if name is None:

@@ -95,7 +95,8 @@ class Studio:
         finder: how they are found where a wish does not say.
     """
 
-    def __init__(self, *, device: torch.device | str = "cpu", faces: str = "all", finder: FinderSettings = FinderSettings()) -> None:
+    def __init__(self, *, device: torch.device | str = "cpu", faces: str = "all",
+                 finder: FinderSettings = FinderSettings()) -> None:
         self.device, self.faces, self.finder = torch.device(device), faces, finder
         self.stylizers: Cache = Cache(KEPT_STYLES)
         self.photos: Cache = Cache(KEPT_PHOTOS)
