@@ -26,6 +26,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--steps_per_photo", type=cli.positive_int, default=1, help="online: steps before a photo is drawn")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
+    cli.add_finder(parser)
     parser.add_argument("--vit", default=None, help="ViT: starter, official or a file; what suits the style where not given")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a style or a run of the same name")
@@ -106,7 +107,8 @@ def run(args: Namespace) -> int:
     state, size = saved_state(folder, resume=args.resume), style.model.generator.config.size
 
     try:
-        images = FolderImages.read(args.photos, size=size, align=face_aligner(size) if args.align else None, device=device)
+        align = face_aligner(size, cli.finder_of(args).make()) if args.align else None
+        images = FolderImages.read(args.photos, size=size, align=align, device=device)
         fixed = {"steps": len(images) * args.steps_per_photo, "batch": 1} if args.mode == "online" else {}
         if style.critic is None:
             if args.adv_weight:

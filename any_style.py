@@ -29,6 +29,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--input_image", type=Path, default=Path("data/test_inputs"), help="photo, folder of photos, or clip")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
+    cli.add_finder(parser)
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
                         help="how photos become latents: at once, or refined by --steps, where the style draws with its generator; "
                              "the bundled one draws photos themselves")
@@ -66,14 +67,13 @@ def every_pair(args: Namespace, look: Look, photos: Sequence[Photo], pictures: S
                ) -> Iterator[tuple[dict, Photo]]:
     """Yield the report's row of every photo in every style, and the style's picture; what is done is kept."""
     from data.images import ImageError
-    from faces.find import FinderSettings
     from pipeline.batch import Ledger
     from pipeline.photos import PhotoSettings, drawer
     from pipeline.stylize import InversionSettings, build_stylizer
     from styles.controls import FileValue
 
     networks = {"style": args.style, "base": None, "encoder": None, "align": args.align, "faces": "largest",
-                "finder": FinderSettings(), "inversion": InversionSettings(args.inversion, args.steps),
+                "finder": cli.finder_of(args), "inversion": InversionSettings(args.inversion, args.steps),
                 "device": cli.resolve_device(args.device), "cache": args.cache or args.output / "latents"}
     stylizer = build_stylizer(**networks)
     if PICTURE not in {control.name for control in stylizer.style.controls}:
@@ -157,7 +157,8 @@ def run_clip(args: Namespace, pictures: Sequence[Photo]) -> int:
     code = 0
     for picture in pictures:
         words = ["--style", args.style, "--input_image", str(args.input_image), "--style_image", picture.path,
-                 "--output", str(args.output / picture.stem), "--device", args.device, "--dtype", args.dtype]
+                 "--output", str(args.output / picture.stem), "--device", args.device, "--dtype", args.dtype,
+                 *cli.finder_words(args)]
         code = max(code, inference.main(words))
     return code
 

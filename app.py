@@ -17,6 +17,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--port", type=cli.positive_int, default=7860, help="port to listen on")
     parser.add_argument("--max_upload_mb", type=cli.positive_int, default=200, help="largest file that may be uploaded")
     parser.add_argument("--faces", choices=("largest", "all"), default="all", help="which faces of a photo")
+    cli.add_finder(parser)
     parser.add_argument("--outdir", type=Path, default=Path("outputs/web"), help="folder of trainings and pictures of styles")
     parser.add_argument("--thumbnails", type=cli.str2bool, default=True, help="draw a small picture of each style")
     parser.add_argument("--device", type=cli.device_name, default="auto", help="where to compute: auto, cpu, cuda, cuda:1, mps")
@@ -37,10 +38,10 @@ def run(args: Namespace) -> int:
 
     cli.ensure_dir(args.outdir)
     device = cli.resolve_device(args.device)
-    trainer = Trainer(args.outdir.resolve(), str(device))
+    trainer = Trainer(args.outdir.resolve(), str(device), cli.finder_words(args))
     with ends_with_the_page(trainer):
         thumbs = Thumbnails(args.outdir.resolve() / "thumbnails", device) if args.thumbnails else None
-        page = layout.build(Studio(device=device, faces=args.faces), trainer, thumbs)
+        page = layout.build(Studio(device=device, faces=args.faces, finder=cli.finder_of(args)), trainer, thumbs)
         try:
             page.launch(server_name=args.host, server_port=args.port, share=False, quiet=True, prevent_thread_lock=True,
                         max_file_size=args.max_upload_mb * 2**20, blocked_paths=layout.blocked(), theme=layout.theme(),

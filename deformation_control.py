@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
-"""Sweep one control of a style, the deformation degree alpha by default, or morph through styles: a strip, and an animation."""
+"""Sweep one control of a style, the deformation degree alpha by default, or morph through values or styles: a strip, a film."""
 
 from __future__ import annotations
 
 import itertools
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline import cli
 from pipeline.published import add_file_options, add_switches, apply
 from styles.controls import REGIONS, ByRegion, Control, Look
+
+# The control that says how much of a second value is mixed with the first.
+SHARE = "second_share"
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -26,9 +30,15 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                        help="files of latents whose faces are shown, see inference.py")
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
                         help="how the photo becomes latents")
+    cli.add_finder(parser)
     parser.add_argument("--styles", default=None, metavar="A,B,...",
                         help="morph through these styles in place of a control")
-    parser.add_argument("--control", default=None, help="which control of the style is swept; its first number if not given")
+    parser.add_argument("--control", default=None,
+                        help="which control is swept; the first number if not given, with --values the first that mixes two")
+    parser.add_argument("--values", nargs="+", default=None, metavar="A,B,...",
+                        help="morph through these values of the control: names, picture files or numbers")
+    parser.add_argument("--published_weights", action="store_true",
+                        help="the 31 published weights between two styles or values, a sigmoid, in place of --frames even ones")
     parser.add_argument("--alpha0", "--first", type=cli.finite_float, default=None,
                         help="first value; the start of the control's range if not given")
     parser.add_argument("--alpha1", "--last", type=cli.finite_float, default=None, help="last value, likewise")
@@ -51,11 +61,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add_switches(parser)
     cli.add_common(parser, outdir=False, seed=2334)
     args = parser.parse_args(argv)
-    control = swept(args, parser)
+    args.given = args.values
+    control = swept(args, parser) if args.given is None else morphed(args, parser)
     if args.region is not None:  # the other regions rest unless they are told otherwise
         parser.set_defaults(**{control.name: 0.0})
         args = parser.parse_args(argv)
-    args.swept = control
+    args.swept, args.given = control, values_of(args, control, parser)
     low, high = (-2.0, 2.0) if args.sweep_edit else args.swept.range
     args.alpha0, args.alpha1 = (low if args.alpha0 is None else args.alpha0, high if args.alpha1 is None else args.alpha1)
     return args
@@ -70,6 +81,42 @@ def swept(args: Namespace, parser: cli.ArgumentParser) -> Control:
     if args.region and numbers[name].per != "region":
         parser.error(f"argument --region: {name} of the style {args.style} is one number for the whole face")
     return numbers[name]
+
+
+def morphed(args: Namespace, parser: cli.ArgumentParser) -> Control:
+    """Return the control whose --values are gone through; ends with one line where there is none, or two cannot be mixed."""
+    if other := next((name for name in ("styles", "region", "sweep_edit") if getattr(args, name)), None):
+        parser.error(f"argument --values: goes without --{other.replace('_', '-')}; give one of them")
+    known = {control.name: control for control in args.controls}
+    mixed = [name for name in known if {f"second_{name}", SHARE} <= set(known)]
+    name = (args.control or next(iter(mixed), "")).replace("-", "_")
+    if name not in known:
+        parser.error(f"argument --control: the style {args.style} has no {name!r}; name one of {', '.join(known) or 'none'}")
+    if args.animate and known[name].type != "number" and name not in mixed:
+        parser.error(f"argument --animate: nothing lies between two values of {name}; leave it out for a strip alone")
+    return known[name]
+
+
+def values_of(args: Namespace, control: Control, parser: cli.ArgumentParser) -> list[Any] | None:
+    """Return --values as the control takes them, or None; ends with one line for fewer than two, or one that it does not take."""
+    if args.values is None:
+        return None
+    words = args.values if len(args.values) > 1 else args.values[0].split(",")
+    if len(words) < 2:
+        parser.error(f"argument --values: a morph needs at least two, got {args.values[0]!r}")
+    try:
+        return [cli.finite_float(word) if control.type == "number" else control.parse(word) for word in words]
+    except ArgumentTypeError as error:
+        parser.error(f"argument --values: {error}")
+
+
+def shares_of(args: Namespace) -> list[float]:
+    """Return the shares of the next style or value on the way from one to the next."""
+    if not args.published_weights:
+        return linear(0.0, 1.0, args.frames)
+    from models.blending import interpolation_weights
+
+    return interpolation_weights().tolist()
 
 
 def linear(first: float, last: float, count: int) -> list[float]:
@@ -111,15 +158,43 @@ def style_frames(args: Namespace, styles: list, subject) -> tuple[list, list, It
     from styles.registry import mix_styles
 
     def faces(style):  # noqa: ANN001, ANN202 - a tensor [N, 3, S, S] on the CPU
+        apply(args, style)
         return style.draw(subject.face, style.default_look(samples=args.input_image is None and args.latents is None),
                           landmarks=subject.landmarks).float().cpu()
 
     def moving() -> Iterator:
         for first, second in itertools.pairwise(styles):
-            for share in linear(0.0, 1.0, args.frames):
+            for share in shares_of(args):
                 yield f"{first.name} {1 - share:.2f}", faces(mix_styles([first, second], [1.0 - share, share]))
 
     return [style.name for style in styles], [faces(style) for style in styles], moving()
+
+
+def value_frames(args: Namespace, style, subject) -> tuple[list, list, Iterator]:  # noqa: ANN001
+    """Return labels and columns of values, and the frames of a morph from each to the next with their labels."""
+    name, look, values = args.swept.name, cli.look_of(args), args.given
+    labels = [f"{name} {value:g}" if isinstance(value, float) else Path(str(getattr(value, "path", value))).stem
+              for value in values]
+
+    def faces(number: int, share: float = 0.0):  # noqa: ANN202 - a tensor [N, 3, S, S] on the CPU
+        first, second = values[number], values[min(number + 1, len(values) - 1)]
+        chosen = {name: first, f"second_{name}": second, SHARE: share}
+        if isinstance(first, float):
+            chosen = {name: (1.0 - share) * first + share * second}
+        elif share in (0.0, 1.0):
+            chosen = {name: second if share else first}
+        return style.draw(subject.face, look.changed(**chosen), landmarks=subject.landmarks).float().cpu()
+
+    moving = ((f"{labels[number]} {1 - share:.2f}", faces(number, share))
+              for number in range(len(values) - 1) for share in shares_of(args))
+    return labels, [faces(number) for number in range(len(values))], moving
+
+
+def frames_of(args: Namespace, style, styles: list, subject) -> tuple[list, list, Iterator]:  # noqa: ANN001
+    """Return labels and columns of what the options ask for, and the frames of its animation with their labels."""
+    if styles:
+        return style_frames(args, styles, subject)
+    return control_frames(args, style, subject) if args.given is None else value_frames(args, style, subject)
 
 
 def run(args: Namespace) -> int:
@@ -133,7 +208,8 @@ def run(args: Namespace) -> int:
     cli.ensure_dir(args.output)
     device = cli.resolve_device(args.device)
     style = load_style(args.style, device=device)
-    apply(args, style)
+    if not args.styles:
+        apply(args, style)
     base = sampling.base_of(style, name=args.base)
     args.truncation = sampling.default_truncation(style) if args.truncation is None else args.truncation
     dtype = cli.resolve_dtype(args.dtype, device)
@@ -141,8 +217,7 @@ def run(args: Namespace) -> int:
     label = "-".join(one.name for one in styles) or style.name
     with cli.autocast(device, dtype):
         for subject in subjects(args, style, base, marked=look_at(args, 0.0).has_regions):
-            labels, columns, moving = (style_frames(args, styles, subject) if styles else
-                                       control_frames(args, style, subject))
+            labels, columns, moving = frames_of(args, style, styles, subject)
             cell, count = args.size or columns[0].shape[3], len(subject.face)
             rows = [[column[i] for column in (subject.original, *columns)] for i in range(count)]
             path = sampling.fresh_path(args.output / f"{label}_{subject.name}.png")

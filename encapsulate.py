@@ -27,6 +27,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--style", required=True, help="name of the new style, saved as checkpoints/NAME.safetensors")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="find and align the faces of the images first")
+    cli.add_finder(parser)
     parser.add_argument("--base", default="starter", help="generator to start from: starter, official or a file")
     parser.add_argument("--encoder", default=None, help="encoder to start from; the one of the base where not given")
     parser.add_argument("--vit", default=None, help="ViT: starter, official or a file; what suits the base where not given")
@@ -86,24 +87,31 @@ def build(args: Namespace, base: Any, encoder: Any, images: Any, config: Any, he
         held_out=None if held_out is None else held_out.batch(range(len(held_out))))
 
 
-def in_common(folder: Path, names: Sequence[str], *, align: bool, device: Any) -> Any:
+def aligner(args: Namespace, size: int) -> Any:
+    """Return what cuts faces out at ``size`` px, None where --align does not ask for it."""
+    from faces.find import face_aligner
+
+    return face_aligner(size, cli.finder_of(args).make()) if args.align else None
+
+
+def in_common(folder: Path, names: Sequence[str], *, align: Any, device: Any) -> Any:
     """Return what the images ``names`` of a folder have in common for the drawing stages, see ``drawing.reading``.
 
-    Of many images an even selection is read. Images without a face are left out, with a line each; None where all are.
+    Of many images an even selection is read, each cut by ``align``, None for what is aligned. Images without a face are left out,
+    with a line each; None where all are.
     """
     from dataclasses import replace
 
-    from data.images import list_images, read_image, to_tensor
+    from data.images import aligned_tensor, list_images, read_image
     from drawing.reading import mean_style, style_of_portrait
     from drawing.style import FRAME
-    from faces.find import face_aligner
 
-    cut, found = face_aligner(FRAME) if align else None, []
+    found = []
     paths = [path for path in list_images(folder) if path.name in set(names)]
     for path in paths[::-(-len(paths) // MOST_READ)]:
         image = read_image(path)
-        image = cut(image, str(path)) if cut else image
-        style = style_of_portrait(to_tensor(image, FRAME).to(device), side=min(image.size))
+        image = align(image, str(path)) if align else image
+        style = style_of_portrait(aligned_tensor(image, FRAME, name=path).to(device), side=min(image.size))
         if style is None:
             cli.report(f"{path}: shows no face where an aligned image has it, and is left out of what the images have in common")
         else:
@@ -118,6 +126,7 @@ def draw_anew(args: Namespace, output: Path) -> None:
     """Write an encapsulated style with what the images of a folder have in common, its networks as they are."""
     from checkpoints.builders import load_encoder
     from data.images import list_images
+    from drawing.style import FRAME
     from styles.modify import ModifyStyle
     from styles.modify_files import save_style
     from styles.registry import load_style
@@ -125,7 +134,7 @@ def draw_anew(args: Namespace, output: Path) -> None:
     style = load_style(args.network)
     if not isinstance(style, ModifyStyle) or "adapts" in style.config:
         raise cli.UserError(f"--network {args.network}: is no style that encapsulate.py made; name one")
-    drawn = in_common(args.images, [path.name for path in list_images(args.images)], align=args.align, device="cpu")
+    drawn = in_common(args.images, [path.name for path in list_images(args.images)], align=aligner(args, FRAME), device="cpu")
     save_style(output, style.model, style.critic, base=style.base, encoder=load_encoder(style.encoder_name),
                encoder_name=style.encoder_name, training=style.config["training"], detail=style.config["detail"], drawn=drawn)
     print(output)
@@ -136,7 +145,7 @@ def run(args: Namespace) -> int:
 
     keep_freed_memory()
     from checkpoints.builders import checkpoints_dir, load_base, load_encoder
-    from faces.find import face_aligner
+    from drawing.style import FRAME
     from styles.modify_files import save_style
     from training.folder import FolderImages
     from training.mixed import training_dtype
@@ -163,7 +172,7 @@ def run(args: Namespace) -> int:
         size = base.generator.config.size
         if state is None:
             config = choose_config(args, EncapsulationConfig, size=size, dtype=config.dtype)
-        images = FolderImages.read(args.images, size=size, align=face_aligner(size) if args.align else None, device=device)
+        images = FolderImages.read(args.images, size=size, align=aligner(args, size), device=device)
         facts = {"base": base.fingerprint, "encoder": encoder.fingerprint, "folder of images": images.digest}
         images, held_out = split(images, config)
         stage = build(args, base, encoder, images, config, held_out)
@@ -177,8 +186,8 @@ def run(args: Namespace) -> int:
     save_style(output, stage.result, None if args.without_critic else stage.critic, base=base, encoder=encoder,
                encoder_name=args.encoder or args.base,
                training={"settings": config.to_dict(), "steps": stage.step_count, "run": name},
-               **({"detail": SMALL_DETAIL, "drawn": in_common(args.images, images.names, align=args.align, device=device)}
-                  if size <= SMALL else {}))
+               **({"detail": SMALL_DETAIL, "drawn": in_common(args.images, images.names, align=aligner(args, FRAME),
+                                                              device=device)} if size <= SMALL else {}))
     print(output)
     return 0
 

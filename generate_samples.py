@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.published import add_file_options, add_switches, apply
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -37,6 +38,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="leave the originals out")
     parser.add_argument("--size", type=cli.non_negative_int, default=0, help="side of a face in px; 0 is the network's")
     parser.add_argument("--batch", type=cli.positive_int, default=8, help="faces computed at once")
+    add_file_options(parser)
+    add_switches(parser)
     parser.add_argument("--graphs", action="store_true",
                         help="run the style as a CUDA graph, which pays for many batches on a GPU")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
@@ -131,6 +134,7 @@ def mix_grid(args: Namespace, device) -> int:  # noqa: ANN001
     for step in range(args.mix_grid + 1):
         share = step / args.mix_grid
         mixed = mix_styles(styles, [1.0 - share, share])
+        apply(args, mixed)
         _, originals, faces = draw_indices(args, mixed, base, list(range(args.n_each)), drawer(args, mixed))
         columns.append(faces)
         labels.append(f"{styles[0].name} {1 - share:.2f}")
@@ -265,6 +269,7 @@ def run(args: Namespace) -> int:
     if args.mix_grid:
         return mix_grid(args, device)
     style = load_style(args.style, device=device)
+    apply(args, style)
     # Values by region need the undeformed face, to find the regions in it.
     needed = not args.style_only or cli.look_of(args).has_regions
     base, faces_of = sampling.base_of(style, name=args.base) if needed else None, drawer(args, style)

@@ -143,6 +143,10 @@ def run(args: Namespace) -> int:
         for path in given if isinstance(given, list) else [given]:
             if path is not None and not path.exists():
                 raise cli.UserError(f"{path}: not found; check --{name}")
+    if args.stage in DATA:
+        from training.folder import check_aligned
+
+        check_aligned(args.data)
     from training.pretrain import parallel
     from training.pretrain.common import MissingStageError
 

@@ -67,6 +67,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                              "schedule and oddities")
     parser.add_argument("--save_video", type=cli.str2bool, nargs="?", const=True, default=False,
                         help="proj.mp4 of the way to the expression; published: of the optimisation")
+    cli.add_finder(parser)
     add_animation(parser)
     add_published(parser)
     if any(word.partition("=")[0] == "--style" for word in words):
@@ -74,7 +75,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     else:
         parser.add_argument("--style", default=None, help="also draw the result with this style")
     cli.add_common(parser, outdir=False, seed=303)
-    parser.add_argument("--outdir", "--output", dest="outdir", type=Path, default=Path("outputs/project_landmarks"), help="output folder")
+    parser.add_argument("--outdir", "--output", dest="outdir", type=Path, default=Path("outputs/project_landmarks"),
+                        help="output folder")
     args = parser.parse_args(words)
     if args.target_landmarks_folder is not None:
         args.target_landmarks = str(args.target_landmarks_folder)
@@ -121,14 +123,13 @@ def parts(args: Namespace) -> dict[str, float]:
 
 def run_starter(args: Namespace) -> int:
     """Move the photo's own pixels."""
-    from faces.find import FaceFinder
     from pipeline.stylize import build_stylizer
     from projection.runs import animate, is_animation
     from projection.stills import Studio, project_photo
 
     given = parts(args)
     stylizer = build_stylizer(args.style, device=cli.resolve_device(args.device)) if args.style else None
-    studio = Studio(FaceFinder(), given, stylizer, cli.look_of(args) if args.style else None)
+    studio = Studio(cli.finder_of(args).make(), given, stylizer, cli.look_of(args) if args.style else None)
     if is_animation(args.target_landmarks):
         return animate(studio, args)
     for path in project_photo(studio, args.target_look, args.target_landmarks, args.outdir, save_video=args.save_video):

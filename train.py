@@ -59,13 +59,15 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def checker(args: Namespace) -> Any:
-    """Return the check of a pair: it raises UserError for images that look wrong, or tells of them with --force."""
-    from training.pair_checks import pair_problems
+    """Return the check of a pair, or of a drawing alone: it raises UserError for images that look wrong, or tells of them with
+    --force."""
+    from training.pair_checks import face_problems, pair_problems
 
     finder = cli.finder_of(args).make()
 
     def check(images: Sequence[tuple[str, Any]]) -> None:
-        problems = pair_problems(images, finder.find, align=args.align)
+        problems = pair_problems(images, finder.find, align=args.align) if len(images) > 1 else face_problems(
+            *images[0], finder.find(images[0][1]), align=args.align)
         for line in problems if args.force else problems[:-1]:
             cli.report(line)
         if problems and not args.force:
@@ -108,19 +110,22 @@ def start(args: Namespace, setting: Any, frames: tuple[list, list]) -> tuple[Any
         setting: see ``training.style_run.Setting``.
         frames: sources and targets, see ``frames_of``; none where the drawing stages are not used.
     """
+    from data.images import read_image
     from faces.find import face_aligner
-    from training.inputs import read_pair
+    from training.inputs import find_image, read_pair
     from training.prepare import new_tuner
     from training.style_run import drawing_pair, examples_of, latents_start
 
     sources, targets = pictures_of(args)
+    checked = checker(args)
     if sources:
         align = face_aligner(setting.size, cli.finder_of(args).make()) if args.align else None
-        checked = checker(args)
         for source, target in zip(sources[1:], targets[1:], strict=True):
             read_pair(source, target, None, size=setting.size, align=align, check=checked)
         pair = read_pair(sources[0], targets[0], args.style_ref, size=setting.size, align=align, check=checked)
     else:
+        for name in targets:
+            checked([(name, read_image(find_image(name)))])
         pair = drawing_pair(setting, frames[1][0])
     examples = examples_of(*frames, names=(sources, targets)) if setting.is_drawn else []
     w_init, objective = latents_start(setting, args, pair)

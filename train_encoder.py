@@ -36,6 +36,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--output", type=Path, required=True, help="file of the encoder, .safetensors")
     parser.add_argument("--start", default=None, help="encoder to go on from: starter, official or a file; a new one if not given")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=False, help="find and align the faces first")
+    cli.add_finder(parser)
     for field in fields(E4ETrainingConfig):
         if field.name in HELP:
             names = [f"--{field.name}", *([ALIASES[field.name]] if field.name in ALIASES else [])]
@@ -121,7 +122,8 @@ def run(args: Namespace) -> int:
     encoder = new_encoder(args, base.generator, device)
     side = encoder.config.input_size
     try:
-        images = FolderImages.read(args.photos, size=side, align=face_aligner(side) if args.align else None, device=device)
+        align = face_aligner(side, cli.finder_of(args).make()) if args.align else None
+        images = FolderImages.read(args.photos, size=side, align=align, device=device)
         trainer = build(args, base, images, encoder)
         facts = {"base": base.fingerprint, "photos": images.digest}
         if state is not None:

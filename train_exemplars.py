@@ -55,6 +55,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--stages", type=stage_list, default=STAGES, help=f"some of {','.join(STAGES)}")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align the face of every portrait; those without one are left out")
+    cli.add_finder(parser)
     parser.add_argument("--gallery", type=Path, default=None, help="folder of other portraits that the style shall show and "
                         "offer in place of those it is trained on, which then stay private")
     parser.add_argument("--network", default=None, metavar="STYLE", help="train nothing: take the networks of this exemplar "
@@ -145,7 +146,7 @@ def read_frames(args: Namespace, folder: Path, *, size: int) -> tuple[list[str],
     from drawing.style import FRAME
     from pipeline.portraits import read_portraits
 
-    return read_portraits(folder, size=max(FRAME, size), align=args.align, recursive=args.recursive)
+    return read_portraits(folder, size=max(FRAME, size), align=args.align, recursive=args.recursive, finder=cli.finder_of(args))
 
 
 def credits_of(args: Namespace, names: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -25,6 +25,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="photo, or folder of photos")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=True,
                         help="find and align faces; false for inputs that are aligned already")
+    cli.add_finder(parser)
     parser.add_argument("--num_style", type=cli.positive_int, default=4, help="versions of each photo")
     parser.add_argument("--first", type=cli.non_negative_int, default=1, help="number of the first version")
     parser.add_argument("--interpolate", type=cli.non_negative_int, default=0,
@@ -103,7 +104,7 @@ def run(args: Namespace) -> int:
 
     photos = folder_photos(args.input_image, output=args.output)
     cli.ensure_dir(args.output)
-    stylizer = build_stylizer(args.style, align=args.align, device=cli.resolve_device(args.device),
+    stylizer = build_stylizer(args.style, align=args.align, finder=cli.finder_of(args), device=cli.resolve_device(args.device),
                               cache=args.output / "latents")
     style = stylizer.style
     if not isinstance(style, ModifyStyle):

@@ -33,6 +33,8 @@ MOVING = ("PNG", "WEBP", "AVIF", "GIF", "TIFF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 20_000
+# A picture whose longer side is longer than the other by more than this factor is no aligned face, and would be squeezed.
+MAX_ASPECT = 1.02
 
 
 class ImageError(ValueError):
@@ -203,6 +205,24 @@ def to_tensor(image: Image.Image, size: int) -> Tensor:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0  # [S, S, 3] -> [1, 3, S, S]
+
+
+def squeezed(name: str, size: tuple[int, int], *, remedy: str = "use --align, or cut it to a square") -> str:
+    """Return a line on a picture of (width, height) px that is taken as aligned and is not square, or nothing."""
+    if max(size) <= MAX_ASPECT * min(size):
+        return ""
+    return f"{name}: is {size[0]} x {size[1]} px and would be squeezed to a square; {remedy}"
+
+
+def aligned_tensor(image: Image.Image, size: int, *, name: str | Path, **words: str) -> Tensor:
+    """Return what ``to_tensor`` does of a picture that is taken as aligned.
+
+    Raises:
+        ImageError: naming it, where it is not square; ``words`` are those of ``squeezed``.
+    """
+    if line := squeezed(str(name), image.size, **words):
+        raise ImageError(line)
+    return to_tensor(image, size)
 
 
 def image_tensor(image: Image.Image) -> Tensor:

@@ -102,14 +102,15 @@ def looked_at(paths: Sequence[Path]) -> dict[str, Tensor]:
 
     from checkpoints.builders import load_base
     from checkpoints.features import load_encoder, load_face_id, load_landmark_net, load_residual_encoder
-    from data.images import read_image, to_tensor
+    from data.images import aligned_tensor, read_image
     from losses.identity import IdentityLoss
 
     encoder, network, identity = load_encoder(), load_landmark_net().module, IdentityLoss(load_face_id().module)
     generator, beside = load_base().generator, load_residual_encoder().module
     found: dict[str, list[Tensor]] = {name: [] for name in ("rows", "features", "points", "identity", "colours")}
     for first in tqdm(range(0, len(paths), BATCH), desc="faces"):
-        image = torch.cat([to_tensor(read_image(path), encoder.input_size) for path in paths[first:first + BATCH]])
+        image = torch.cat([aligned_tensor(read_image(path), encoder.input_size, name=path, remedy="cut it to a square")
+                           for path in paths[first:first + BATCH]])
         rows = encoder.module(image) + encoder.latent_avg
         half = generator.halfway(rows, noise=generator.fixed_noise(), resolution=beside.config.resolution)
         values = (rows, beside(image, half.features, rows).half(), network(image).points, identity.embed(image), colours(image))

@@ -131,8 +131,8 @@ def comparable(style: DrawnStyle) -> DrawnStyle:
 
 
 def mean_style(styles: Sequence[DrawnStyle]) -> DrawnStyle:
-    """Return what several styles have in common: the mean of all that they say, and the strokes of the one whose tones are nearest
-    to that, since a mean of strokes has none."""
+    """Return what several styles have in common: the mean of all that they say, and the strokes of the one whose tones are
+    nearest to that, since a mean of strokes has none."""
     mean = DrawnStyle.mix(styles, [1.0 / len(styles)] * len(styles))
     nearest = min(styles, key=lambda style: float((style.tone.mean - mean.tone.mean).square().sum()))
     return replace(mean, strokes=nearest.strokes)

@@ -5,14 +5,14 @@ filter), x the toned photo and y the drawing,
 
     o = s(x) + q,        q a quilt of patches of y - s(y),
 
-the patches being those around which the drawing has the parts, tones and places of the photo. Eyes, brows, nostrils and lips keep the
-photo's own detail, and the drawing's are never copied.
+the patches being those around which the drawing has the parts, tones and places of the photo. Eyes, brows, nostrils and lips keep
+the photo's own detail, and the drawing's are never copied.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ LEAST_SIDE, AT_ONCE = 64, 4096
 # Side in px at which features are outlined, and how far they reach beyond their vertices, as a share of the frame.
 OUTLINE, AROUND = 256, 0.012
 FRAME = 512
+# Sides of frames for which a drawing's patches are kept.
+KEPT = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +53,13 @@ class Strokes:
         drawing: [1, 3, S, S] in [-1, 1].
         parts: of it, [1, K, S / CELL, S / CELL].
         features: how far its pixels are eyes, brows, nostrils or lips, [1, 1, S, S].
+        kept: what ``at`` told last, by side.
     """
 
     drawing: Tensor
     parts: Tensor
     features: Tensor
+    kept: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, drawing: Tensor, parts: Tensor, points: Tensor) -> Strokes:
@@ -85,13 +89,16 @@ class Strokes:
         """y - s(y) but for features, [1, 3, S, S]."""
         return (self.drawing - self.smooth) * (1.0 - self.features)
 
-    @lru_cache(maxsize=16)
     def at(self, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return detail [1, 3, side, side], guides of all its patches [M, D], and what each costs beforehand, [M]."""
-        cells = (side // CELL, side // CELL)
-        maps = guides(resized(self.smooth, cells), resized(self.parts, cells), lattice(cells[0]).to(self.drawing))
-        detail = resized(self.detail, (side, side))
-        return detail, windows(maps, 1), self._cost(detail, cells)
+        if side not in self.kept:
+            cells = (side // CELL, side // CELL)
+            maps = guides(resized(self.smooth, cells), resized(self.parts, cells), lattice(cells[0]).to(self.drawing))
+            detail = resized(self.detail, (side, side))
+            while len(self.kept) >= KEPT:
+                self.kept.pop(next(iter(self.kept)))
+            self.kept[side] = detail, windows(maps, 1), self._cost(detail, cells)
+        return self.kept[side]
 
     def _cost(self, detail: Tensor, cells: tuple[int, int]) -> Tensor:
         """Return what makes a patch unfit, [M]: features, and lines much stronger than is usual in its part, which are what the

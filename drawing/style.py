@@ -38,7 +38,7 @@ class DrawnStyle:
 
     @classmethod
     def of_points(cls, source: Tensor, target: Tensor, tone: Tone) -> DrawnStyle:
-        """Return the style in which a face with points ``source`` has them at ``target``, both [1, POINTS, 2]; without strokes."""
+        """Return the style, without strokes, in which a face with points ``source`` has them at ``target``, both [1, POINTS, 2]."""
         return cls(source, deformation(source, target), tone)
 
     def with_strokes(self, drawing: Tensor, parts: Tensor) -> DrawnStyle:
@@ -54,7 +54,8 @@ class DrawnStyle:
         """Return a toned image [1, 3, H, W] drawn with the style's strokes, see ``drawing.strokes.drawn``."""
         if not self.strokes or strength == 0.0:
             return image
-        return sum(weight * drawn(strokes, image, parts, told, frame=frame, strength=strength) for strokes, weight in self.strokes)
+        return sum(weight * drawn(strokes, image, parts, told, frame=frame, strength=strength)
+                   for strokes, weight in self.strokes)
 
     @classmethod
     def mix(cls, styles: Sequence[DrawnStyle], weights: Sequence[float]) -> DrawnStyle:

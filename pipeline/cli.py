@@ -270,6 +270,12 @@ def finder_of(args: argparse.Namespace) -> FinderSettings:
     return FinderSettings(args.finder, float(args.min_face), args.max_faces)
 
 
+def finder_words(args: argparse.Namespace) -> list[str]:
+    """Return the options of ``add_finder`` as words for another command."""
+    most = [] if args.max_faces is None else ["--max_faces", str(args.max_faces)]
+    return ["--finder", args.finder, "--min_face", str(args.min_face), *most]
+
+
 def ensure_dir(path: Path) -> None:
     """Make a folder and prove that it can be written to; raises UserError naming it."""
     try:

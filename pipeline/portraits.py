@@ -7,44 +7,46 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.images import ImageError, list_images, read_image, to_tensor
+from data.images import ImageError, aligned_tensor, list_images, read_image, to_tensor
 from faces.align import align_face
-from faces.find import FaceFinder
+from faces.find import FinderSettings
 from pipeline.cli import UserError, report
 
 FEWEST = 2
 
 
-def read_portraits(folder: Path, *, size: int, align: bool = True, recursive: bool = False) -> tuple[list[str], Tensor]:
+def read_portraits(folder: Path, *, size: int, align: bool = True, recursive: bool = False,
+                   finder: FinderSettings = FinderSettings()) -> tuple[list[str], Tensor]:
     """Return names and images [K, 3, size, size] in [-1, 1] of a folder's portraits.
 
-    Files that cannot be read or show no face are left out, with a line on stderr that says so.
+    Files that cannot be read, show no face, or are taken as aligned and not square are left out, with a line on stderr that
+    says so.
 
     Args:
         folder: of the portraits.
         size: side of the images in px.
         align: find and align the largest face of each; portraits are taken as aligned otherwise.
         recursive: sub-folders too.
+        finder: how faces are found.
 
     Raises:
         ImageError: if there is no such folder, or no image in it.
         UserError: if fewer than two portraits are left.
     """
-    paths, finder = list_images(folder, recursive=recursive), FaceFinder() if align else None
+    paths, search = list_images(folder, recursive=recursive), finder.make() if align else None
     stems, names, images = output_stems(paths), [], []
     for path in paths:
         try:
             image = read_image(path)
-        except ImageError as error:
-            report(error)
-            continue
-        try:
-            found = finder.told(image, name=str(path)) if finder else None
-        except UserError as error:
+            if search:
+                landmarks = search.told(image, name=str(path))[0].landmarks
+                images.append(to_tensor(align_face(image, landmarks, output_size=size), size))
+            else:
+                images.append(aligned_tensor(image, size, name=path))
+        except (ImageError, UserError) as error:
             report(error)
             continue
         names.append(stems[path])
-        images.append(to_tensor(align_face(image, found[0].landmarks, output_size=size) if found else image, size))
     if len(images) < FEWEST:
         raise UserError(f"{folder}: holds {len(images)} usable portraits, at least {FEWEST} are needed; add some")
     return names, torch.cat(images)

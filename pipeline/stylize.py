@@ -16,7 +16,7 @@ from checkpoints import CheckpointError
 from checkpoints.builders import Base, Encoder, load_encoder
 from checkpoints.edits import load_directions
 from checkpoints.features import Frozen, load_parts, load_residual_encoder
-from data.images import image_tensor, to_pil, to_tensor
+from data.images import image_tensor, squeezed, to_pil, to_tensor
 from drawing.compose import around_faces, changed
 from drawing.context import aligned_mesh, read_context
 from drawing.style import FRAME
@@ -41,8 +41,6 @@ __all__ = ["Crop", "InversionSettings", "Look", "Stylized", "Stylizer", "build_s
 INVERSIONS = ("e4e", "optimize", "e4e+optimize")
 # A landmark of a drawn face that lies farther from the photo's, in fractions of the crop, is a predictor's mistake.
 MAX_SHIFT = 0.15
-# A photo that is wider or higher than that is no aligned face, and would be squeezed.
-MAX_ASPECT = 1.02
 
 
 @dataclass(frozen=True)
@@ -168,9 +166,8 @@ class Stylizer:
             UserError: naming the photo, when there is no face in it, or not the one asked for.
         """
         if self.finder is None:
-            if max(photo.size) > MAX_ASPECT * min(photo.size):
-                raise UserError(f"{name}: is {photo.width} x {photo.height} px, but aligned faces are square; leave --align "
-                                "false out, or cut it to a square")
+            if line := squeezed(name, photo.size, remedy="leave --align false out, or cut it to a square"):
+                raise UserError(line)
             return [Crop(photo, None, None)]
         found = self.finder.told(photo, name=name)
         if isinstance(self.faces, int):

@@ -40,7 +40,8 @@ def subjects(args: Namespace, style: Style, base: Base, *, marked: bool) -> Iter
     """Yield what a sweep shows.
 
     Args:
-        args: with ``input_image``, ``latents``, ``inversion``, ``seed``, ``n_sample``, ``n_each`` and ``truncation``.
+        args: with ``input_image``, ``latents``, ``inversion``, ``seed``, ``n_sample``, ``n_each``, ``truncation`` and the options
+            of ``cli.add_finder``.
         style, base: of the sweep.
         marked: landmarks are needed, for values by region.
 
@@ -69,7 +70,7 @@ def _photo_subjects(args: Namespace, style: Style, base: Base) -> Iterator[Subje
 
     photo = read_image(args.input_image)
     stylizer = build_stylizer(args.style, base=args.base, inversion=InversionSettings(args.inversion), faces="all",
-                              device=style.device)
+                              finder=cli.finder_of(args), device=style.device)
     if stylizer.rows_alone:
         cli.report(cli.ROWS_ALONE)
     crops = stylizer.crops(photo, name=str(args.input_image))

@@ -17,6 +17,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--res", type=cli.image_side, default=512, help="side of a crop in px")
     parser.add_argument("--smooth", type=cli.finite_float, default=0.5,
                         help="smoothing of the crop over time, 0 each frame for itself to 1 most")
+    cli.add_finder(parser)
     args = parser.parse_args(argv)
     if not 0.0 <= args.smooth <= 1.0:
         parser.error(f"argument --smooth: expected a number within 0 and 1, got {args.smooth}")
@@ -28,13 +29,12 @@ def run(args: Namespace) -> int:
 
     from data.images import save_image
     from faces.align import align_face
-    from faces.find import FaceFinder
     from faces.tracking import FaceTracker
     from pipeline import video_io
 
     info = video_io.clip_info(args.video_path)
     cli.ensure_dir(args.outdir)
-    tracker, written, last = FaceTracker(FaceFinder(), smooth=args.smooth, every=5), 0, None
+    tracker, written, last = FaceTracker(cli.finder_of(args).make(), smooth=args.smooth, every=5), 0, None
     for frame in tqdm(video_io.read_frames(args.video_path), total=info.frames or None, desc="frames"):
         at = float(frame.pts * info.time_base)
         tracks = tracker.update(frame.image, seconds=0.0 if last is None else at - last)

@@ -16,7 +16,7 @@ from torch import Tensor
 from checkpoints.paths import style_names
 from data.images import ImageError, read_image
 from drawing.expression import PARTS
-from faces.find import FaceFinder
+from faces.find import FinderSettings
 from pipeline.cli import UserError
 from pipeline.stylize import build_stylizer
 from projection.expressions import expression_names
@@ -30,17 +30,18 @@ class Expressions:
 
     Args:
         device: where styles are drawn.
+        finder: how faces are found.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.device = device
+    def __init__(self, device: torch.device | str, finder: FinderSettings = FinderSettings()) -> None:
+        self.device, self.finder = device, finder
         # A person is the same whichever style draws and however far the parts go.
         self.person = functools.lru_cache(maxsize=8)(self._person)
 
     @functools.cached_property
     def plain(self) -> Studio:
         """What every run needs, loaded when it is first asked for."""
-        return Studio(FaceFinder())
+        return Studio(self.finder.make())
 
     def _person(self, digest: bytes, path: str) -> Person:
         return self.plain.person(Path(path))
@@ -67,14 +68,15 @@ class Expressions:
         return replace(self.plain, stylizer=stylizer, look=stylizer.style.default_look()).drawn(face)
 
 
-def expression_tab(device: torch.device | str, *, shared: dict[str, Any]) -> None:
+def expression_tab(device: torch.device | str, *, finder: FinderSettings, shared: dict[str, Any]) -> None:
     """Make the tab.
 
     Args:
         device: where to compute.
+        finder: how faces are found.
         shared: options of events that use the networks, which wait for each other.
     """
-    expressions = Expressions(device)
+    expressions = Expressions(device, finder)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             with gr.Row():

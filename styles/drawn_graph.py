@@ -23,5 +23,5 @@ class DrawnGraph(nn.Module):
         self.drawn = drawn
 
     def forward(self, photo: Tensor, parts: Tensor, grid: Tensor, placed: Tensor) -> Tensor:
-        """photo [1, 3, S, S] in [-1, 1], parts [1, K, S, S], grid [1, R, R, 2], placed [1, 3 K + 3, Q, Q] -> image [1, 3, S, S]."""
+        """photo [1, 3, S, S] in [-1, 1], parts [1, K, S, S], grid [1, R, R, 2], placed [1, 3 K + 3, Q, Q] -> [1, 3, S, S]."""
         return draw_mapped(photo, parts, grid, placed, self.drawn, Strengths())

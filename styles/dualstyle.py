@@ -268,7 +268,8 @@ class DualStyle(Style):
         return self.base.enlarge(self.synthesised(face, look)).clamp(-1.0, 1.0)
 
     def shares(self, look: Look) -> dict[str, float]:
-        """Return how far the stages go: the mean weight of structure says how far faces deform, that of colours the tone's and the strokes'."""
+        """Return how far the stages go: the mean weight of structure says how far faces deform, that of colours how far tone and
+        strokes go."""
         weights = torch.as_tensor(self.weights(look)).flatten()
         colours = float(weights[FIRST_COLOR_ROW:].mean().clamp(0.0, 1.0))
         return {DEFORMATION.name: float(weights[:FIRST_COLOR_ROW].mean()), STROKES.name: colours,

@@ -12,11 +12,14 @@ from checkpoints.builders import load_encoder
 from checkpoints.features import Encoder
 from checkpoints.io import CheckpointError
 from checkpoints.paths import checkpoints_dir
-from data.images import read_image, to_tensor
+from data.images import aligned_tensor, read_image
 from styles.dualstyle_files import ENCODER_FILE, DualParts
 from training.checks import DivergedError
 from training.exemplar_tools import load_tools
 from training.exemplars import DestylizeSettings, RefineSettings, destylize, refine_codes
+
+# What to do with a portrait that is not square.
+CUT = "cut it to a square, as face_align.py does"
 
 
 class ExemplarEncoder:
@@ -47,8 +50,9 @@ class ExemplarEncoder:
 
     @torch.no_grad()
     def rows(self, path: Path) -> Tensor:
-        """Return the encoder's rows [1, L, D] of an aligned portrait, in the space of the gallery's codes."""
-        return self.rows_of(to_tensor(read_image(path), self.encoder.input_size))
+        """Return the encoder's rows [1, L, D] of an aligned portrait, in the space of the gallery's codes; ImageError where it is
+        not square."""
+        return self.rows_of(aligned_tensor(read_image(path), self.encoder.input_size, name=path, remedy=CUT))
 
     @torch.no_grad()
     def rows_of(self, portrait: Tensor) -> Tensor:
@@ -65,7 +69,7 @@ class ExemplarEncoder:
         """
         network, named = self.parts.network, self.parts.config.get("exemplar_encoder")
         _, tools = load_tools(self.base_name, encoder=None if named == self.base_name else named, device=self.device)
-        portrait = to_tensor(read_image(path), network.generator.config.size).to(self.device)
+        portrait = aligned_tensor(read_image(path), network.generator.config.size, name=path, remedy=CUT).to(self.device)
         given = {"to_w": lambda rows: rows, "perceptual": tools.perceptual}
         found = destylize(portrait, network.generator, network.generator, encode=tools.encode,
                           settings=DestylizeSettings(steps=0, truncation=1.0), **given)

@@ -115,10 +115,15 @@ class ModifyStyle(Style):
     def draw(self, face: Face, look: Look, *, landmarks: np.ndarray | None = None) -> Tensor:
         if self.drawn is None:
             return self.restyled(face, look)
+        if look.get(VERSION.name) is not None:
+            # Versions are the networks': they restyle what these see of a photo, not its pixels.
+            face = replace(face, photo=None, known=None)
         return draw_faces(self.drawn, face, self._values(look), picture=partial(self.sample, look=look), grids=no_grids)
 
     def draw_frame(self, image: Tensor, parts: Tensor, faces: Sequence[FramedFace], look: Look, *,
                    inside: Tensor | None = None) -> Tensor:
+        if look.get(VERSION.name) is not None:
+            raise CheckpointError(f"--version {look[VERSION.name]:g}: versions are drawn of faces alone; add --frame crop")
         return draw_frame(self.drawn, image, parts, faces, self._values(look), grids=no_grids, inside=inside)
 
     def _values(self, look: Look) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def test_the_file_weighs_nothing_and_older_forms_are_refused(folder, tmp_path):
 
 def test_photos_take_the_pictures_tones_by_strength_at_their_own_size(style, photo):
     look = Look(style_image=FileValue.read(DRAWING))
-    whole, half, none = (style.draw(photo, look.changed(alpha=0.0, tone_strength=share, stroke_strength=0.0)) for share in (1.0, 0.5, 0.0))
+    look = look.changed(alpha=0.0, stroke_strength=0.0)
+    whole, half, none = (style.draw(photo, look.changed(tone_strength=share)) for share in (1.0, 0.5, 0.0))
     assert whole.shape == (1, 3, 512, 512) and distance(none, photo.photo) < 0.01
     picture = to_tensor(read_image(DRAWING), 512)
     away = [float((image.mean(dim=(2, 3)) - picture.mean(dim=(2, 3))).norm()) for image in (none, half, whole)]

@@ -191,7 +191,7 @@ def page(styles, tmp_path_factory):
              "--thumbnails", "false"],
             cwd=ROOT, env={**os.environ, "CHECKPOINTS_DIR": str(styles)}, stdout=file, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(address, timeout=2).read()

@@ -291,8 +291,11 @@ def test_photos_are_drawn_by_what_the_images_have_in_common(drawn, style) -> Non
     assert made.shape == photo.shape and float((made - photo).abs().mean()) > 0.05
     still = drawn.draw(known, Look(alpha=0.0, tone_strength=0.0))
     assert float((still - photo).abs().mean()) < 0.01
-    # Versions are of random faces.
-    assert torch.equal(drawn.draw(known, Look(version=1.0)), made)
+    # Versions are the networks', of a photo as of its rows alone, and never passed over in silence.
+    versions = [drawn.draw(known, Look(version=version)) for version in (1.0, 2.0)]
+    assert not torch.equal(*versions) and torch.equal(versions[0], drawn.draw(face(), Look(version=1.0)))
+    with pytest.raises(CheckpointError, match="--frame crop"):
+        drawn.draw_frame(photo, known.known[0].parts, [], Look(version=1.0))
     samples = [drawn.draw(face(), Look(version=version)) for version in (1.0, 2.0)]
     assert samples[0].shape == (1, 3, 512, 512) and not torch.equal(*samples)
 

@@ -1,6 +1,6 @@
 """The page in a real browser: every kind of widget is dragged and seen to change the picture; clips, webcam, formats, people.
 
-Pictures of what was seen go to the folder that APP_SHOTS names.
+Pictures of what was seen go to the folder that APP_SCREENSHOTS names.
 """
 
 from __future__ import annotations
@@ -143,6 +143,22 @@ def test_messages_name_no_folder_and_no_option(page, browser, tmp_path):  # noqa
 
 
 @needs_browser
+def test_which_faces_are_found_is_a_widget(page, browser, photo):  # noqa: F811
+    """A face that is smaller than the slider says is left out, in words for the page; the next value takes it again."""
+    browser.get(page)
+    find(browser, "#photo_alpha")
+    find(browser, "#photo input[type=file]").send_keys(str(photo))
+    picture(browser, "#restyled")
+    unfold(browser, "Which faces")
+    assert len(browser.find_elements("css selector", "#finder input[type=radio]")) == 2
+    drag(browser, "#min_face", 0.95)
+    text = until(lambda: " ".join(e.text for e in browser.find_elements("css selector", ".toast-body")), what="the message")
+    assert "is left out, it is small" in text and "--" not in text
+    drag(browser, "#min_face", 0.05)
+    changes(browser, "#restyled", lambda: drag(browser, "#photo_alpha", 0.9))
+
+
+@needs_browser
 def test_a_clip_is_drawn(page, browser, tmp_path):  # noqa: F811
     make_clip(tmp_path / "clip.ts", frames=4, face=True, size=(320, 320))
     browser.get(page)
@@ -206,6 +222,13 @@ def test_a_phone_keeps_the_result_in_view(page, browser, photo):  # noqa: F811
         changes(browser, "#restyled", lambda: drag(browser, "#photo_alpha", 0.1))
         box = browser.execute_script("let r = document.querySelector('#restyled').getBoundingClientRect();"
                                      "return [r.top, r.bottom, r.left, r.right]")
+        # Nothing of what is scrolled away below it, labels above all, is seen on it.
+        covered = browser.execute_script(
+            "let r = document.querySelector('#restyled').getBoundingClientRect(), own = document.querySelector('#restyled');"
+            "let bad = []; for (let x = r.left + 8; x < r.right; x += 12)"
+            "for (let y = Math.max(r.top, 0) + 4; y < r.bottom; y += 8) { let e = document.elementFromPoint(x, y);"
+            "if (e && !own.contains(e)) bad.push(e.textContent.slice(0, 20)) } return bad")
+        assert not covered
         assert box[1] > 60 and box[0] < 400 and box[2] >= 0 and box[3] <= 390
         shot(browser, "photo_390")
     finally:

@@ -9,6 +9,7 @@ import torch
 from test_train_cli import tiny_networks
 
 import deformation_control
+import generate_samples
 import inference
 from models.deformable import DeformableGenerator
 from pipeline import cli
@@ -57,6 +58,25 @@ def test_options_are_taken_and_checked_by_the_scripts(capsys, tmp_path):
     assert (args.use_stn, args.use_rtstn, args.swap_gs) == (False, True, 7)
     assert deformation_control.main(["--swap_gs", "3", "--output", str(tmp_path)]) == 2
     assert "--swap_gs: the style cartoon was made with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--seeds", "1"], [], ["--style", "cartoon:1,cartoon:1", "--mix_grid", "1"]])
+def test_random_faces_take_them_too(capsys, tmp_path, words):
+    args = generate_samples.parse(["--swap_res", "32,64", "--swap-gs", "10", "--use_stn", "false", "--use-rtstn"])
+    assert (args.swap_res, args.swap_gs, args.use_stn, args.use_rtstn) == ((32, 64), 10, False, True)
+    assert generate_samples.main([*words, "--swap_gs", "3", "--n_each", "1", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("--swap_gs: the style cartoon") and "leave the option out" in error and error.count("\n") == 1
+    assert generate_samples.main(["--style", "any", "--use_stn", "false", "--output", str(tmp_path)]) == 2
+    assert "--use_stn: the style any has no trained warps" in capsys.readouterr().err
+
+
+def test_a_sweep_through_styles_checks_those_styles(capsys, tmp_path, monkeypatch):
+    """And not the style of --style, which it does not draw."""
+    seen = []
+    monkeypatch.setattr(deformation_control, "apply", lambda args, style: seen.append(style.name))
+    assert deformation_control.main(["--styles", "ink,vangogh", "--output", str(tmp_path), "--size", "64"]) == 0
+    assert seen == ["ink", "vangogh"]
 
 
 def test_one_gpu_of_several(monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.images import ImageError, read_image, to_tensor
+from data.images import ImageError, aligned_tensor, read_image, to_tensor
 from training.finetune import Pair
 
 PAIR_FOLDER = Path("data/style_images_aligned")
@@ -23,6 +23,8 @@ def find_image(name: str) -> Path:
     Raises:
         ImageError: if there is none.
     """
+    if Path(name).is_dir():
+        raise ImageError(f"{name}: is a folder; name its images one by one")
     for folder in (Path(), PAIR_FOLDER):
         for suffix in SUFFIXES:
             path = folder / f"{name}{suffix}"
@@ -44,10 +46,12 @@ def read_pair(
         check: is given name and image of source and target before anything is made of them, and may raise.
 
     Raises:
-        ImageError: for images that are missing or cannot be read.
+        ImageError: for images that are missing or cannot be read, and a ``style_ref`` that is taken as aligned and not square.
     """
     images = {name: read_image(find_image(name)) for name in dict.fromkeys((source, target, style_ref or target))}
     if check is not None:
         check([(name, images[name]) for name in (source, target)])
+    if style_ref not in (None, source, target) and align is None:
+        aligned_tensor(images[style_ref], size, name=style_ref)
     tensors = {name: to_tensor(align(image, name) if align else image, size) for name, image in images.items()}
     return Pair(tensors[source], tensors[target], tensors[style_ref or target])

@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from data.images import squeezed
 from data.landmarks68 import EYES
 from faces.align import ffhq_quad
 
 # Above these a pair teaches something else than a style; the bundled and the published pairs lie below half of them.
-MAX_ASPECT = 1.02  # longer over shorter side
 MAX_ROLL = 25.0  # degrees of the line of the eyes
 MAX_ROLL_APART, MAX_YAW_APART = 15.0, 0.35
 MAX_OFF = 0.15  # distance of the aligned crop's corners from the image's, in sides
@@ -59,8 +59,8 @@ def face_problems(name: str, image: Image.Image, faces: Sequence[Found], *, alig
     if not faces:
         return [f"{name}: no face found; the style would be made of what is not one"]
     problems = []
-    if not align and max(image.size) > MAX_ASPECT * min(image.size):
-        problems.append(f"{name}: is {image.width} x {image.height} px and would be squeezed to a square; use --align, or cut it")
+    if not align and (line := squeezed(name, image.size)):
+        problems.append(line)
     roll = roll_of(faces[0].landmarks)
     if abs(roll) > MAX_ROLL and not (align and abs(roll) < 90.0):
         problems.append(f"{name}: the face is turned by {roll:.0f} degrees; turn the image upright")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,10 +58,12 @@ class Trainer:
     Args:
         folder: where runs keep their sheets and states.
         device: passed on.
+        options: other words of its command line.
     """
 
     folder: Path
     device: str = "auto"
+    options: Sequence[str] = ()
     process: subprocess.Popen | None = None
     cancelled: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -95,7 +97,7 @@ class Trainer:
         command = [sys.executable, str(ROOT / "train.py"), "--style", name, "--source", str(source), "--target",
                    str(target), "--iterations", str(steps), "--align", str(align).lower(), "--outdir", str(run),
                    "--sheet_every", str(max(10, steps // 8)), "--device", self.device, "--overwrite",
-                   *(["--force"] if force else [])]
+                   *self.options, *(["--force"] if force else [])]
         self.cancelled = False
         with open(run / "log.txt", "wb") as log:
             # A session of its own, so that Ctrl-C in the page's terminal is passed on by the page alone.

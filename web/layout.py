@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from checkpoints.paths import style_names
 from data.images import read_photo, save_image
 from data.origin import Origin
+from faces.find import KINDS, FinderSettings
 from pipeline.cli import DEFAULT_STYLE
 from styles.controls import Look
 from styles.registry import TABS, named_function
@@ -27,6 +29,8 @@ from web.uploads import Picture, Previews, plain, refusal
 
 TITLE = "One-shot face stylization"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "networks"}
+# Panels of controls are made one after the other: the page's library fails where two are made at once, and leaves one out.
+IN_TURN = {"concurrency_limit": 1, "concurrency_id": "panels", "show_progress": "hidden"}
 QUIETLY = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
 # What is made stays in view beside the controls, on a narrow screen above them; names of pictures are not cut.
 CSS = """
@@ -43,7 +47,7 @@ footer {display: none !important}
 .caption-label, .gallery-item .caption-label {white-space: normal !important; overflow: visible !important;
   text-overflow: clip !important; max-width: 100% !important; line-height: 1.1; font-size: 11px; padding: 1px 3px}
 @media (max-width: 760px) {
-  .kept {order: -1; top: 0; z-index: 20; background: var(--body-background-fill); padding-bottom: 4px}
+  .kept {order: -1; top: 0; z-index: 60; background: var(--body-background-fill); padding-bottom: 4px}
   .kept img, .kept video {max-height: 36vh} .kept .image-container {min-height: 90px}
   .styles .grid-container {grid-template-columns: repeat(4, 1fr) !important} .caption-label {font-size: 9px}
 }
@@ -146,6 +150,15 @@ def mixture() -> tuple[gr.Dropdown, gr.Slider]:
     return second, share
 
 
+def searching(finder: FinderSettings) -> tuple[gr.Radio, gr.Slider]:
+    """Make the widgets that say which faces of a photo are found, set as the page was started."""
+    with gr.Accordion("Which faces are found", open=False):
+        kind = gr.Radio(list(KINDS), value=finder.kind, label="Finder", interactive=True, elem_id="finder",
+                        info="mesh: at every angle and in drawings too; dlib: as published")
+        least = gr.Slider(20, 400, finder.min_face, step=5, label="Smallest face, px", interactive=True, elem_id="min_face")
+    return kind, least
+
+
 def recipe(style: str | None, second: str | None, share: float) -> str | None:
     """Return the name of a style, or of the mixture that is asked for."""
     if not style or second in (None, NO_STYLE, style):
@@ -189,6 +202,7 @@ def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown
             refine = gr.Checkbox(False, label="Closer likeness: refine the face by 100 steps, slower", interactive=True)
             psi = truncation(1.0, "photo")
             second, share = mixture()
+            kind, least = searching(studio.finder)
             own = gr.Column()
         with gr.Column(scale=3, min_width=300, elem_classes="kept"):
             result = gr.Image(type="pil", label="Restyled", show_label=False, format="png", interactive=False,
@@ -196,12 +210,13 @@ def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown
             download = gr.DownloadButton("Download PNG", interactive=False)
 
     @told
-    def draw(path: str | None, style: str | None, second: str, share: float, view: str, refine: bool, psi: float,
-             kept: Kept) -> tuple:
+    def draw(path: str | None, style: str | None, second: str, share: float, view: str, refine: bool, psi: float, kind: str,
+             least: float, kept: Kept) -> tuple:
         path = previews.original(path)
         if not path:
             return None, gr.DownloadButton(interactive=False)
-        wish = Wish(look_for(studio, style, kept, samples=False), float(psi), view)
+        finder = replace(studio.finder, kind=kind, min_face=float(least))
+        wish = Wish(look_for(studio, style, kept, samples=False), float(psi), view, finder)
         picture = studio.draw(path, recipe(style, second, share), wish, refine=refine)
         origin = read_photo(path)[1] if view == "whole photo" else None
         return picture, gr.DownloadButton(value=saved(picture, origin), interactive=True)
@@ -212,20 +227,20 @@ def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown
         return gr.skip() if shown == path else shown
 
     # Only the last of many changes is drawn.
-    drawing = {"fn": draw, "inputs": [photo, style, second, share, view, refine, psi, kept], "outputs": [result, download],
+    moved = [photo, style, second, share, view, refine, psi, kind, least]
+    drawing = {"fn": draw, "inputs": [*moved, kept], "outputs": [result, download],
                "trigger_mode": "always_last", "show_progress": "minimal", "api_visibility": "private", **ONE_AT_A_TIME}
-    gr.on([photo.change, style.change, second.change, share.change, view.change, refine.change, psi.change], **drawing)
+    gr.on([widget.change for widget in moved], **drawing)
     photo.upload(preview, photo, photo, api_visibility="private", show_progress="hidden")
 
     def show(chosen: str | None, known: Kept) -> None:
         panel = build_controls(studio, chosen, known, samples=False, prefix="photo")
         if panel.inputs:
-            moved = gr.on([widget.change for widget in panel.inputs], lambda *values: panel.rows(values), panel.inputs, kept,
-                          **QUIETLY)
-            moved.then(**drawing)
+            gr.on([widget.change for widget in panel.inputs], lambda *values: panel.rows(values), panel.inputs, kept,
+                  **QUIETLY).then(**drawing)
 
     with own:
-        gr.render([style, kept], [page.load, style.change], show_progress="hidden")(show)
+        gr.render([style, kept], [page.load, style.change], **IN_TURN)(show)
     return style
 
 
@@ -259,7 +274,7 @@ def random_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdow
                   **QUIETLY)
 
     with own:
-        gr.render([style, kept], [page.load, style.change], show_progress="hidden")(show)
+        gr.render([style, kept], [page.load, style.change], **IN_TURN)(show)
     return style
 
 
@@ -323,7 +338,7 @@ def build(studio: Studio, trainer: Trainer, thumbs: Thumbnails | None = None) ->
             styles.append(random_tab(studio, page, lists))
         for title, place in TABS.items():
             with gr.Tab(title):
-                named_function(place)(studio.device, shared=ONE_AT_A_TIME)
+                named_function(place)(studio.device, finder=studio.finder, shared=ONE_AT_A_TIME)
         with gr.Tab("Train"):
             train_tab(trainer, styles)
         lists.keep_fresh()

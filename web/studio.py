@@ -14,7 +14,7 @@ from checkpoints import CheckpointError
 from checkpoints.paths import find_style, style_names
 from data.grids import grid
 from data.images import ImageError, image_tensor, read_image, to_pil
-from faces.find import FaceFinder
+from faces.find import FaceFinder, FinderSettings
 from models.face import Face
 from pipeline import sampling
 from pipeline.cli import UserError
@@ -45,11 +45,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the page asks for: values of the style's controls, truncation (0 the average face), and the view."""
+    """What the page asks for: values of the style's controls, truncation (0 the average face), the view, and how faces are found,
+    None as the page was started."""
 
     look: Look = field(default_factory=Look)
     truncation: float = 1.0
     view: str = "photo and result"
+    finder: FinderSettings | None = None
 
 
 def truncated(face: Face, w_avg: torch.Tensor, psi: float) -> Face:
@@ -90,10 +92,12 @@ class Studio:
     Args:
         device: where to compute.
         faces: which faces of a photo.
+        finder: how they are found where a wish does not say.
     """
 
-    def __init__(self, *, device: torch.device | str = "cpu", faces: str = "all") -> None:
-        self.device, self.faces = torch.device(device), faces
+    def __init__(self, *, device: torch.device | str = "cpu", faces: str = "all",
+                 finder: FinderSettings = FinderSettings()) -> None:
+        self.device, self.faces, self.finder = torch.device(device), faces, finder
         self.stylizers: Cache = Cache(KEPT_STYLES)
         self.photos: Cache = Cache(KEPT_PHOTOS)
 
@@ -113,23 +117,24 @@ class Studio:
             if name not in style_names():
                 raise UserError(f"no such style {name!r}; choose one of the list, or train one")
 
-    def stylizer(self, style: str, *, refine: bool = False) -> Stylizer:
+    def stylizer(self, style: str, *, refine: bool = False, finder: FinderSettings | None = None) -> Stylizer:
         """Return the networks of a style, loaded once; a file that has changed is loaded again."""
         self._check(style)
         times = tuple(find_style(name).stat().st_mtime_ns for name, _ in parse_recipe(style) or [(style, 1.0)])
         mode = "e4e+optimize" if refine else "e4e"
-        return self.stylizers.take((style, times, mode), lambda: build_stylizer(
-            style, inversion=InversionSettings(mode), faces=self.faces, device=self.device))
+        finder = finder or self.finder
+        return self.stylizers.take((style, times, mode, finder), lambda: build_stylizer(
+            style, inversion=InversionSettings(mode), faces=self.faces, finder=finder, device=self.device))
 
-    def prepare(self, path: str | Path, style: str, *, refine: bool = False) -> Prepared:
+    def prepare(self, path: str | Path, style: str, *, refine: bool = False, finder: FinderSettings | None = None) -> Prepared:
         """Read a photo, find its faces and invert them; kept by the photo's content and the base.
 
         Raises:
             UserError, ImageError, CheckpointError: in one line.
         """
-        stylizer = self.stylizer(style, refine=refine)
+        stylizer = self.stylizer(style, refine=refine, finder=finder)
         photo = read_image(path)
-        key = (hashlib.sha256(photo.tobytes()).hexdigest(), photo.size, stylizer.base.fingerprint, stylizer.size, refine)
+        key = (hashlib.sha256(photo.tobytes()).hexdigest(), photo.size, stylizer.base.fingerprint, stylizer.size, refine, finder)
 
         def make() -> Prepared:
             crops = stylizer.crops(photo, name=Path(path).name)
@@ -139,9 +144,9 @@ class Studio:
 
     def draw(self, path: str | Path, style: str, wish: Wish, *, refine: bool = False) -> Image.Image:
         """Return the restyled photo in a view: photo and result, with inversion, face, or whole photo."""
-        stylizer = self.stylizer(style, refine=refine)
+        stylizer = self.stylizer(style, refine=refine, finder=wish.finder)
         stylizer.style.prepare(wish.look)  # a look that cannot be drawn is told of before a photo is inverted
-        prepared, items = self.prepare(path, style, refine=refine), []
+        prepared, items = self.prepare(path, style, refine=refine, finder=wish.finder), []
         faces = [truncated(face, stylizer.base.w_avg, wish.truncation) for face in prepared.faces]
         if wish.view == "whole photo" and stylizer.style.draws_pictures:
             framed = [stylizer.framed(*each) for each in zip(prepared.crops, faces, strict=True)]
