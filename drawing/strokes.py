@@ -32,8 +32,8 @@ PATCH, STEP, CELL = 40, 24, 8
 # Weights of parts and places among the guides, that of tones being 1, of a patch's share of eyes, brows, nostrils
 # or lips, and of the logarithm of its energy over what is usual in its part.
 PART, PLACE, FEATURE, LINES = 3.0, 0.3, 10.0, 2.0
-# Mean square of detail that counts as none.
-FAINT = 1e-6
+# Mean square of detail that counts as none, and the quantile of a part's patches whose energy is usual.
+FAINT, CALM = 1e-6, 0.25
 # One of so many that fit best is taken, by numbers that scatter like chance but are the same every time.
 NEAREST, SCATTER = 12, (7919, 997)
 # Least side in px of a face's frame that patches are quilted in, and number of patches that are chosen at once.
@@ -110,7 +110,7 @@ class Strokes:
         cost = FEATURE * over_patches(self.features)[0]
         for part in share:
             if (part > 0.5).any():
-                cost = cost + LINES * part * (energy / energy[part > 0.5].median()).log().clamp_min(0.0)
+                cost = cost + LINES * part * (energy / energy[part > 0.5].quantile(CALM)).log().clamp_min(0.0)
         return cost
 
     def to(self, device: torch.device | str) -> Strokes:

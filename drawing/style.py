@@ -38,7 +38,7 @@ class DrawnStyle:
 
     @classmethod
     def of_points(cls, source: Tensor, target: Tensor, tone: Tone) -> DrawnStyle:
-        """Return the style, without strokes, in which a face with points ``source`` has them at ``target``, both [1, POINTS, 2]."""
+        """Return the style in which points ``source`` of a face are at ``target``, both [1, POINTS, 2], without strokes."""
         return cls(source, deformation(source, target), tone)
 
     def with_strokes(self, drawing: Tensor, parts: Tensor) -> DrawnStyle:

@@ -196,7 +196,7 @@ def test_frames_come_in_natural_order(tmp_path):
 
 def test_crops_of_a_clip_are_numbered(tmp_path, monkeypatch, capsys):
     make_clip(tmp_path / "clip.mp4", frames=3)
-    monkeypatch.setattr("faces.find.FaceFinder", FakeFinder)
+    monkeypatch.setattr("faces.find.FaceFinder", lambda *words, **settings: FakeFinder())
     argv = ["--video_path", str(tmp_path / "clip.mp4"), "--outdir", str(tmp_path / "crops"), "--res", "64"]
     assert crop_folder.main(argv) == 0
     crops = sorted(path.name for path in (tmp_path / "crops").iterdir())
@@ -222,7 +222,7 @@ def test_wrong_options_are_one_line(tmp_path, capsys, extra, words):
 
 
 def test_unknown_expression_is_one_line(tmp_path, studio, capsys, monkeypatch):
-    monkeypatch.setattr("faces.find.FaceFinder", FakeFinder)
+    monkeypatch.setattr("faces.find.FaceFinder", lambda *words, **settings: FakeFinder())
     look = person_photo(tmp_path)
     arguments = ["--target_look", str(look), "--outdir", str(tmp_path / "out"), "--target_landmarks", "frown"]
     assert project_landmarks.main(arguments) == 2
