@@ -154,7 +154,8 @@ def test_photos_are_drawn_by_the_portraits(drawn, style, photo):
     assert (means[1] - means[0]).abs().max() < 0.15  # its own portrait changes little
     assert far(drawn.draw(photo, Look(exemplar="bob", structure=0.0, color=0.0)), photo.photo) < 0.1
     kept = drawn.draw(photo, Look(exemplar="bob", structure=0.0, preserve_color="yes"))
-    assert float((kept - photo.photo).abs().mean()) < 0.01
+    assert (kept.mean(dim=(0, 2, 3)) - photo.photo.mean(dim=(0, 2, 3))).abs().max() < 0.02  # its colours, the portrait's strokes
+    assert 0.01 < float((kept - photo.photo).abs().mean()) < 0.06
 
 
 def test_weights_say_how_far_the_stages_go(drawn):
