@@ -159,8 +159,10 @@ def test_photos_are_drawn_by_the_portraits(drawn, style, photo):
 
 
 def test_weights_say_how_far_the_stages_go(drawn):
-    assert drawn.shares(Look(structure=0.4, color=0.3)) == pytest.approx({"alpha": 0.4, "tone_strength": 0.3})
-    assert drawn.shares(Look(structure=1.2, color=1.4)) == pytest.approx({"alpha": 1.2, "tone_strength": 1.0})
+    assert drawn.shares(Look(structure=0.4, color=0.3)) == pytest.approx(
+        {"alpha": 0.4, "tone_strength": 0.3, "stroke_strength": 0.3})
+    assert drawn.shares(Look(structure=1.2, color=1.4)) == pytest.approx(
+        {"alpha": 1.2, "tone_strength": 1.0, "stroke_strength": 1.0})
     assert drawn.shares(Look(structure=0.5, color=1.0, preserve_color="yes"))["tone_strength"] == 0.0
 
 
@@ -277,7 +279,7 @@ def test_random_exemplars_are_the_samplers(style, face):
 
 
 def test_portrait_of_a_file_is_encoded_once(style, face, tmp_path, monkeypatch):
-    Image.effect_noise((70, 50), 90).convert("RGB").save(tmp_path / "p.png")
+    Image.effect_noise((70, 70), 90).convert("RGB").save(tmp_path / "p.png")
     value = FileValue.read(tmp_path / "p.png")
     image = style.draw(face, Look(exemplar=value))
     monkeypatch.setattr(style, "encode", lambda path: pytest.fail("encoded twice"))
