@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from checkpoints.features import load_squeezenet
+from checkpoints.features import load_network, load_squeezenet
 from checkpoints.io import CheckpointError, save_model
 from checkpoints.manifest import entries
 from losses.perceptual import SQUEEZENET_LAYERS, LPIPSDistance, SqueezeNetLPIPS, heads_file, lpips
@@ -103,7 +103,7 @@ def test_file(features, tmp_path):
     state.pop("features.12.squeeze.weight")
     save_model(tmp_path / "short.safetensors", state, {"kind": "squeezenet"})
     with pytest.raises(CheckpointError, match="features.12.squeeze.weight"):
-        load_squeezenet(tmp_path / "short.safetensors")
+        load_network("squeezenet", tmp_path / "short.safetensors")
 
 
 def test_vgg_is_read_from_torchvisions_file(tmp_path):
