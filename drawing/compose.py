@@ -15,6 +15,7 @@ from drawing.strokes import feature_map
 from drawing.style import DrawnStyle
 from drawing.tone import toned
 from drawing.warp import GRID, fading, goals, sampled, warp_grid, warped
+from models.sampling_grids import enlarged as enlarged_grid
 from models.sampling_grids import pixel_lattice
 
 # Side in px of the cells in which displacements of a whole picture are told, and the side of maps of what the drawing has where.
@@ -78,7 +79,7 @@ def maps_of(points: Tensor, style: DrawnStyle, strengths: Strengths, *, grids: S
         style, strengths, grids: see ``draw_aligned``.
     """
     wanted = goals(points, style.source, style.moved, strengths.alpha)
-    there = warp_grid((), style.shape, wanted, size=PLACES)
+    there = enlarged_grid(warp_grid((), style.shape, wanted, size=PLACES // 2), PLACES)  # smooth, so half of the spline will do
     tones = sampled(style.tone.placed.flatten(0, 1)[None], there)  # [1, 3 K, PLACES, PLACES]
     return warp_grid(grids, points, wanted), torch.cat(
         [tones, there.permute(0, 3, 1, 2), feature_map(wanted, PLACES).to(tones)], dim=1)
