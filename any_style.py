@@ -31,8 +31,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="find and align faces; false for inputs that are aligned already")
     cli.add_finder(parser)
     parser.add_argument("--inversion", choices=("e4e", "optimize", "e4e+optimize"), default="e4e",
-                        help="how photos become latents: at once, or refined by --steps, where the style draws with its generator; "
-                             "the bundled one draws photos themselves")
+                        help="how photos become latents: at once, or refined by --steps, where the style draws with its "
+                             "generator; the bundled one draws photos themselves")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
     parser.add_argument("--force", action="store_true", help="do pictures again that are done")

@@ -20,7 +20,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--mix_grid", type=cli.positive_int, default=None,
                         help="steps of a grid from the first style of a mixture to the second, a row per face")
     parser.add_argument("--seeds", type=cli.int_ranges, default=None,
-                        help="seeds such as 1-50,60: a file for the face of each, and a grid of all, in place of --n_sample grids")
+                        help="seeds such as 1-50,60: a file for the face of each, and a grid of all, in place of "
+                             "--n_sample grids")
     parser.add_argument("--mix_seeds", "--mix-seeds", type=cli.int_list, default=None,
                         help="two seeds A,B: a file per mixture, its coarse rows of latents from A, its fine ones from B, and "
                              "a grid of all")

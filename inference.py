@@ -27,15 +27,15 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     which.add_argument("--face", type=cli.non_negative_int, default=None, help="one face by its number, 0 the largest")
     cli.add_finder(parser)
     parser.add_argument("--frame", choices=("auto", "photo", "face", "crop"), default="auto",
-                        help="what is drawn: the whole photo, its faces alone with their surroundings as they are, or aligned faces; "
-                             "auto draws the photo where the style can")
+                        help="what is drawn: the whole photo, its faces alone with their surroundings as they are, or aligned "
+                             "faces; auto draws the photo where the style can")
     parser.add_argument("--paste_back", action="store_const", const="face", dest="frame", help="the same as --frame face")
     parser.add_argument("--size", type=cli.non_negative_int, default=0, help="longer side of drawn photos in px; 0 is their own")
     parser.add_argument("--paste_color", choices=("style", "photo"), default="style",
                         help="colours of pasted faces: the style's, or matched to the photo's")
     parser.add_argument("--inversion", choices=("auto", "e4e", "optimize", "e4e+optimize"), default="auto",
-                        help="how photos become latents: fast, slow without an encoder, or the encoder refined; auto is fast where the "
-                             "style draws photos themselves, else refined")
+                        help="how photos become latents: fast, slow without an encoder, or the encoder refined; auto is fast "
+                             "where the style draws photos themselves, else refined")
     parser.add_argument("--steps", type=cli.positive_int, default=100, help="optimisation steps")
     parser.add_argument("--lr", type=cli.finite_float, default=4.5e-2, help="learning rate of the optimisation")
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,

@@ -21,8 +21,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="train.py", description=__doc__)
     parser.add_argument("--style", default="sample", help="name of the new style, saved as checkpoints/NAME.safetensors")
     parser.add_argument("--source", nargs="+", default=None,
-                        help="real photo: a path, or a name in data/style_images_aligned; several for as many targets; without one "
-                             "the style is made of the target alone")
+                        help="real photo: a path, or a name in data/style_images_aligned; several for as many targets; without "
+                             "one the style is made of the target alone")
     parser.add_argument("--target", nargs="+", default=None,
                         help=f"the same face in the style, likewise; {SAMPLE[0]} and {SAMPLE[1]} where neither is given")
     parser.add_argument("--drawing", choices=("auto", "true", "false"), default="auto",

@@ -34,7 +34,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--base", "--stylegan_weights", dest="base", required=True,
                         help="generator: a file, also a pickle of stylegan2-ada-pytorch, starter or official")
     parser.add_argument("--output", type=Path, required=True, help="file of the encoder, .safetensors")
-    parser.add_argument("--start", default=None, help="encoder to go on from: starter, official or a file; a new one if not given")
+    parser.add_argument("--start", default=None,
+                        help="encoder to go on from: starter, official or a file; a new one if not given")
     parser.add_argument("--align", type=cli.str2bool, nargs="?", const=True, default=False, help="find and align the faces first")
     cli.add_finder(parser)
     for field in fields(E4ETrainingConfig):

@@ -60,8 +60,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         "offer in place of those it is trained on, which then stay private")
     parser.add_argument("--network", default=None, metavar="STYLE", help="train nothing: take the networks of this exemplar "
                         "style, and the folder's portraits as its gallery")
-    parser.add_argument("--credits", type=Path, default=None, help="JSON file of titles and artists by the portraits' names, which "
-                        "are kept in the style")
+    parser.add_argument("--credits", type=Path, default=None,
+                        help="JSON file of titles and artists by the portraits' names, which are kept in the style")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too")
     parser.add_argument("--base", default="starter", help="base generator with its encoder: starter or official")
     parser.add_argument("--vit", default=None, help="ViT of the distances: starter, official or a file; the one that suits "

@@ -77,7 +77,8 @@ class Tone:
         made = cls(**{field.name: tensors[field.name].float() for field in fields(cls)})
         parts = [len(made.mean), 3]
         shapes = {"mean": parts, "photo_mean": parts, "slope": parts, "spread": parts,
-                  "energy": [len(made.energy), *parts], "sparsity": [len(made.energy), parts[0]], "placed": [*parts, *made.placed.shape[2:]]}
+                  "energy": [len(made.energy), *parts], "sparsity": [len(made.energy), parts[0]],
+                  "placed": [*parts, *made.placed.shape[2:]]}
         for name, shape in shapes.items():
             if list(getattr(made, name).shape) != shape:
                 raise ValueError(f"{name} is {list(getattr(made, name).shape)}, expected {shape}")
@@ -245,10 +246,10 @@ def toned(image: Tensor, parts: Tensor, tone: Tone, *, frame: float, placed: Ten
 
 
 def with_headroom(apart: Tensor, mean: Tensor, photo_mean: Tensor) -> Tensor:
-    """Return how far a person's tone lies from the pair's photo, less where the drawing is nearer to white or black than that was.
+    """Return how far a person's tone lies from the pair's photo, less where the drawing is nearer to white or black than that.
 
-    A difference d of lightness becomes d min(1, room(drawing) / room(photo)), the room being that to white for d > 0, to black else:
-    light skin in a pale drawing, and dark skin in a dark one, keep their shading.
+    A difference d of lightness becomes d min(1, room(drawing) / room(photo)), the room being that to white for d > 0, to black
+    else: light skin in a pale drawing, and dark skin in a dark one, keep their shading.
 
     Args:
         apart: d, [3] in opponent colours, of which only lightness is changed.

@@ -55,6 +55,10 @@ class ArgumentParser(argparse.ArgumentParser):
             settings["help"] = " "  # the formatter adds the default only to a help text
         return super().add_argument(*both, **settings)
 
+    def knows(self, option: str) -> bool:
+        """Tell whether an option such as ``--output`` has been added."""
+        return option in self._option_string_actions
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         found, unknown = self.parse_known_args(args, namespace)
         strange = next((text.partition("=")[0] for text in unknown if text.startswith("--")), None)
@@ -154,15 +158,14 @@ def int_ranges(text: str) -> tuple[int, ...]:
 
 
 def add_common(parser: ArgumentParser, *, outdir: bool = True, seed: int = 0) -> None:
-    """Add --device, --dtype, --seed and, unless the script has --output, --outdir."""
+    """Add --device, --dtype, --seed and, unless the script has its own, --outdir with the spelling --output."""
     parser.add_argument("--device", type=device_name, default="auto", help="where to compute: auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                         help="arithmetic of the networks")
     parser.add_argument("--seed", type=non_negative_int, default=seed, help="seed of all random numbers")
     if outdir:
-        known = parser._option_string_actions  # a script's own --output is a file
-        parser.add_argument("--outdir", *(() if "--output" in known else ("--output",)), dest="outdir", type=Path, default=None,
-                            help="output folder")
+        names = ("--outdir",) if parser.knows("--output") else ("--outdir", "--output")  # a script's own --output is a file
+        parser.add_argument(*names, dest="outdir", type=Path, default=None, help="output folder")
 
 
 def add_controls(

@@ -283,6 +283,7 @@ def drawn(style, folder, tmp_path, monkeypatch) -> modify.ModifyStyle:  # noqa: 
 
 def test_photos_are_drawn_by_what_the_images_have_in_common(drawn, style) -> None:  # noqa: ANN001
     assert drawn.draws_pictures and not style.draws_pictures and drawn.fingerprint != style.fingerprint
+    assert drawn.drawn.strokes == ()  # which would hold an image
     names = [control.name for control in controls_of("drawn")]
     assert names == ["alpha", "tone_strength", "version", "strength"]
     photo = to_tensor(read_image(PHOTO), 512)

@@ -186,9 +186,11 @@ class DecoderTrainer:
         taps = self.teacher(seen)
         terms = {"l1": (made[:count] - photo).abs().mean(),
                  "perc": feature_distance([tap[:count] for tap in taps], goal).mean(),
-                 "id": (self.identity(made[:count]) - person).norm(dim=1).mean(), **self._kept(halved(made, image.shape[3]), image, sketch)}
+                 "id": (self.identity(made[:count]) - person).norm(dim=1).mean(),
+                 **self._kept(halved(made, image.shape[3]), image, sketch)}
         loss = (config.l1_weight * terms["l1"] + config.perceptual_weight * terms["perc"]
-                + config.identity_weight * terms["id"] + config.keep_weight * terms["keep"] + config.detail_weight * terms["detail"])
+                + config.identity_weight * terms["id"]
+                + config.keep_weight * terms["keep"] + config.detail_weight * terms["detail"])
         if judged:
             self.judges.requires_grad_(False)
             terms["adv"] = -self.judges[number](taps, seen).mean()
@@ -256,7 +258,8 @@ def decoder_sheet(decoder: Decoder, packs: Sequence[FacePack], encoded: Sequence
 
 def train_decoder(
     packs: Sequence[FacePack], encoded: Sequence[Encoded], teacher: Path, folder: Path, *, identity: Identity,
-    minutes: float, random: RandomSketches | None = None, config: DecoderTrainingConfig | None = None, shape: DecoderConfig | None = None,
+    minutes: float, random: RandomSketches | None = None, config: DecoderTrainingConfig | None = None,
+    shape: DecoderConfig | None = None,
 ) -> dict:
     """Train for ``minutes``, saving ``folder/decoder.pt``; resumes. ``random`` draws random faces of the prior."""
     config = config or DecoderTrainingConfig()
