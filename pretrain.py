@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from training.pretrain.faces import FacePack
 
 MINUTES = {"autoencoder": 60.0, "gan": 120.0, "encoder": 30.0, "critic": 15.0, "vit": 60.0, "landmarks": 25.0,
-           "residual": 60.0, "parts": 30.0, "decoder": 90.0}
+           "residual": 60.0, "parts": 30.0, "prior": 75.0, "decoder": 90.0}
 SIZED = ("autoencoder", "gan")
 STARTED = ("gan", "encoder")
 TEACHED = ("autoencoder", "gan", "encoder", "all")
@@ -35,7 +35,7 @@ HELP = {
     "drawings": "draw packed faces in the project's looks, with known landmarks",
     "landmarks": "68 points: dlib's shape predictor, and the differentiable heat-map network",
     "residual": "encoder of what a photo shows beyond its latents, against finished starter files",
-    "prior": "fit the prior of random faces to packed faces, against finished starter files",
+    "prior": "fit the prior of random faces to packed faces and train its flow, against finished starter files",
     "decoder": "train the two-times decoder on the faces of the prior stage, against finished starter files",
     "parts": "network that tells skin, background, hair and the rest of pictures apart",
     "paintings": "draw packed faces in random looks, for the landmark network",
@@ -52,7 +52,7 @@ def add_random(stage: cli.ArgumentParser, name: str) -> None:
     stage.add_argument("--start", type=Path, default=STARTER, help="folder of starter files: generator and encoders")
     if name == "decoder":
         stage.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.1 features, .npz")
-        stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
+    stage.add_argument("--minutes", type=cli.finite_float, default=MINUTES[name], help="wall-clock budget")
 
 
 def add_all(stage: cli.ArgumentParser) -> None:
@@ -212,9 +212,8 @@ def work(args: Namespace) -> dict:
     if args.stage in RANDOM:
         from training.pretrain.whole import train_random_faces
 
-        given = {} if args.stage == "prior" else {"teacher": args.teacher, "identity": identity_of("cpu"),
-                                                  "minutes": args.minutes}
-        return train_random_faces(args.stage, args.data, args.state, start=args.start, **given)
+        given = {} if args.stage == "prior" else {"teacher": args.teacher, "identity": identity_of("cpu")}
+        return train_random_faces(args.stage, args.data, args.state, start=args.start, minutes=args.minutes, **given)
     if args.stage == "all":
         from training.pretrain.whole import Folders, train_everything
 

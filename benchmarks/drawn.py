@@ -1,5 +1,9 @@
 """``python -m benchmarks.drawn``: what is drawn after pairs: side, look, likeness, detail, parts, random faces.
 
+``look`` and ``alike`` depend on what is in the picture, not only on how it is drawn: Gram matrices on the shares of hair, skin
+and background, edges on whether the background has any. So ``look by part`` compares each part with the drawing's, and ``plain
+alike`` is that of the photos themselves, moved as the drawing moves them, before a plain background.
+
 For every pair of a folder (sourceNAME, targetNAME) a style is trained by ``train.py`` with its defaults, unless it is there from
 before; then aligned photos and random faces are drawn with it.
 """
@@ -16,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.judged import Judges, grams
+from benchmarks.judged import Judges, grams, part_grams
 from benchmarks.sample_figures import alike
 from data.images import list_images, read_image, save_image, to_pil, to_tensor
 from drawing.compose import maps_of, normalised
@@ -34,8 +38,8 @@ from styles.registry import load_style
 
 ROOT = Path(__file__).parent.parent
 SAMPLES, SEED = 16, 11
-# A pixel belongs to the part that is more than this of it.
-MOST = 0.5
+# A pixel belongs to the part that is more than this of it, and a part with less than that share of a picture is not there.
+MOST, LEAST = 0.5, 0.02
 
 
 def train(name: str, source: Path, target: Path, work: Path) -> Path:
@@ -64,6 +68,13 @@ def overlap(first: Tensor, second: Tensor) -> float:
     return float((one & other).sum() / union) if union else float("nan")
 
 
+def without_background(photo: Tensor, parts: Tensor) -> Tensor:
+    """Return a photo [1, 3, H, W] of parts [1, K, H, W] before the mean of its background."""
+    weight = parts[:, BACKGROUND:BACKGROUND + 1]
+    mean = (photo * weight).sum(dim=(2, 3), keepdim=True) / weight.sum().clamp_min(1.0)
+    return torch.lerp(photo, mean, weight)
+
+
 def identities(loss: IdentityLoss, first: Tensor, second: Tensor) -> Tensor:
     """Return the identity distance of every image of one set to every one of another, [N, M]."""
     return torch.tensor([[float(loss(a, b)) for b in second.split(1)] for a in first.split(1)])
@@ -73,15 +84,22 @@ def identities(loss: IdentityLoss, first: Tensor, second: Tensor) -> Tensor:
 def measure(stylizer: Stylizer, drawing: Tensor, photos: Tensor, judges: Judges) -> tuple[dict[str, float], Tensor, Tensor]:
     """Return figures of one style, the drawn photos [N, 3, S, S] and the drawn random faces [M, 3, S, S]."""
     style, look = stylizer.style, stylizer.style.default_look()
-    made, parts = [], {HAIR: [], SKIN: [], BACKGROUND: []}
+    made, plain, by_part, parts = [], [], [], {HAIR: [], SKIN: [], BACKGROUND: []}
+    drawn = read_context(drawing).parts
+    goal = part_grams(judges.features, drawing, drawn)
     for photo in photos.split(1):
         face = stylizer.stylize(to_pil(photo), look=look)
         made.append(face.result)
         context = face.face.known[0]
         grid, _ = maps_of(context.points, style.drawn, strengths(look, context.mesh))
-        wanted, found = normalised(warped(context.parts, grid))[0], read_context(face.result).parts[0]
+        wanted, found = normalised(warped(context.parts, grid)), read_context(face.result).parts[0]
         for part, values in parts.items():
-            values.append(overlap(wanted[part], found[part]))
+            values.append(overlap(wanted[0, part], found[part]))
+        plain.append(without_background(warped(photo, grid), wanted))
+        both = torch.minimum(drawn.mean(dim=(2, 3)), wanted.mean(dim=(2, 3)))[0] > LEAST
+        near, far = ((part_grams(judges.features, *each) - goal).norm(dim=1)[both]
+                     for each in ((face.result, wanted), (photo, context.parts)))
+        by_part.append(near / far)
     made = torch.cat(made)
     samples = torch.cat([style.draw(random_faces(style, SEED, [i], truncation_psi=1.0), look) for i in range(SAMPLES)])
     wanted = grams(judges.features, drawing)
@@ -90,8 +108,9 @@ def measure(stylizer: Stylizer, drawing: Tensor, photos: Tensor, judges: Judges)
     distances = identities(judges.identity, made, photos)
     base = torch.cat([random_faces(style, SEED, [i], truncation_psi=1.0).photo for i in range(SAMPLES)])
     figures = {
-        "side": made.shape[3], "look": float((near / far).mean()), "alike": alike(resized(made, (128, 128))),
-        "photos alike": alike(resized(photos, (128, 128))), "identity": float(distances.diagonal().mean()),
+        "side": made.shape[3], "look": float((near / far).mean()), "look by part": float(torch.cat(by_part).mean()),
+        "alike": alike(resized(made, (128, 128))), "photos alike": alike(resized(photos, (128, 128))),
+        "plain alike": alike(resized(torch.cat(plain), (128, 128))), "identity": float(distances.diagonal().mean()),
         "nearest": float((distances.argmin(dim=1) == torch.arange(len(made))).float().mean()),
         "detail": sum(map(fine_detail, made.split(1))) / len(made) / fine_detail(drawing),
         "samples alike": alike(resized(samples, (128, 128))), "base alike": alike(resized(base, (128, 128))),

@@ -57,6 +57,16 @@ def grams(features: SqueezeNetFeatures, image: Tensor) -> Tensor:
     return torch.cat([F.normalize(gram_matrix(maps).flatten(1), dim=1) for maps in features(image, taps=LOOK_TAPS)], dim=1)
 
 
+def part_grams(features: SqueezeNetFeatures, image: Tensor, parts: Tensor) -> Tensor:
+    """Return the Gram matrices of each part of an image [1, 3, H, W], weights [1, K, H, W], as one vector each, [K, D]: how parts
+    are drawn, whatever share of the picture they have."""
+    found = []
+    for maps in features(image, taps=LOOK_TAPS):
+        weights = F.interpolate(parts, size=tuple(maps.shape[2:]), mode="area").transpose(0, 1)  # [K, 1, h, w]
+        found.append(F.normalize(gram_matrix(maps * weights.sqrt()).flatten(1), dim=1))
+    return torch.cat(found, dim=1)
+
+
 def alike(image: Tensor) -> float:
     """Return the mean correlation between the edge maps of any two of the images [N, 3, H, W]: 1 where all show the same."""
     small = F.interpolate(image, size=(EDGE_SIDE, EDGE_SIDE), mode="area")

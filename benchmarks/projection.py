@@ -1,7 +1,9 @@
 """Expressions of photos: how far landmarks come to their goals, whose face it stays, how long it takes.
 
 ``python -m benchmarks.projection --photos FOLDER --drivers PHOTO PHOTO`` prints one JSON line and writes a contact sheet: photos
-by row, the named expressions and those of the driving photos by column. Landmarks are found in the result anew.
+by row, the named expressions and those of the driving photos by column. Landmarks are found in the result anew; how far they are
+left from their goals is told over all photos, the sum of distances after over that before, for a face that smiles already has
+nowhere to go.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def run(args: Namespace) -> int:
 
     cli.ensure_dir(args.output)
     studio, loss = Studio(FaceFinder()), IdentityLoss(load_face_id(device=torch.device("cpu")).module)
-    figures: dict[str, list[tuple[float, float, float]]] = {}
+    figures: dict[str, list[tuple[float, ...]]] = {}
     rows = []
     for path in list_images(args.photos)[:args.count]:
         person, pictures = studio.person(path), []
@@ -54,17 +56,18 @@ def run(args: Namespace) -> int:
             goal = studio.wanted(person, expression)
             before, after, there = (landmarks_of(mesh)[17:] for mesh in (
                 person.mesh, aligned_mesh(face)[0][0].numpy().astype(np.float64), goal))
-            gaps = [float(np.linalg.norm(points - there, axis=1).mean()) for points in (after, before)]
+            gaps = [face.shape[3] * float(np.linalg.norm(points - there, axis=1).mean()) for points in (after, before)]
             with torch.no_grad():
                 identity = float(identity_distance(loss.embed(face), loss.embed(person.aligned)))
-            figures.setdefault(Path(target).name, []).append((gaps[0] / gaps[1], identity, seconds))
+            figures.setdefault(Path(target).name, []).append((*gaps, identity, seconds))
             pictures.append(face[0])
         rows.append([person.aligned[0], *pictures])
         cli.report(f"{path.name}: " + ", ".join(
-            f"{name} {values[-1][0]:.2f} {values[-1][1]:.2f}" for name, values in figures.items()))
+            f"{name} {values[-1][0]:.1f} of {values[-1][1]:.1f} px, {values[-1][2]:.2f}" for name, values in figures.items()))
     save_image(args.output / "sheet.png", grid(rows, cell=256, column_labels=["photo", *figures]))
-    print(json.dumps({name: dict(zip(("landmarks_left", "identity", "seconds"), np.mean(values, axis=0).round(3).tolist(),
-                                     strict=True)) for name, values in figures.items()}))
+    means = {name: np.mean(values, axis=0) for name, values in figures.items()}
+    print(json.dumps({name: {"landmarks_left": round(after / before, 3), "identity": round(who, 3), "seconds": round(took, 2)}
+                      for name, (after, before, who, took) in means.items()}))
     return 0
 
 

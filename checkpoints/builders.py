@@ -87,17 +87,19 @@ class Base:
         z, generator = z.to(self.w_avg.device), self.generator
         if self.prior is None:
             return Face(generator.broadcast(generator.mapping(z, truncation_psi=truncation_psi, w_avg=self.w_avg)))
-        return self.sketched(*self.prior.faces(z, truncation_psi=truncation_psi))
+        return self.sketched(self.prior.rows(z, truncation_psi=truncation_psi), z, truncation_psi=truncation_psi)
 
     @torch.no_grad()
-    def sketched(self, w_plus: Tensor, sketch: Tensor) -> Face:
-        """Return the faces of rows [N, L, D] and sketches [N, 5, 16, 16] of the prior, with photos where there is a decoder."""
+    def sketched(self, w_plus: Tensor, z: Tensor, *, truncation_psi: float) -> Face:
+        """Return the faces of rows [N, L, D] with the sketches that the prior draws of z [N, D], as photos where there is a
+        decoder."""
         generator = self.generator
-        if self.decoder is None:
+        if self.prior is None or self.decoder is None:
             return Face(w_plus)
         noise, side = generator.fixed_noise(), self.residual.config.resolution if self.residual else 4
         half = generator.halfway(w_plus, noise=noise, resolution=side)
-        photo = self.decoder(generator.finish(half, w_plus, noise=noise, resolution=side), sketch).clamp(-1.0, 1.0)
+        image = generator.finish(half, w_plus, noise=noise, resolution=side)
+        photo = self.decoder(image, self.prior.sketch(z, image, truncation_psi=truncation_psi)).clamp(-1.0, 1.0)
         if self.residual is None:
             return Face(w_plus, photo=photo)
         seen = F.interpolate(photo, size=(self.residual.config.input_size,) * 2, mode="area")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from data.images import to_tensor
 from drawing.context import FaceContext, aligned_mesh, landmarks_in, read_context
@@ -19,14 +20,19 @@ from drawing.pyramids import resized
 from drawing.strokes import CELL, Strokes
 from drawing.style import FRAME, DrawnStyle
 from drawing.tone import OCTAVES, matched_octaves, read_tone
-from drawing.warp import with_rings
+from drawing.warp import warp_grid, warped, with_rings
 from faces.align import align_face, ffhq_quad
 from faces.find import FaceFinder
 from faces.parts import PARTS
+from faces.topology import OVAL
 
 MEAN_MESH = Path(__file__).parent.parent / "checkpoints" / "faces" / "mean_mesh.safetensors"
 # Below this score of the mesh network a picture shows no face that could be drawn after.
 LEAST_SCORE = 0.5
+# How far the rings around the face move beside its outline, where no photo tells: what is farther out, hair and ears, less.
+RING_SHARES = (1.0, 0.5)
+# Rounds in which a drawing is brought to a natural shape and read again.
+ROUNDS = 3
 # A picture whose face would be cut out with its corners and sides nearly where they are is an aligned face as it is.
 MOST_AWAY = 0.12
 UNIT_SQUARE = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
@@ -41,7 +47,7 @@ def mean_mesh() -> Tensor:
 
 
 def mesh_of(image: Tensor, name: str) -> Tensor:
-    """Return the mesh [1, 468, 3] of an aligned picture.
+    """Return the mesh [1, 468, 3] of an aligned picture, read once.
 
     Raises:
         ValueError: naming it, if there is no face where one should be.
@@ -50,6 +56,28 @@ def mesh_of(image: Tensor, name: str) -> Tensor:
     if score < LEAST_SCORE:
         raise ValueError(f"{name}: shows no face where an aligned picture has it (score {score:.2f}); use --align, or another "
                          "picture")
+    return mesh
+
+
+def drawn_mesh(image: Tensor, mesh: Tensor) -> Tensor:
+    """Return the mesh [1, 468, 3] of an aligned drawing, found from a first reading.
+
+    The network that reads meshes has seen photos, and takes a drawn face for a more natural one than it is. So the drawing is
+    moved to where what was read would be the mean face, read again, and the reading moved back, a few times.
+
+    Args:
+        image: [1, 3, S, S] in [-1, 1].
+        mesh: what ``aligned_mesh`` reads in it, [1, 468, 3].
+    """
+    for _ in range(ROUNDS):
+        mean = in_frame_of(mean_mesh().to(image), mesh[..., :2])
+        grid = warp_grid((), with_rings(mesh), with_rings(mean))
+        found, score = aligned_mesh(warped(image, grid))
+        if score < LEAST_SCORE:
+            break
+        back = F.grid_sample(grid.permute(0, 3, 1, 2), 2.0 * found[:, :, None, :2] - 1.0, padding_mode="border",
+                             align_corners=False)[..., 0].transpose(1, 2)
+        mesh = torch.cat([back / 2.0 + 0.5, found[..., 2:]], dim=2)
     return mesh
 
 
@@ -68,8 +96,11 @@ def style_of_drawing(image: Tensor, context: FaceContext) -> DrawnStyle:
     The drawing's face is laid over the mean one by the similarity that fits best; what then differs is the deformation.
     """
     mean = mean_mesh().to(image)
-    after = with_rings(in_frame_of(context.mesh[..., :2], mean))
-    style = DrawnStyle.of_points(with_rings(mean), after, read_tone(image, context.parts, None, None))
+    moved = in_frame_of(context.mesh[..., :2], mean) - mean
+    oval = moved[:, list(OVAL)]
+    before = with_rings(mean)
+    after = before + torch.cat([moved, *(share * oval for share in RING_SHARES)], dim=1)
+    style = DrawnStyle.of_points(before, after, read_tone(image, context.parts, None, None))
     return style.with_strokes(image, context.parts)
 
 
@@ -84,7 +115,8 @@ def style_of_portrait(image: Tensor, *, side: int = FRAME) -> DrawnStyle | None:
     mesh, score = aligned_mesh(image)
     if score < LEAST_SCORE:
         return None
-    context, fine = read_context(image, mesh), _power_of_two(side)
+    mesh, fine = drawn_mesh(image, mesh), _power_of_two(side)
+    context = read_context(image, mesh)
     smaller = FaceContext(mesh, resized(context.parts, (fine, fine)))
     return comparable(style_of_drawing(resized(image, (fine, fine)), smaller))
 

@@ -103,9 +103,9 @@ def mixed_faces(style: Style, first: Tensor, second: Tensor, layers: Sequence[in
     if base is None or base.prior is None:
         both = style.random(z, truncation_psi=truncation_psi).w_plus
         return Face(torch.where(keep, both[:1], both[1:]))
-    both, sketches = base.prior.faces(z, truncation_psi=truncation_psi)
+    both = base.prior.rows(z, truncation_psi=truncation_psi)
     chosen = torch.tensor([0 if 2 * layer >= rows else 1 for layer in layers])
-    return base.sketched(torch.where(keep, both[:1], both[1:]), sketches[chosen])
+    return base.sketched(torch.where(keep, both[:1], both[1:]), z[chosen], truncation_psi=truncation_psi)
 
 
 def base_faces(base: Base, seed: int, indices: list[int], *, truncation_psi: float) -> Face:

@@ -37,9 +37,9 @@ READY = {
     "vangogh": Recipe(PORTRAITS / "vangogh_roulin.jpg", None, "curling strokes, yellow on green"),
     "renoir": Recipe(PORTRAITS / "renoir_samary.jpg", None, "feathery strokes in rose"),
     "klimt": Recipe(PORTRAITS / "klimt_adele.jpg", None, "pale skin before gold"),
-    "gauguin": Recipe(PORTRAITS / "gauguin_orana.jpg", None, "calm, olive, broad planes"),
+    "gauguin": Recipe(PORTRAITS / "gauguin_miserables.jpg", None, "green shadows on orange"),
+    "vermeer": Recipe(PORTRAITS / "vermeer_pearl.jpg", None, "soft light, blue before black"),
     "elgreco": Recipe(PORTRAITS / "elgreco_christ.jpg", None, "long faces in the dark"),
-    "arcimboldo": Recipe(PORTRAITS / "arcimboldo_vertumnus.jpg", None, "round cheeks, fruit colours"),
 }
 
 

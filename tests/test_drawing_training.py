@@ -15,6 +15,7 @@ from data.images import read_image, to_tensor
 from drawing.compose import Strengths, draw_aligned
 from drawing.context import aligned_mesh, read_context
 from drawing.pyramids import opponent
+from drawing.reading import drawn_mesh
 from drawing.style import DrawnStyle
 from drawing.tone import PHOTO_MEANS
 from drawing.warp import eye_axis, warp_grid, warped, with_rings
@@ -53,6 +54,19 @@ def test_a_known_warp_is_found_again(photo, caricature):
     assert apart.mean() < 0.01 and apart.max() < 0.02
     lips = [*UPPER_LIP, *LOWER_LIP]
     assert ((expected - points)[0, lips, 1].mean()) > 0.02 > 0.01 > (got - expected)[0, lips, 1].mean().abs()
+
+
+@pytest.mark.parametrize(("wide", "long"), [(0.85, 1.2), (0.75, 1.35), (1.2, 0.8)])
+def test_faces_stretched_as_painters_do_are_read_where_they_are(photo, wide, long):
+    """Read once, a face is taken for about half as long as it is."""
+    points = with_rings(aligned_mesh(photo)[0])
+    nose = points[:, 168:169]
+    wanted = nose + (points - nose) * torch.tensor([wide, long])
+    drawing = warped(photo, warp_grid((), points, wanted))
+    once = aligned_mesh(drawing)[0]
+    errors = [(found[..., :2] - wanted[:, :468]).norm(dim=2).mean() / eye_axis(points).norm()
+              for found in (once, drawn_mesh(drawing, once))]
+    assert errors[1] < 0.75 * errors[0] and errors[1] < 0.07
 
 
 def test_a_pair_is_told_apart(photo, caricature):

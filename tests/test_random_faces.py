@@ -20,25 +20,26 @@ from checkpoints.io import save_model
 from checkpoints.paths import starter_dir
 from models.decoder import FACE, Decoder, DecoderConfig, enlarged, no_sketch, placed, sketch_of, smoothed
 from models.face import Face
-from models.face_prior import FacePrior, FacePriorConfig
+from models.face_prior import FacePrior, FacePriorConfig, condition, packed, unpacked
 from models.stylegan2 import Generator, GeneratorConfig
 from pipeline.cli import UserError, int_ranges
 from pipeline.face_files import load_faces, save_faces
 from pipeline.sampling import random_face, seed_path, shown, slerp
 from training.pretrain import whole
-from training.pretrain.prior import fit_gaussian
+from training.pretrain.common import MissingStageError
+from training.pretrain.prior import Faces, PriorTrainer, PriorTrainingConfig, fit_gaussian, mirrored
 
 SMALL = DecoderConfig(widths=(8, 8, 8), fine=4, blocks=(1, 1, 1))
-SHAPE = FacePriorConfig(n_latent=8, style_dim=16, row_parts=6)
+SHAPE = FacePriorConfig(n_latent=8, style_dim=16, row_parts=6, widths=(8, 8, 8), blocks=(1, 1, 1), steps=3)
 GENERATOR = GeneratorConfig(size=32, style_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8})
 
 
-def faces(count: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows and sketches with a known mean that vary together in few ways."""
-    ways = torch.randn(count, 3, generator=rng)
-    rows = 2.0 + (ways @ torch.randn(3, 8 * 16, generator=rng)).unflatten(1, (8, 16))
-    sketches = -1.0 + (ways @ torch.randn(3, 5 * 256, generator=rng)).unflatten(1, (5, 16, 16))
-    return rows, sketches
+def faces(count: int, rng: torch.Generator) -> Faces:
+    """Return faces with a known mean whose rows and sketches vary in few ways."""
+    ways = torch.randn(count, 6, generator=rng)
+    rows = 2.0 + (ways[:, :3] @ torch.randn(3, 8 * 16, generator=rng)).unflatten(1, (8, 16))
+    sketches = -1.0 + (ways[:, 3:] @ torch.randn(3, 5 * 256, generator=rng)).unflatten(1, (5, 16, 16))
+    return Faces(rows, sketches, condition(torch.rand(count, 3, 32, 32, generator=rng)))
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +49,8 @@ def seed():
 
 @pytest.fixture()
 def prior(rng):
-    made = FacePrior(SHAPE)
-    fit_gaussian(made, *faces(200, rng))
+    made = FacePrior(SHAPE).requires_grad_(False)
+    fit_gaussian(made, faces(200, rng))
     return made
 
 
@@ -67,37 +68,61 @@ def folder(tmp_path, prior):
     return tmp_path
 
 
-def test_prior_has_the_mean_and_covariance_of_the_faces(prior, rng):
-    rows, sketches = faces(200, torch.Generator().manual_seed(1))
-    found = prior(torch.zeros(1, 16))
-    assert torch.allclose(found.w_plus[0], rows.mean(dim=0), atol=1e-4)
-    assert torch.allclose(found.sketch[0], sketches.mean(dim=0), atol=1e-4)
-    drawn = prior(torch.randn(20_000, 16, generator=rng))
-    both = [torch.cat([a.flatten(1)[:, :4], b.flatten(1)[:, :4]], dim=1) for a, b in ((rows, sketches), drawn)]
-    truth, got = (torch.cov(part.T) for part in both)
-    assert (truth - got).abs().max() < 0.05 * truth.abs().max()
+def test_prior_starts_at_the_mean_and_covariance_of_the_faces(prior, rng):
+    known = faces(200, torch.Generator().manual_seed(1))
+    assert torch.allclose(prior.rows(torch.zeros(1, 16))[0], known.rows.mean(dim=0), atol=1e-4)
+    image = torch.zeros(20_000, 3, 32, 32)
+    z = torch.randn(20_000, 16, generator=rng)
+    drawn = prior.rows(z), prior.sketch(z, image)  # an untrained flow leaves the Gaussian as it is
+    for truth, got in zip((known.rows, known.sketches), drawn, strict=True):
+        truth, got = (torch.cov(part.flatten(1)[:, :6].T) for part in (truth, got))
+        assert (truth - got).abs().max() < 0.05 * truth.abs().max()
+    assert prior.sketch(torch.zeros(1, 16), image[:1]).sub(known.sketches.mean(dim=0)).abs().max() < 1e-4
 
 
-def test_prior_finds_the_numbers_of_faces_again(prior):
-    z = torch.randn(5, 16)
-    found = prior.parts(*prior(z))
-    again = prior(found)
-    for one, two in zip(prior(z), again, strict=True):
-        assert torch.allclose(one, two, atol=1e-3)
+def test_sketches_are_packed_where_the_face_is(rng):
+    photo, image = torch.rand(2, 2, 3, 64, 64, generator=rng)
+    sketch = sketch_of(photo, image)
+    maps = packed(sketch)
+    assert maps.shape == (2, 8, 16, 16) and torch.allclose(unpacked(maps), sketch, atol=1e-6)
+    grey = torch.nn.functional.avg_pool2d((photo - image).mean(dim=1, keepdim=True), 2)
+    assert torch.allclose(maps[:, 4, 5:13, 4:12], grey[:, 0, 10:26:2, 8:24:2], atol=1e-5)
+    assert torch.allclose(mirrored(maps, single=4), packed(sketch_of(photo.flip(3), image.flip(3))), atol=1e-5)
+    assert torch.allclose(mirrored(condition(image)), condition(image.flip(3)), atol=1e-6)
+
+
+def test_flow_learns_what_the_image_says(rng):
+    """Sketches that follow from the image are drawn after it, though the Gaussian knows nothing of it."""
+    light = torch.rand(64, 1, 1, 1, generator=rng) * 2.0 - 1.0
+    image = light.expand(64, 3, 32, 32)
+    sketches = light.expand(64, 5, 16, 16) + 0.05 * torch.randn(64, 5, 16, 16, generator=rng)
+    known = Faces(torch.randn(64, 8, 16, generator=rng), sketches, condition(image))
+    made = FacePrior(SHAPE)
+    fit_gaussian(made, known)
+    trainer = PriorTrainer(PriorTrainingConfig(batch=16, lr=5e-3, warm=16, average=0.9), made, "")
+    before, *_ = [trainer.step(known, 0.0)["flow"] for _ in range(300)]
+    z = torch.randn(64, 16, generator=rng)
+    means = made.sketch(z, image).mean(dim=(1, 2, 3))
+    assert float((means - light.flatten()).abs().mean()) < 0.25 * float(light.abs().mean())
+    assert float((made.rough(z).mean(dim=(1, 2, 3)) * made.scale.mean() - light.flatten()).abs().mean()) > 0.5
+    with pytest.raises(MissingStageError, match="another generator"):
+        PriorTrainer(PriorTrainingConfig(), made, "other").load(trainer.state())
 
 
 def test_truncation_goes_to_the_mean_in_a_straight_line(prior):
     z = torch.randn(3, 16)
-    mean, half, full = (prior(z, truncation_psi=psi).w_plus for psi in (0.0, 0.5, 1.0))
+    mean, half, full = (prior.rows(z, truncation_psi=psi) for psi in (0.0, 0.5, 1.0))
     assert torch.allclose(half, (mean + full) / 2, atol=1e-5) and torch.allclose(mean[0], mean[1])
     with pytest.raises(ValueError, match=r"expected z \[N, 16\]"):
-        prior(torch.randn(3, 8))
+        prior.rows(torch.randn(3, 8))
 
 
-@pytest.mark.parametrize("values", [{"row_parts": 16}, {"row_parts": 0}, {"n_latent": 0}])
+@pytest.mark.parametrize("values", [{"row_parts": 16}, {"row_parts": 0}, {"n_latent": 0}, {"steps": 0}])
 def test_impossible_priors_are_refused(values):
     with pytest.raises(ValueError, match="row_parts"):
         replace(SHAPE, **values)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        replace(SHAPE, widths=(8, 8, 12))
     with pytest.raises(ValueError, match="unknown settings"):
         FacePriorConfig.from_dict({"depth": 3})
 
@@ -140,7 +165,7 @@ def test_base_draws_photos_with_a_prior_and_rows_without(folder, tmp_path):
     z = torch.randn(2, 16)
     face = random_face(base, z, truncation_psi=0.8)
     assert face.photo.shape == (2, 3, 64, 64) and face.residual is None and torch.equal(shown(base, face), face.photo)
-    assert torch.equal(face.w_plus, base.prior(z, truncation_psi=0.8).w_plus)
+    assert torch.equal(face.w_plus, base.prior.rows(z, truncation_psi=0.8))
     assert torch.equal(random_face(base, 4, index=2).w_plus, random_face(base, 4, index=2).w_plus)
     assert base.enlarge(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 64, 64)
     assert has_prior(base.name)
@@ -282,8 +307,9 @@ def test_stages_of_random_faces_follow_each_other(photos, teacher, tmp_path, cap
     decoder = ["decoder", "--data", str(pack), "--teacher", str(teacher), "--minutes", "0.0001", *state]
     assert pretrain.main(decoder) == 2
     assert "prior.pt: not found; run the prior stage first" in capsys.readouterr().err
-    assert pretrain.main(["prior", "--data", str(pack), *state]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["faces"] == 6
+    assert pretrain.main(["prior", "--data", str(pack), "--minutes", "0.02", *state]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["faces"] == 6 and facts["sketches"] >= 32 and facts["held_out_flow"] > 0.0
     assert pretrain.main(decoder) == 0
     assert pretrain.main(["export", *state, "--output", str(tmp_path / "starter")]) == 0
     base = load_base("starter")

@@ -11,7 +11,7 @@ from torch import Tensor
 from checkpoints.features import load_squeezenet
 from drawing.compose import normalised
 from drawing.context import read_context
-from drawing.reading import in_frame_of, mean_mesh, mean_style, mesh_of, style_of_drawing
+from drawing.reading import drawn_mesh, in_frame_of, mean_mesh, mean_style, mesh_of, style_of_drawing
 from drawing.style import DrawnStyle
 from drawing.tone import read_tone
 from drawing.warp import warped, with_rings
@@ -61,7 +61,7 @@ def example_of_drawing(target: Tensor, *, name: str = "target") -> Example:
     Raises:
         ValueError: if it shows no face.
     """
-    mesh, mean = mesh_of(target, name), mean_mesh()
+    mesh, mean = drawn_mesh(target, mesh_of(target, name)), mean_mesh()
     # The mean face has no depth of its own; the landmarks of both are told with the drawing's.
     places = [torch.from_numpy(landmarks_of(torch.cat([points, mesh[..., 2:]], dim=2)[0].numpy())).float()
               for points in (mean, in_frame_of(mesh[..., :2], mean))]

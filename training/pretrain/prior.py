@@ -1,20 +1,20 @@
-"""The prior of random faces: the Gaussian of what the encoder gives for faces, rows of ``w_plus`` and sketches together.
-
-A flow trained by flow matching (Lipman et al. 2023) in front of it was tried briefly without gain.
-"""
+"""The prior of random faces: the Gaussian of the rows that the encoder gives for faces, and a flow of their sketches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.decoder import sketch_of
-from models.face_prior import FacePrior, FacePriorConfig
+from models.decoder import DETAIL, sketch_of
+from models.face_prior import FacePrior, FacePriorConfig, condition, packed
 from models.stylegan2 import Generator
-from training.pretrain.common import require_state, save_state
+from training.pretrain.common import Clock, MissingStageError, PretrainStage, require_state, resume, run_stage, update_average
 from training.pretrain.decoder import RandomSketches
 from training.pretrain.encoded import Encoded, from_bytes
 from training.pretrain.faces import FacePack
@@ -22,16 +22,48 @@ from training.pretrain.faces import FacePack
 RANK = 1e-4  # of the largest deviation: smaller ones are rounding errors
 
 
-def collect(packs: Sequence[FacePack], encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows [M, L, D], sketches [M, 5, 16, 16] and whether each face is held out, [M] bool."""
-    rows, sketches, held = [], [], []
+@dataclass(frozen=True)
+class PriorTrainingConfig:
+    """Hyper-parameters of the flow.
+
+    Attributes:
+        batch: sketches in a step.
+        lr: learning rate at its highest; it rises over ``warm`` sketches and falls to nothing with the cosine of the budget.
+        average: decay of the running average of the weights.
+    """
+
+    batch: int = 32
+    lr: float = 1e-3
+    warm: int = 3200
+    average: float = 0.9995
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Faces as the prior learns them: rows [M, L, D], sketches [M, 5, 16, 16], and ``condition`` [M, 12, 16, 16]."""
+
+    rows: Tensor
+    sketches: Tensor
+    seen: Tensor
+
+    def of(self, chosen: Tensor) -> Faces:
+        """Return those that are chosen, by numbers or by bool [M]."""
+        return Faces(self.rows[chosen], self.sketches[chosen], self.seen[chosen])
+
+
+def collect(packs: Sequence[FacePack], encoded: Sequence[Encoded]) -> tuple[Faces, Faces]:
+    """Return the faces to learn from, and those held out."""
+    rows, sketches, seen, held = [], [], [], []
     for pack, faces in zip(packs, encoded, strict=True):
         out = set(pack.split()[1].tolist())
         rows.append(faces.rows.float())
-        sketches += [sketch_of(from_bytes(photo), from_bytes(plain))
-                     for photo, plain in zip(faces.photo.split(64), faces.plain.split(64), strict=True)]
+        for photo, plain in zip(faces.photo.split(64), faces.plain.split(64), strict=True):
+            image = from_bytes(plain)
+            sketches.append(sketch_of(from_bytes(photo), image))
+            seen.append(condition(image))
         held += [index in out for index in faces.index.tolist()]
-    return torch.cat(rows), torch.cat(sketches), torch.tensor(held)
+    both = Faces(*(torch.cat(part).contiguous() for part in (rows, sketches, seen)))
+    return both.of(~torch.tensor(held)), both.of(torch.tensor(held))
 
 
 def principal_parts(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -52,32 +84,93 @@ def principal_parts(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return mean, basis
 
 
-def fit_gaussian(prior: FacePrior, rows: Tensor, sketches: Tensor) -> None:
-    """Give a prior the mean and covariance of rows [M, L, D] and sketches [M, 5, 16, 16]."""
-    config = prior.config
-    for mean, basis, values in ((prior.row_mean, prior.row_basis, rows),
-                                (prior.sketch_mean, prior.sketch_basis, sketches * prior.weights)):
+def fit_gaussian(prior: FacePrior, faces: Faces) -> None:
+    """Give a prior the means and principal directions of faces' rows and sketches, the latter over their deviation."""
+    prior.scale.copy_((faces.sketches - faces.sketches.mean(dim=0)).square().mean(dim=(0, 2, 3)).sqrt()[:, None, None])
+    for mean, basis, values in ((prior.row_mean, prior.row_basis, faces.rows),
+                                (prior.sketch_mean, prior.sketch_basis, faces.sketches / prior.scale.clamp_min(RANK))):
         for buffer, found in zip((mean, basis), principal_parts(values, len(basis)), strict=True):
             buffer.copy_(found)
-    prior.mix.copy_(torch.eye(config.style_dim))
-    parts = prior.parts(rows, sketches)
-    parts = parts.double()  # in single precision the solver may not converge on repeated values
-    variance, vectors = torch.linalg.eigh(parts.T @ parts / len(parts))
-    deviation = torch.where(variance > RANK**2 * variance.max(), variance, 0.0).sqrt()
-    prior.mix.copy_(vectors @ torch.diag(deviation) @ vectors.T)
 
 
-def train_prior(packs: Sequence[FacePack], encoded: Sequence[Encoded], folder: Path, *,
-                shape: FacePriorConfig | None = None) -> dict:
-    """Fit the prior to all training faces, saving ``folder/prior.pt``."""
-    rows, sketches, held = collect(packs, encoded)
-    prior = FacePrior(shape or FacePriorConfig(n_latent=rows.shape[1], style_dim=rows.shape[2])).requires_grad_(False)
-    fit_gaussian(prior, rows[~held], sketches[~held])
-    save_state(folder / "prior.pt", {"config": prior.config.to_dict(), "average": prior.state_dict(), "seen": int((~held).sum()),
-                                     "generator": encoded[0].generator})
-    facts: dict = {"faces": int((~held).sum())}
-    if held.any():
-        facts["held_out_variance"] = float(prior.parts(rows[held], sketches[held]).square().mean())
+class PriorTrainer(PretrainStage):
+    """A prior whose flow is trained, its average, and the optimiser.
+
+    Args:
+        config: hyper-parameters.
+        prior: fitted by ``fit_gaussian``.
+        generator: digest of the generator whose rows these are.
+    """
+
+    parts = ("flow", "optimizer")
+
+    def __init__(self, config: PriorTrainingConfig, prior: FacePrior, generator: str) -> None:
+        self.config, self.average, self.generator = config, prior.requires_grad_(False), generator
+        self.flow = deepcopy(prior.flow).requires_grad_(True)
+        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.lr)
+        self.rng = torch.Generator().manual_seed(5)
+
+    def step(self, faces: Faces, spent: float) -> dict[str, float]:
+        """Run one iteration of flow matching and return its loss, |v((1 - t) a + t b, t, image) - (b - a)|^2.
+
+        a is of the Gaussian, b a face's sketch, t even in 0..1; half of the faces are mirrored.
+        """
+        config = self.config
+        chosen = torch.randint(len(faces.rows), (config.batch,), generator=self.rng)
+        rise = min(1.0, (self.seen + config.batch) / config.warm)
+        self.set_rate(config.lr * rise * max(0.01, 0.5 + 0.5 * math.cos(math.pi * spent)))
+        terms = self.loss(faces.of(chosen))
+        self.descend(terms, self.flow, images=config.batch, most=1.0)
+        update_average(self.average.flow, self.flow, self.warm(config.average))
+        return {"flow": float(terms.detach())}
+
+    def loss(self, faces: Faces) -> Tensor:
+        """Return the loss of faces, each with a time and a start of its own."""
+        count = len(faces.rows)
+        z = torch.randn(count, self.average.config.style_dim, generator=self.rng)
+        first, last, seen = packed(self.average.rough(z)), packed(faces.sketches / self.average.scale), faces.seen
+        flip = (torch.rand(count, generator=self.rng) < 0.5)[:, None, None, None]
+        last, seen = torch.where(flip, mirrored(last, single=DETAIL + 1), last), torch.where(flip, mirrored(seen), seen)
+        time = torch.rand(count, generator=self.rng)
+        found = self.flow(torch.lerp(first, last, time[:, None, None, None]), time, seen)
+        return (found - (last - first)).square().mean()
+
+    def state(self) -> dict:
+        return super().state() | {"config": self.average.config.to_dict(), "average": self.average.state_dict(),
+                                  "generator": self.generator}
+
+    def load(self, state: dict) -> None:
+        """Go on from a state; raises MissingStageError where it was trained for another generator."""
+        if state["generator"] != self.generator:
+            raise MissingStageError("prior.pt: was trained for another generator; take that one, or another --state")
+        super().load(state)
+        self.average.flow.load_state_dict({name.removeprefix("flow."): value for name, value in state["average"].items()
+                                           if name.startswith("flow.")})
+
+
+def mirrored(maps: Tensor, *, single: int = 0) -> Tensor:
+    """Return maps [N, C, H, W] mirrored, of which all but the first ``single`` channels are pixels of ``pixel_unshuffle``, whose
+    left and right change places in each two by two."""
+    fours = maps[:, single:].unflatten(1, (-1, 2, 2)).flip(3).flatten(1, 3)
+    return torch.cat([maps[:, :single], fours], dim=1).flip(3)
+
+
+def train_prior(packs: Sequence[FacePack], encoded: Sequence[Encoded], folder: Path, *, minutes: float,
+                config: PriorTrainingConfig | None = None, shape: FacePriorConfig | None = None) -> dict:
+    """Fit the prior to all training faces and train its flow for ``minutes``, saving ``folder/prior.pt``; resumes."""
+    learned, held = collect(packs, encoded)
+    torch.manual_seed(12)
+    prior = FacePrior(shape or FacePriorConfig(n_latent=learned.rows.shape[1], style_dim=learned.rows.shape[2]))
+    fit_gaussian(prior, learned)
+    trainer = PriorTrainer(config or PriorTrainingConfig(), prior, encoded[0].generator)
+    resume(trainer, folder / "prior.pt")
+    trainer.rng.manual_seed(5 + trainer.seen)
+    terms = run_stage(trainer, lambda spent: trainer.step(learned, spent), folder / "prior.pt", clock=Clock(minutes))
+    facts: dict = {"faces": len(learned.rows), "sketches": trainer.seen, **terms}
+    if len(held.rows):
+        with torch.no_grad():
+            trainer.rng.manual_seed(6)
+            facts["held_out_flow"] = float(trainer.loss(held))
     return facts
 
 
@@ -93,7 +186,8 @@ def random_sketches(prior: FacePrior, generator: Generator) -> RandomSketches:
     """Return what draws images and sketches of random faces for the decoder's training."""
     @torch.no_grad()
     def draw(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows, sketch = prior.faces(torch.randn(count, prior.config.style_dim, generator=rng))
-        return generator.synthesis(rows, noise=generator.fixed_noise()), sketch
+        z = torch.randn(count, prior.config.style_dim, generator=rng)
+        image = generator.synthesis(prior.rows(z), noise=generator.fixed_noise())
+        return image, prior.sketch(z, image)
 
     return draw

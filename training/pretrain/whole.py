@@ -28,7 +28,8 @@ class Share(NamedTuple):
 
 
 SHARES = (Share("autoencoder_64", 0.13), Share("autoencoder_128", 0.10), Share("gan_64", 0.20), Share("gan_128", 0.15),
-          Share("encoder", 0.08), Share("critic", 0.04), Share("residual", 0.12), Share("encode", 0.04), Share("decoder", 0.14))
+          Share("encoder", 0.08), Share("critic", 0.04), Share("residual", 0.12), Share("encode", 0.03), Share("prior", 0.06),
+          Share("decoder", 0.09))
 
 
 class Folders(NamedTuple):
@@ -70,14 +71,14 @@ def encode_packs(paths: Sequence[Path], state: Path, *, start: Path, seconds: fl
 
 
 def train_random_faces(name: str, paths: Sequence[Path], state: Path, *, start: Path, teacher: Path | None = None,
-                       identity: Identity | None = None, minutes: float = 0.0) -> dict:
+                       identity: Identity | None = None, minutes: float) -> dict:
     """Run the stage "prior" or "decoder" on packs, against the starter files in ``start``."""
     from training.pretrain.decoder import train_decoder
     from training.pretrain.prior import random_sketches, train_prior, trained_prior
 
     packs, encoded = encode_packs(paths, state, start=start)
     if name == "prior":
-        return train_prior(packs, encoded, state)
+        return train_prior(packs, encoded, state, minutes=minutes)
     random = random_sketches(trained_prior(state), load_base(start / "generator.safetensors").generator)
     return train_decoder(packs, encoded, teacher, state, identity=identity, minutes=minutes, random=random)
 
@@ -132,19 +133,17 @@ def _stage(name: str, folders: Folders, teacher: Path, *, minutes: float, identi
 
     state, timed = folders.state, {"minutes": minutes}
 
-    def encode() -> None:
-        packs, encoded = encode_packs([folders.large], state, start=folders.output, seconds=60.0 * minutes)
-        train_prior(packs, encoded, state)
+    def faces() -> tuple[list[FacePack], list[Encoded]]:
+        return [FacePack.load(folders.large)], [Encoded.load(state / f"encoded_{folders.large.stem}")]
 
     def decode() -> None:
-        packs, encoded = [FacePack.load(folders.large)], [Encoded.load(state / f"encoded_{folders.large.stem}")]
         random = random_sketches(trained_prior(state), load_base(folders.output / "generator.safetensors").generator)
-        train_decoder(packs, encoded, teacher, state, identity=identity, random=random, **timed)
+        train_decoder(*faces(), teacher, state, identity=identity, random=random, **timed)
 
-    if name == "encode":
-        return encode
-    if name == "decoder":
-        return decode
+    later = {"encode": lambda: encode_packs([folders.large], state, start=folders.output, seconds=60.0 * minutes),
+             "prior": lambda: train_prior(*faces(), state, **timed), "decoder": decode}
+    if name in later:
+        return later[name]
     pack = FacePack.load(folders.small)
     sized = {"size": int(name.rpartition("_")[2])} if "_" in name else {}
     stages = {"autoencoder": lambda: train_autoencoder(pack, teacher, state, device=device, **timed, **sized),
