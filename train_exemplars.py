@@ -134,7 +134,8 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
     small = base.generator.config.size <= SMALL
     config = {"base": {"name": base.name, "fingerprint": base.fingerprint}, "encoder": args.encoder or base.name,
               "exemplar_encoder": args.encoder or base.name,
-              "training": {"run": trainer.digest, "settings": trainer.config.facts(), "portraits": len(trainer.portraits)},
+              "training": {"run": trainer.digest, "settings": trainer.config.facts(), "networks": dict(trainer.tools.named),
+                           "portraits": len(trainer.portraits)},
               **({"refine": REFINE} if small else {}), **credits_of(args, names)}
     # A larger generator draws photos itself, as published.
     gallery = gallery_of(names, codes, portraits, drawn=small)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ class Tools:
         perceptual, identity: distances of image batches; identity is left out where None.
         maps: feature maps of images, from fine to coarse.
         digest: of all these weights.
+        named: what perceptual distance, maps and identity are, in words.
     """
 
     generator: Generator
@@ -96,6 +97,7 @@ class Tools:
     maps: Maps
     digest: str
     identity: Distance | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
 
 
 class ExemplarRun:
@@ -127,6 +129,8 @@ class ExemplarRun:
             Interrupted: when the flag was raised, after saving.
         """
         done: dict[str, Any] = {}
+        if self.tools.named:
+            self.report(", ".join(f"{part}: {name}" for part, name in self.tools.named.items()))
         for stage in STAGES:
             state = self._read(stage)
             if not (state and state["done"]):
@@ -276,7 +280,11 @@ class ExemplarRun:
         codes = done["destylize"]
         portraits = Portraits(self.portraits, codes["extrinsic"], codes["intrinsic"])
         network = self.trained(done["pretrain"])
-        trainer = PortraitTraining(network, self.tools.critic(), maps=self.tools.maps, portraits=portraits,
+
+        def maps(image: Tensor) -> Sequence[Tensor]:
+            return self.tools.maps(image)[-2:]  # of VGG19's three the two coarser ones, as published
+
+        trainer = PortraitTraining(network, self.tools.critic(), maps=maps, portraits=portraits,
                                    identity=self.tools.identity, config=self.config.finetune)
         self._adversarial("finetune", trainer, state, lambda: self._keep(trainer, codes["extrinsic"]))
         self._sheet("finetune", self._drawn(trainer.average, codes["extrinsic"]))
