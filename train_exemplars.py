@@ -81,7 +81,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                              "of the stage pretrain")
     parser.add_argument("--augment", action="store_true", help="augment what the critics of tune and finetune see (ADA)")
     parser.add_argument("--augment_p", type=cli.finite_float, default=0.0, help="with --augment: a probability; 0 adapts it")
-    parser.add_argument("--ada_target", type=cli.finite_float, default=0.6, help="with --augment: the critic's mean sign to reach")
+    parser.add_argument("--ada_target", type=cli.finite_float, default=0.6, help="with --augment: the critic's mean sign")
     parser.add_argument("--ada_length", type=cli.positive_int, default=500_000, help="with --augment: images from 0 to 1")
     parser.add_argument("--perc_loss", type=cli.finite_float, default=None,
                         help="factor on the weights of a pair's feature maps [1]")
