@@ -24,7 +24,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--face", type=Path, nargs="*", default=[],
                         help="aligned photos: what the drawing needs to know of each is written beside the file as NAME.npz")
     parser.add_argument("--alpha", type=cli.finite_float, default=1.0, help="degree of deformation of --face")
-    parser.add_argument("--encoder", default=None, help="encoder for photos; default is the one of the style's base")
+    cli.add_encoder(parser)
     parser.add_argument("--residual", type=int, choices=(0, 32, 64), default=32,
                         help="side in px of the features that are found beside the latents of photos, 0 for latents alone")
     parser.add_argument("--size", type=cli.image_side, default=None,
@@ -65,7 +65,9 @@ def export_network(args: Namespace, style: Any, path: Path, config: Any) -> Any:
     from pipeline.stylize import residual_encoder
 
     is_photo = config.part == "photo"
-    encoder = builders.load_encoder(args.encoder or style.encoder_name) if is_photo else None
+    encoder = None
+    if is_photo:
+        encoder = builders.load_encoder(args.encoder) if args.encoder else style.photo_encoder()
     residual = residual_encoder(style.base, args.residual, device="cpu") if is_photo else None
     if is_photo and args.residual and residual is None:
         cli.report(cli.ROWS_ALONE)

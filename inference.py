@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
                         help="change the face first, smile=1.5,age=-1: directions of the starter (age, glasses, masculine, "
                              "beard, pose, nod, smile, mouth), sefa0 and on, or files; NAME@0-7=1 for some rows")
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
-    parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
+    cli.add_encoder(parser)
     parser.add_argument("--cache", type=Path, default=None, help="folder of latents; default OUTPUT/latents")
     parser.add_argument("--smooth", type=cli.finite_float, default=0.5,
                         help="clips: smoothing of faces over time, 0 none to 1 most")

@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--faces", choices=("largest", "all"), default="largest", help="which faces of a photo")
     cli.add_finder(parser)
     parser.add_argument("--base", default=None, help="base generator; default is the one the style was trained from")
-    parser.add_argument("--encoder", default=None, help="encoder; default is the one of the base")
+    cli.add_encoder(parser)
     parser.add_argument("--address", default=None, help="Ray cluster, such as auto or HOST:6379; default this machine")
     parser.add_argument("--workers", type=cli.positive_int, default=1, help="processes that restyle")
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="photos that a worker is given at once")

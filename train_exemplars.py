@@ -76,6 +76,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     for name, (stage, field, text) in PUBLISHED.items():
         shown = ", starter ".join(f"{getattr(getattr(plan, stage), field):g}" for plan in plans)
         parser.add_argument(f"--{name}", type=cli.finite_float, default=None, help=f"{text} [{shown}]")
+    parser.add_argument("--ckpt", type=Path, default=None, metavar="FILE",
+                        help="generator-pretrain.pt, or another generator of exemplar styles: its extrinsic path takes the place "
+                             "of the stage pretrain")
+    parser.add_argument("--augment", action="store_true", help="augment what the critics of tune and finetune see (ADA)")
+    parser.add_argument("--augment_p", type=cli.finite_float, default=0.0, help="with --augment: a probability; 0 adapts it")
+    parser.add_argument("--ada_target", type=cli.finite_float, default=0.6, help="with --augment: the critic's mean sign")
+    parser.add_argument("--ada_length", type=cli.positive_int, default=500_000, help="with --augment: images from 0 to 1")
     parser.add_argument("--perc_loss", type=cli.finite_float, default=None,
                         help="factor on the weights of a pair's feature maps [1]")
     parser.add_argument("--snapshot_every", type=cli.non_negative_int, default=100,
@@ -110,6 +117,12 @@ def settings(args: Namespace, *, size: int) -> Any:
             parts[stage] = replace(parts[stage], **{field: value})
     if args.perc_loss is not None:
         parts["finetune"] = replace(parts["finetune"], pair=tuple(args.perc_loss * value for value in own.finetune.pair))
+    if not 0.0 <= args.augment_p <= 1.0 or not 0.0 < args.ada_target < 1.0:
+        raise cli.UserError("--augment_p, --ada_target: must lie between 0 and 1")
+    if args.augment:
+        adapts = {"ada_target": 0.0 if args.augment_p else args.ada_target, "ada_length": args.ada_length,
+                  "augment_p": args.augment_p}
+        parts |= {stage: replace(parts[stage], **adapts) for stage in ("tune", "finetune")}
     samples = own.sampler.samples if args.sampler_samples is None else args.sampler_samples
     sampler = replace(own.sampler, samples=samples, codes=min(own.sampler.codes, samples))
     return replace(own, **parts, sampler=sampler, save_every=args.save_every, seed=args.seed,
@@ -134,7 +147,8 @@ def save(path: Path, args: Namespace, base: Any, names: list[str], portraits: An
     small = base.generator.config.size <= SMALL
     config = {"base": {"name": base.name, "fingerprint": base.fingerprint}, "encoder": args.encoder or base.name,
               "exemplar_encoder": args.encoder or base.name,
-              "training": {"run": trainer.digest, "settings": trainer.config.facts(), "portraits": len(trainer.portraits)},
+              "training": {"run": trainer.digest, "settings": trainer.config.facts(), "networks": dict(trainer.tools.named),
+                           "portraits": len(trainer.portraits)},
               **({"refine": REFINE} if small else {}), **credits_of(args, names)}
     # A larger generator draws photos itself, as published.
     gallery = gallery_of(names, codes, portraits, drawn=small)
@@ -184,18 +198,37 @@ def show_anew(args: Namespace, output: Path) -> None:
     print(output)
 
 
+def read_path(args: Namespace, base: Any) -> dict[str, Any]:
+    """Return the extrinsic path of ``--ckpt``; UserError unless it was trained on the generator of the run."""
+    import torch
+
+    from styles.dualstyle import DualStyle
+    from styles.registry import load_style
+
+    style = load_style(str(args.ckpt))
+    if not isinstance(style, DualStyle):
+        raise cli.UserError(f"--ckpt {args.ckpt}: holds no generator of exemplar styles; name generator-pretrain.pt")
+    theirs, ours = (dict(generator.named_parameters()) for generator in (style.network.generator, base.generator))
+    if [(name, value.shape) for name, value in theirs.items()] != [(name, value.shape) for name, value in ours.items()] or any(
+            not torch.allclose(value, ours[name].cpu(), rtol=1e-3, atol=1e-3) for name, value in theirs.items()):
+        raise cli.UserError(f"--ckpt {args.ckpt}: belongs to another generator than {base.name}; name its own by --base")
+    return {name: value.detach() for name, value in style.network.named_parameters() if not name.startswith("generator.")}
+
+
 def run(args: Namespace) -> int:
     from training.memory import keep_freed_memory
 
     keep_freed_memory()
     from checkpoints.paths import checkpoints_dir
-    from drawing.pyramids import resized
-    from training.exemplar_run import STAGES, ExemplarRun
-    from training.exemplar_tools import load_tools
-    from training.session import stop_on_sigint
+    from training.exemplar_run import PARALLEL, STAGES
+    from training.pretrain import parallel
 
     if Path(args.style).name != args.style or args.style.startswith(".") or not args.style:
         raise cli.UserError(f"--style {args.style!r}: give a plain name without slashes")
+    alone = [stage for stage in args.stages if stage not in PARALLEL]
+    if parallel.launched() > 1 and alone:
+        raise cli.UserError(f"--stages: {alone[0]} runs in one process; start it with python, and under torchrun name some of "
+                            f"{','.join(PARALLEL)}")
     device, folder = cli.resolve_device(args.device), args.outdir or Path("outputs/exemplars") / args.style
     output = checkpoints_dir() / f"{args.style}.safetensors"
     cli.ensure_dir(folder), cli.ensure_dir(output.parent)
@@ -205,10 +238,23 @@ def run(args: Namespace) -> int:
                             "or --overwrite it")
     kept += folder.glob("finetune_[0-9]*.pt")
     for path in kept if args.overwrite and not args.resume else ():
-        path.unlink()
+        path.unlink(missing_ok=True)
     if args.network is not None:
         show_anew(args, output)
         return 0
+    with parallel.group(device) as device:
+        train(args, device, folder, output)
+    return 0
+
+
+def train(args: Namespace, device: Any, folder: Path, output: Path) -> None:
+    """Do the stages that are asked for, and write the style when all are done."""
+    from drawing.pyramids import resized
+    from training.exemplar_run import STAGES, ExemplarRun
+    from training.exemplar_tools import load_tools
+    from training.pretrain import parallel
+    from training.session import stop_on_sigint
+
     base, tools = load_tools(args.base, encoder=args.encoder, vit=args.vit, device=device)
     size = base.generator.config.size
     names, portraits = read_frames(args, args.folder, size=size)
@@ -216,14 +262,14 @@ def run(args: Namespace) -> int:
         with stop_on_sigint() as flag:
             config = settings(args, size=size)
             trainer = ExemplarRun(folder, resized(portraits, (size, size)), tools=tools, config=config, flag=flag,
-                                  report=cli.report, snapshot=args.snapshot)
+                                  report=cli.report if parallel.leads() else lambda line: None, snapshot=args.snapshot,
+                                  path=None if args.ckpt is None else read_path(args, base))
             done = trainer.run(args.stages)
     except ArithmeticError as error:
         raise cli.UserError(str(error)) from error
-    if set(done) == set(STAGES):
+    if set(done) == set(STAGES) and parallel.leads():
         save(output, args, base, names, portraits, trainer, done)
         print(output)
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

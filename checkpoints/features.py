@@ -38,6 +38,7 @@ from models.face_prior import FacePrior, FacePriorConfig
 from models.landmarks import LandmarkConfig, LandmarkNet
 from models.parts import PartsConfig, PartsNetwork
 from models.psp import PSPEncoder
+from models.published_features import ArcFace, VGGMaps, vgg_part
 from models.residual_encoder import ResidualEncoder, ResidualEncoderConfig
 from models.squeezenet import SqueezeNetFeatures
 from models.stylegan2 import Generator, GeneratorConfig, generator_config_from_state
@@ -46,6 +47,7 @@ OFFICIAL_ENCODER = "e4e_ffhq_encode.pt"
 OFFICIAL_PSP = "psp_encoder.pt"
 # Networks by the name that files of this project carry in their config.
 ENCODERS = {"e4e": E4EEncoder, "psp": PSPEncoder}
+OFFICIAL_ARCFACE, OFFICIAL_VGG19 = "model_ir_se50.pth", "vgg19-dcbb9e9d.pth"
 OFFICIAL_LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 
 
@@ -267,6 +269,23 @@ def load_squeezenet(*, device: torch.device | str = "cpu") -> SqueezeNetFeatures
 def load_parts(*, device: torch.device | str = "cpu") -> PartsNetwork:
     """Load the starter's network that tells skin, background, hair and the rest of pictures apart."""
     return load_network("parts", device=device).module
+
+
+def load_published(kind: str, *, device: torch.device | str = "cpu") -> ArcFace | VGGMaps | None:
+    """Load "arcface" or the maps of "vgg19" from the released file in ``checkpoints/``, frozen; None where there is none.
+
+    Raises:
+        CheckpointError: if the file is damaged or of another kind.
+    """
+    file, network = {"arcface": (OFFICIAL_ARCFACE, ArcFace), "vgg19": (OFFICIAL_VGG19, VGGMaps)}[kind]
+    path = checkpoints_dir() / file
+    if not path.is_file():
+        return None
+    state = read_torch(path)
+    if recognise(state) != kind:
+        raise CheckpointError(f"{path}: holds {describe_parts(state)}, which is another kind of file; get the right one")
+    module = build_strict(network, vgg_part(state) if kind == "vgg19" else state, what=str(path))
+    return module.requires_grad_(False).eval().to(device)
 
 
 def landmarks_path() -> Path:

@@ -34,6 +34,7 @@ from checkpoints.paths import OFFICIAL_VITS, bundled_styles_dir, checkpoints_dir
 from checkpoints.starter_manifest import LICENCE, ORIGINS, PURPOSES, sha256_of
 from models.dino import ViTConfig, build_vit, clean_vit_state
 from models.e4e import E4EEncoder
+from models.published_features import ArcFace, VGGMaps, vgg_part
 from models.style_encoder import StyleEncoder, StyleEncoderConfig
 from models.stylegan2 import GeneratorConfig
 
@@ -117,6 +118,8 @@ def check_structure(path: Path, kind: str) -> None:
         check_encoder(path, state)
     elif kind == "style-encoder":
         check_network(lambda: StyleEncoder(StyleEncoderConfig()), state, what=str(path))
+    elif kind in ("arcface", "vgg19"):
+        check_network(ArcFace if kind == "arcface" else VGGMaps, vgg_part(state) if kind == "vgg19" else state, what=str(path))
     elif kind == "vit":
         try:
             tensors = clean_vit_state(state)

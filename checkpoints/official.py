@@ -58,7 +58,8 @@ CONTENTS = {
     "base": "a base generator", "style": "a fine-tuned style", "blend": "a generator that blends styles (BlendGAN)",
     "dual": "a generator of exemplar styles (DualStyleGAN)", "dual-sampler": "a sampler of exemplars (DualStyleGAN)",
     "style-encoder": "a style encoder (BlendGAN)", "encoder": "an e4e encoder", "psp": "a pSp encoder",
-    "lpips": "the heads of LPIPS", "alexnet": "AlexNet", "vit": "a vision transformer",
+    "lpips": "the heads of LPIPS", "alexnet": "AlexNet", "vgg16": "VGG16", "vgg19": "VGG19", "arcface": "ArcFace's IR-SE50",
+    "vit": "a vision transformer",
 }
 
 
@@ -86,6 +87,10 @@ def recognise(state: Any) -> str | None:
         return "lpips"
     if {"features.0.weight", "classifier.1.weight"} <= names:
         return "alexnet"
+    if {"features.28.weight", "classifier.0.weight"} <= names:
+        return "vgg19" if "features.34.weight" in names else "vgg16"
+    if {"input_layer.0.weight", "output_layer.3.weight"} <= names:
+        return "arcface"
     inner = state.get("teacher", state)
     if isinstance(inner, Mapping) and any(str(key).endswith("patch_embed.proj.weight") for key in inner):
         return "vit"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from losses.perceptual import check_pair
 from models.face_id import FaceIdNet, crop_face
+from models.published_features import ArcFace
 
 
 def identity_distance(embedding: Tensor, target: Tensor) -> Tensor:
@@ -54,3 +55,20 @@ class IdentityLoss(nn.Module):
         """
         check_pair(image, target)
         return identity_distance(self.embed(image), self.embed(target))
+
+
+class ArcFaceLoss(nn.Module):
+    """1 - mean_i <e_i, t_i> of ArcFace's unit embeddings, the identity loss of pSp, e4e and DualStyleGAN.
+
+    Args:
+        network: frozen.
+    """
+
+    def __init__(self, network: ArcFace) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """Return the mean over images against targets [N, 3, S, S] in [-1, 1] (one target may stand for all)."""
+        check_pair(image, target)
+        return 1.0 - (self.network(image) * self.network(target)).sum(dim=1).mean()

@@ -157,6 +157,13 @@ def int_ranges(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which encoder photos are inverted by."""
+    parser.add_argument("--encoder", default=None, help="encoder of photos; default is the one of the style")
+    parser.add_argument("--wplus", dest="encoder", action="store_const", const="official",
+                        help="for released exemplar styles: rows of e4e in w+, not of encoder.pt in z+; as --encoder official")
+
+
 def add_common(parser: ArgumentParser, *, outdir: bool = True, seed: int = 0) -> None:
     """Add --device, --dtype, --seed and, unless the script has its own, --outdir with the spelling --output."""
     parser.add_argument("--device", type=device_name, default="auto", help="where to compute: auto, cpu, cuda, cuda:1, mps")

@@ -351,12 +351,13 @@ def build_stylizer(
     device = torch.device(device)
     loaded = load_style(style, device=device)
     if inversion.mode is None:
-        inversion = replace(inversion, mode="e4e" if loaded.draws_pictures else "e4e+optimize")
+        inversion = replace(inversion, mode=loaded.inversion)
     inverted = base_of(loaded, name=base)
     made = None
     if inversion.mode != "optimize":
         try:
-            made = load_encoder(encoder or base or loaded.encoder_name, device=device)
+            named = encoder or base
+            made = load_encoder(named, device=device) if named else loaded.photo_encoder()
         except CheckpointError as error:
             if encoder:
                 raise

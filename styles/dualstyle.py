@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from checkpoints.builders import Base
+from checkpoints.builders import Base, Encoder
 from checkpoints.io import CheckpointError, fingerprint, save_model
 from data.images import read_image
 from drawing.reading import style_of_picture
@@ -119,6 +119,18 @@ class DualStyle(Style):
     @property
     def encoder_name(self) -> str:
         return self.config.get("encoder") or self.base_name
+
+    @property
+    def encodes_z(self) -> bool:
+        """Whether photos are encoded in z+, as published: where codes lie there, and the style names no encoder of its own."""
+        return self.gallery.space == "z+" and "encoder" not in self.config
+
+    def photo_encoder(self) -> Encoder:
+        return self.encoder.mapped() if self.encodes_z else super().photo_encoder()
+
+    @property
+    def inversion(self) -> str:
+        return "e4e" if self.encodes_z else super().inversion
 
     def prepare(self, look: Look) -> None:
         self.weights(look)

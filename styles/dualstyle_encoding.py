@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from checkpoints.builders import load_encoder
@@ -13,6 +13,7 @@ from checkpoints.features import Encoder
 from checkpoints.io import CheckpointError
 from checkpoints.paths import checkpoints_dir
 from data.images import aligned_tensor, read_image
+from models.dualstylegan import DualStyleGAN
 from styles.dualstyle_files import ENCODER_FILE, DualParts
 from training.checks import DivergedError
 from training.exemplar_tools import load_tools
@@ -20,6 +21,23 @@ from training.exemplars import DestylizeSettings, RefineSettings, destylize, ref
 
 # What to do with a portrait that is not square.
 CUT = "cut it to a square, as face_align.py does"
+
+
+class MappedRows(nn.Module):
+    """An encoder into z+ and the mapping behind it: w_l = f(E(image)_l) for every row l (DualStyleGAN, section 3.2).
+
+    Args:
+        encoder: images -> z+ [N, L, D].
+        network: whose generator maps; it is shared, not copied.
+    """
+
+    def __init__(self, encoder: nn.Module, network: DualStyleGAN) -> None:
+        super().__init__()
+        self.encoder, self.network, self.config = encoder, network, encoder.config
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image [N, 3, S, S] -> w_plus [N, L, D]."""
+        return self.network.map_rows(self.encoder(image))
 
 
 class ExemplarEncoder:
@@ -80,15 +98,20 @@ class ExemplarEncoder:
         except DivergedError as error:
             raise CheckpointError(f"{path}: {error}; take fewer steps by --refine_steps") from error
 
+    def mapped(self) -> Encoder:
+        """Return the encoder as one of photos: its rows in z+, each mapped by itself, are rows of w+ as other encoders give."""
+        found = self.encoder
+        module = MappedRows(found.module, self.parts.network).requires_grad_(False).eval()
+        return Encoder(module, torch.zeros_like(found.latent_avg), found.input_size, f"{found.fingerprint} z+")
+
     def _load(self) -> Encoder:
         parts, named = self.parts, self.parts.config.get("exemplar_encoder")
         if named is None and parts.gallery.space == "z+":
             folders = (self.folder, self.folder.resolve().parent, checkpoints_dir())
             named = next((folder / ENCODER_FILE for folder in folders if (folder / ENCODER_FILE).is_file()), None)
             if named is None:
-                raise CheckpointError(f"--exemplar: a portrait that is not in the gallery of {self.name} needs "
-                                      f"{ENCODER_FILE}, which is not in {checkpoints_dir()}; get it, or choose one of the "
-                                      "gallery")
+                raise CheckpointError(f"{self.name}: a photo, or a portrait that is not in the gallery, needs {ENCODER_FILE}, "
+                                      f"which is not in {checkpoints_dir()}; get it, or choose --wplus and one of the gallery")
         encoder = load_encoder(named or self.base_name, device=self.device)
         config = parts.network.generator.config
         if list(encoder.latent_avg.shape) != [config.n_latent, config.style_dim]:

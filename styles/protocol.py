@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from checkpoints.builders import Base, load_base
+from checkpoints.builders import Base, Encoder, load_base, load_encoder
 from checkpoints.io import CheckpointError
 from models.face import Face
 from styles.controls import Control, FileValue, Look
@@ -152,6 +152,15 @@ class Style(ABC):
     def encoder_name(self) -> str:
         """What ``checkpoints.features.load_encoder`` takes for the encoder of photos into that generator."""
         return self.base_name
+
+    def photo_encoder(self) -> Encoder:
+        """Load the encoder of photos into that generator; raises CheckpointError where it is not there or does not fit."""
+        return load_encoder(self.encoder_name, device=self.device)
+
+    @property
+    def inversion(self) -> str:
+        """How photos become latents where nobody says how, one of ``pipeline.stylize.INVERSIONS``."""
+        return "e4e" if self.draws_pictures else "e4e+optimize"
 
     @property
     def base(self) -> Base:

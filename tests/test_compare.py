@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import compare
+from benchmarks import compare, exemplars
 from benchmarks.baselines import FIRST_ROW, activations, colour_transfer, jojogan
+from benchmarks.exemplars import told_among
 from benchmarks.judged import Judges, alike, frechet, judge
 from checkpoints.builders import Base
 from data.images import save_image
@@ -95,3 +96,13 @@ def test_command_makes_a_table_and_goes_on(tmp_path, monkeypatch, capsys) -> Non
     assert "| colour | 0." in printed and "1 pairs, 2 photos" in printed and (tmp_path / "out" / "sheet.png").is_file()
     assert compare.main([*argv, "--names", "b"]) == 2 and "there is no such pair" in capsys.readouterr().err
     assert compare.main([*argv, "--methods", "magic"]) == 2
+
+
+def test_exemplars_are_told_among_eight(tmp_path) -> None:  # noqa: ANN001
+    """Nothing nearer: always; all nearer: never; else by drawing sets of seven others, here all of them."""
+    from itertools import combinations
+
+    assert told_among(0, 15) == 1.0 and told_among(15, 15) == 0.0 and told_among(1, 3) == 0.0
+    others = list(combinations(range(9), 7))
+    assert told_among(2, 9) == pytest.approx(sum(min(chosen) >= 2 for chosen in others) / len(others))
+    assert exemplars.main(["--style", "ink", "--photos", "data/test_inputs", "--outdir", str(tmp_path)]) == 2

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from test_dual_style import CONFIG, ENCODER, ROWS, face, far, network, parts, plain, style, weights  # noqa: F401 - fixtures
 
+import export
 import inference
 from checkpoints import CheckpointError, save_model
 from checkpoints import __main__ as zoo
@@ -15,9 +16,11 @@ from checkpoints.features import Encoder
 from checkpoints.io import check_fit, load_model
 from checkpoints.manifest import import_file
 from checkpoints.official import official_keys, recognise
-from data.images import read_image
+from data.images import read_image, to_tensor
 from models.dualstylegan import CodeSampler, DualStyleGAN
+from models.psp import PSPEncoder
 from models.stylegan2 import Generator, GeneratorConfig
+from pipeline.stylize import InversionSettings, build_stylizer
 from styles.controls import FileValue, Look
 from styles.dualstyle import DualStyle, save_dual
 from styles.dualstyle_files import DualParts, Gallery
@@ -114,6 +117,33 @@ def test_released_generator_alone_asks_for_a_portrait_and_its_encoder(weights, p
     monkeypatch.setattr("styles.dualstyle_encoding.load_encoder", lambda name, device: other)
     with pytest.raises(CheckpointError, match=r"encoder\.pt: gives rows \[2, 512\]"):
         style.prepare(look)
+
+
+def test_photos_of_a_released_style_are_encoded_in_z_plus(weights, parts, monkeypatch):
+    path, asked = release(weights / "cartoon", parts), []
+    with pytest.raises(CheckpointError, match=r"cartoon: a photo.* needs encoder\.pt.*--wplus"):
+        build_stylizer(str(path), align=False)
+    (path.parent / "encoder.pt").touch()
+    torch.manual_seed(4)
+    psp = PSPEncoder(ENCODER).eval().requires_grad_(False)
+
+    def load(name, device):
+        asked.append(name)
+        return Encoder(psp, torch.ones(ROWS, 16), 64, "0")
+
+    monkeypatch.setattr("styles.dualstyle_encoding.load_encoder", load)
+    stylizer, photo = build_stylizer(str(path), inversion=InversionSettings(None), align=False), Image.effect_noise((64, 64), 90)
+    assert asked == [path.parent / "encoder.pt"] and stylizer.settings.mode == "e4e"
+    face = stylizer.invert(photo.convert("RGB"))
+    with torch.no_grad():
+        rows = psp(to_tensor(photo.convert("RGB"), 64))
+        wanted = torch.stack([stylizer.style.network.generator.mapping(rows[:, row]) for row in range(ROWS)], dim=1)
+    assert far(face.w_plus, wanted) < 1e-5 and far(face.w_plus, rows + 1.0) > 0.1
+    # With an encoder of W+ its rows are those of the face, the mean latent added.
+    monkeypatch.setattr("pipeline.stylize.load_encoder", load)
+    assert inference.parse(["--wplus"]).encoder == export.parse(["--wplus"]).encoder == "official"
+    plain = build_stylizer(str(path), encoder="official", align=False)
+    assert asked[-1] == "official" and far(plain.invert(photo.convert("RGB")).w_plus, rows + 1.0) < 1e-5
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [

@@ -11,6 +11,7 @@ from checkpoints import CheckpointError
 from checkpoints.features import load_vit
 from models.stylegan2_ada import convert_generator
 from pipeline import stylize
+from styles import protocol
 
 
 def test_conditional_and_grey_networks_are_named():
@@ -24,7 +25,8 @@ def test_a_missing_encoder_names_the_inversion_that_needs_none(monkeypatch):
     def absent(*_, **__):
         raise CheckpointError("own.safetensors: holds a generator, but a encoder is needed here")
 
-    monkeypatch.setattr(stylize, "load_encoder", absent)
+    for module in (stylize, protocol):
+        monkeypatch.setattr(module, "load_encoder", absent)
     with pytest.raises(CheckpointError, match="--inversion optimize needs no encoder"):
         stylize.build_stylizer("cartoon")
     with pytest.raises(CheckpointError) as error:

@@ -13,16 +13,21 @@ from torch import Tensor, nn
 
 from losses.adversarial import logistic_loss, nonsaturating_loss, r1_penalty
 from models.stylegan2 import Generator
+from training.augment import AdaptiveProbability, augment
 from training.checks import check_gradients, check_terms
 from training.ema import update_average
+from training.pretrain import parallel
 
 # A gradient is sudden that is so many times as long as the running mean of the lengths.
 SUDDEN = 3.0
+# Between the seeds of two processes.
+STRIDE = 7919
 
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """What all stages share: steps, batch, Adam's rates, R1 weight and interval, decay of the average, seed."""
+    """What all stages share: steps, batch, Adam's rates, R1 weight and interval, decay of the average, seed, and how the critic's
+    images are augmented: probability to begin with, and target and length of its adaption, see ``training.augment``."""
 
     steps: int = 600
     batch: int = 4
@@ -32,10 +37,13 @@ class AdversarialConfig:
     r1_every: int = 16
     average: float = 0.5 ** (32 / 10_000)
     seed: int = 0
+    augment_p: float = 0.0
+    ada_target: float = 0.0
+    ada_length: int = 500_000
 
 
 class AdversarialStage(ABC):
-    """Train a network against a critic.
+    """Train a network against a critic; under torchrun every process draws its own images, and gradients are averaged.
 
     Args:
         network: what is trained.
@@ -56,7 +64,8 @@ class AdversarialStage(ABC):
         self.named = {name: parameter for name, parameter in network.named_parameters() if trained(name)}
         self.optimizer = torch.optim.Adam(self.named.values(), lr=config.rate, betas=(0.0, 0.99))
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_rate, betas=(0.0, 0.99))
-        self.rng = torch.Generator().manual_seed(config.seed)
+        self.rng = torch.Generator().manual_seed(config.seed + STRIDE * parallel.rank())
+        self.augmented = AdaptiveProbability(config.ada_target, config.ada_length, p=config.augment_p)
         self.step_count, self.history = 0, []
         self.usual = 0.0
 
@@ -71,6 +80,10 @@ class AdversarialStage(ABC):
     @abstractmethod
     def terms(self, image: Tensor, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weighted terms of such images."""
+
+    def judged(self, image: Tensor) -> Tensor:
+        """Return the critic's logits of made images [N, 3, S, S], augmented as real ones are."""
+        return self.critic(augment(image, self.augmented.p, self.rng))
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers of the stage's own random generator, drawn on the CPU."""
@@ -111,18 +124,27 @@ class AdversarialStage(ABC):
         config = self.config
         with torch.no_grad():
             fake = self.make(drawn)
-        terms = {"critic": logistic_loss(self.critic(drawn["real"]), self.critic(fake))}
+            real = augment(drawn["real"], self.augmented.p, self.rng)
+        logits = self.critic(real)
+        terms = {"critic": logistic_loss(logits, self.judged(fake))}
         if config.r1_every and self.step_count % config.r1_every == 0:
-            real = drawn["real"].detach().requires_grad_(True)
+            real = real.detach().requires_grad_(True)
             terms["r1"] = config.r1 / 2 * config.r1_every * r1_penalty(self.critic(real), real)
         self._follow(self.critic_optimizer, dict(self.critic.named_parameters()), terms, phase="critic")
-        return {name: float(value.detach()) for name, value in terms.items()}
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if config.ada_target:
+            sign = logits.detach().sign().mean()
+            parallel.average([sign])
+            self.augmented.see(float(sign), len(real) * parallel.count())
+            values["augmented"] = self.augmented.p
+        return values
 
     def _follow(self, optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], terms: Mapping[str, Tensor], *,
                 phase: str) -> None:
         check_terms(terms, step=self.step_count)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
+        parallel.average(parameter.grad for parameter in named.values())
         check_gradients(named, step=self.step_count, phase=phase)
         if phase == "network":  # the critic's are long wherever it has R1
             self._calm(named)
@@ -149,7 +171,8 @@ class AdversarialStage(ABC):
         detached = {name: {key: value.detach() for key, value in part.items()} for name, part in networks.items()}
         return {**detached, "critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "critic_optimizer": self.critic_optimizer.state_dict(), "rng": self.rng.get_state(),
-                "step": self.step_count, "history": list(self.history), "usual": self.usual}
+                "step": self.step_count, "history": list(self.history), "usual": self.usual,
+                "augmented": [self.augmented.p, *self.augmented.signs]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``; raises RuntimeError, KeyError or ValueError where it does not fit."""
@@ -163,6 +186,9 @@ class AdversarialStage(ABC):
         self.rng.set_state(state["rng"])
         self.step_count, self.history = int(state["step"]), list(state["history"])
         self.usual = float(state.get("usual", 0.0))
+        self.augmented.p, *self.augmented.signs = state.get("augmented", [self.config.augment_p])
+        if not parallel.leads():  # the state's random numbers are the first process's
+            self.rng.manual_seed(self.config.seed + STRIDE * parallel.rank() + self.step_count)
 
 
 @dataclass(frozen=True)
@@ -211,7 +237,7 @@ class FolderTuning(AdversarialStage):
         return self.generator.synthesis(w_plus, noise=self.noise(len(w_plus)))
 
     def terms(self, image: Tensor, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        terms = {"adversarial": self.config.adversarial * nonsaturating_loss(self.critic(image))}
+        terms = {"adversarial": self.config.adversarial * nonsaturating_loss(self.judged(image))}
         if self.config.reconstruction:
             with torch.no_grad():
                 rows = self.encode(drawn["real"])

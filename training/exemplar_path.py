@@ -112,7 +112,7 @@ class MixedFaces(PathStage):
             wanted = self.maps(drawn["real"])
         differences = [F.l1_loss(ours, theirs) for ours, theirs in zip(self.maps(image), wanted, strict=True)]
         return {"features": self.config.features * torch.stack(differences).sum(),
-                "adversarial": self.config.adversarial * nonsaturating_loss(self.critic(image))}
+                "adversarial": self.config.adversarial * nonsaturating_loss(self.judged(image))}
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class PortraitTraining(PathStage):
             theirs = self.maps(drawn["real"])
             face = self.generator.synthesis(drawn["content"], noise=self.generator.fixed_noise())
         blocks = self.network.res[:FIRST_COLOR_ROW]
-        terms = {"adversarial": config.adversarial * nonsaturating_loss(self.critic(image)),
+        terms = {"adversarial": config.adversarial * nonsaturating_loss(self.judged(image)),
                  "contextual": config.contextual * contextual_loss(ours[-1], theirs[-1], band_width=config.band_width),
                  "means": config.means * feature_mean_matching(ours, theirs),
                  "norm": config.norm * path_norm(blocks.parameters())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.io import CheckpointError, atomic_write, read_torch
+from checkpoints.io import CheckpointError, atomic_write, fingerprint, read_torch
 from models.dualstylegan import FIRST_COLOR_ROW, DualStyleGAN
 from models.stylegan2 import Generator
 from training.adversarial_stage import AdversarialStage, FolderTuning, TuningConfig
@@ -30,10 +30,13 @@ from training.exemplars import (
     destylize,
     refine_codes,
 )
+from training.pretrain import parallel
 from training.report import LossTable, contact_sheet, plot_losses
 from training.session import Interrupted, StopFlag
 
 STAGES = ("tune", "destylize", "pretrain", "finetune", "refine", "sampler")
+# Stages that several processes do as one, started by torchrun.
+PARALLEL = ("tune", "pretrain", "finetune")
 # Stages that depend on which network of fine-tuning is taken.
 AFTER = ("refine", "sampler")
 KIND, FORMAT = "exemplar-stage", 1
@@ -86,6 +89,7 @@ class Tools:
         perceptual, identity: distances of image batches; identity is left out where None.
         maps: feature maps of images, from fine to coarse.
         digest: of all these weights.
+        named: what perceptual distance, maps and identity are, in words.
     """
 
     generator: Generator
@@ -96,6 +100,7 @@ class Tools:
     maps: Maps
     digest: str
     identity: Distance | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
 
 
 class ExemplarRun:
@@ -109,14 +114,17 @@ class ExemplarRun:
         flag: raised to stop after the step that runs.
         report: called with a line per stage and interval.
         snapshot: step of fine-tuning whose kept network the later stages take, the last where None.
+        path: a trained extrinsic path, which takes the place of the stage ``pretrain``.
     """
 
     def __init__(self, folder: Path, portraits: Tensor, *, tools: Tools, config: ExemplarConfig, flag: StopFlag | None = None,
-                 report: Callable[[str], None] = lambda line: None, snapshot: int | None = None) -> None:
-        self.snapshot = snapshot
+                 report: Callable[[str], None] = lambda line: None, snapshot: int | None = None,
+                 path: Mapping[str, Tensor] | None = None) -> None:
+        self.snapshot, self.path = snapshot, path
         self.folder, self.portraits, self.tools, self.config = folder, portraits, tools, config
         self.flag, self.report = flag or StopFlag(), report
         facts = json.dumps(config.facts(), sort_keys=True).encode() + tools.digest.encode()
+        facts += fingerprint(path).encode() if path else b""
         self.digest = hashlib.sha256(facts + portraits.cpu().numpy().tobytes()).hexdigest()[:32]
 
     def run(self, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
@@ -127,6 +135,8 @@ class ExemplarRun:
             Interrupted: when the flag was raised, after saving.
         """
         done: dict[str, Any] = {}
+        if self.tools.named:
+            self.report(", ".join(f"{part}: {name}" for part, name in self.tools.named.items()))
         for stage in STAGES:
             state = self._read(stage)
             if not (state and state["done"]):
@@ -141,19 +151,19 @@ class ExemplarRun:
             elif stage in AFTER and state.get("snapshot") != self.snapshot:
                 was, now = (f"the network of step {step}" if step else "the last network" for step in (
                     state.get("snapshot"), self.snapshot))
-                raise CheckpointError(f"{self._path(stage)}: was made from {was}; remove it, to go on from {now}")
+                raise CheckpointError(f"{self._file(stage)}: was made from {was}; remove it, to go on from {now}")
             done[stage] = state["result"]
             if stage == "finetune" and self.snapshot is not None:
                 done[stage] = self._snapshot(self.snapshot)
         return done
 
     # -------------------------------------------------------------------------------------------------- files
-    def _path(self, stage: str) -> Path:
+    def _file(self, stage: str) -> Path:
         return self.folder / f"{stage}.pt"
 
     def _read(self, stage: str) -> dict[str, Any] | None:
         """Return the saved state of a stage, or None."""
-        path = self._path(stage)
+        path = self._file(stage)
         if not path.exists():
             return None
         found = read_torch(path)
@@ -165,20 +175,23 @@ class ExemplarRun:
         return found
 
     def _write(self, stage: str, state: Mapping[str, Any]) -> None:
-        with atomic_write(self._path(stage)) as temporary:
+        if not parallel.leads():
+            return
+        with atomic_write(self._file(stage)) as temporary:
             torch.save({"kind": KIND, "format": FORMAT, "run": self.digest, **state}, temporary)
 
     def _pause(self, stage: str, state: Callable[[], Mapping[str, Any]], *, due: bool, where: str) -> None:
         """Save where that is due, and stop where the flag is raised."""
-        if due or self.flag.raised:
+        stops = bool(parallel.first_value(float(self.flag.raised)))
+        if due or stops:
             self._write(stage, {"done": False, "result": None, **state()})
-        if self.flag.raised:
+        if stops:
             raise Interrupted(f"stopped in stage {stage} after {where}; the same command with --resume goes on")
 
     def _snapshot(self, step: int) -> dict[str, Tensor]:
         """Return the network that was kept after a step of fine-tuning; raises CheckpointError where there is none."""
         name = f"finetune_{step:05d}"
-        if not self._path(name).exists():
+        if not self._file(name).exists():
             kept = [int(path.stem.rpartition("_")[2]) for path in sorted(self.folder.glob("finetune_[0-9]*.pt"))]
             known = ", ".join(map(str, kept)) or "none"
             raise CheckpointError(f"--snapshot {step}: there is none in {self.folder}; kept are {known}")
@@ -187,7 +200,7 @@ class ExemplarRun:
     def _keep(self, trainer: PortraitTraining, codes: Tensor) -> None:
         """Keep the network of this step, and show all kept ones on a sheet."""
         count, every = trainer.step_count, self.config.snapshot_every
-        if not every or count % every:
+        if not every or count % every or not parallel.leads():
             return
         self._write(f"finetune_{count:05d}", {"done": True, "result": trainer.state()["average"]})
         rows = {"exemplars": self.portraits[:SHOWN]}
@@ -212,7 +225,7 @@ class ExemplarRun:
             if count % self.config.save_every == 0:
                 self.report(f"{stage} {count}/{total}: "
                             + ", ".join(f"{name} {value:.3g}" for name, value in trainer.history[-1].items()))
-        if not total:
+        if not total or not parallel.leads():
             return trainer
         terms = sorted({name for row in trainer.history for name in row})
         history = [{name: row.get(name, math.nan) for name in terms} for row in trainer.history]
@@ -267,6 +280,8 @@ class ExemplarRun:
         return network.requires_grad_(False).eval()
 
     def _pretrain(self, done: Mapping[str, Any], state: Mapping[str, Any] | None) -> dict[str, Tensor]:
+        if self.path is not None:
+            return dict(self.path)
         trainer = MixedFaces(self.network(), self.tools.critic(), maps=self.tools.maps, encode=self.tools.encode,
                              config=self.config.pretrain)
         self._adversarial("pretrain", trainer, state)
@@ -276,7 +291,11 @@ class ExemplarRun:
         codes = done["destylize"]
         portraits = Portraits(self.portraits, codes["extrinsic"], codes["intrinsic"])
         network = self.trained(done["pretrain"])
-        trainer = PortraitTraining(network, self.tools.critic(), maps=self.tools.maps, portraits=portraits,
+
+        def maps(image: Tensor) -> Sequence[Tensor]:
+            return self.tools.maps(image)[-2:]  # of VGG19's three the two coarser ones, as published
+
+        trainer = PortraitTraining(network, self.tools.critic(), maps=maps, portraits=portraits,
                                    identity=self.tools.identity, config=self.config.finetune)
         self._adversarial("finetune", trainer, state, lambda: self._keep(trainer, codes["extrinsic"]))
         self._sheet("finetune", self._drawn(trainer.average, codes["extrinsic"]))
@@ -353,4 +372,5 @@ class ExemplarRun:
         return rows
 
     def _sheet(self, stage: str, rows: Mapping[str, Tensor]) -> None:
-        contact_sheet(self.folder / f"sheet_{stage}.png", rows)
+        if parallel.leads():
+            contact_sheet(self.folder / f"sheet_{stage}.png", rows)
