@@ -158,6 +158,8 @@ def load_base(
 def load_starter_discriminator(folder: Path) -> Discriminator:
     """Load the discriminator that lies beside a starter generator."""
     path = folder / "discriminator.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not found, and training needs it; import a file that holds a discriminator (D) too")
     tensors, config = load_model(path, kind="discriminator")
     found = read_config(path, config, "discriminator", DiscriminatorConfig.from_dict)
     return build_strict(lambda: Discriminator(found), tensors, what=str(path))

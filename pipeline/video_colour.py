@@ -106,7 +106,7 @@ def read_rgb(frame: av.VideoFrame, colours: Colours) -> np.ndarray:
         return ((pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
     if colours.rgb:
         return frame.to_ndarray(format="rgb24")
-    kind = "rgb48le" if colours.hdr else "rgb24"
+    kind = "gbrp16le" if colours.hdr else "rgb24"  # swscale gives wrong colours in packed 16 bit with whole chroma
     shown = frame.reformat(format=kind, src_colorspace=MATRICES[colours.coding], interpolation=EXACTLY,
                            src_color_range=colours.scale, dst_color_range=FULL)
     pixels = shown.to_ndarray()

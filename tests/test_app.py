@@ -21,12 +21,14 @@ from skimage.data import astronaut
 
 pytest.importorskip("gradio", reason="gradio is not installed (requirements-app.txt)")
 
+from data.images import save_image  # noqa: E402
 from models.face import Face  # noqa: E402
 from pipeline.cli import UserError  # noqa: E402
 from styles.controls import REGIONS, Control, Look  # noqa: E402
 from web.controls import first_values, kept_values, look_of, step_of, value_of  # noqa: E402
 from web.jobs import Trainer, check_name  # noqa: E402
 from web.studio import Cache, Studio, Wish, truncated  # noqa: E402
+from web.thumbs import Thumbnails  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -185,10 +187,15 @@ def page(styles, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("page") / "log.txt"
+    with pytest.MonkeyPatch.context() as patch:  # pictures of styles that are there need not be drawn
+        patch.setenv("CHECKPOINTS_DIR", str(styles))
+        thumbs = Thumbnails(log.parent / "runs" / "thumbnails")
+        for number, style in enumerate(thumbs.missing()):
+            if style != "evil":
+                save_image(thumbs._file(style), Image.new("RGB", (96, 96), (20 * number % 256, 90, 120)))
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port), "--outdir", str(log.parent / "runs"), "--max-upload-mb", "2",
-             "--thumbnails", "false"],
+            [sys.executable, "app.py", "--port", str(port), "--outdir", str(log.parent / "runs"), "--max-upload-mb", "2"],
             cwd=ROOT, env={**os.environ, "CHECKPOINTS_DIR": str(styles)}, stdout=file, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 240

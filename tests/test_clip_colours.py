@@ -36,7 +36,7 @@ def bars(width, height):
 def write(path, frames, *, colours=SDR, sar=None, kind="yuv420p", codec="libx264", options=None):
     """Encode yuv frames or RGB arrays with the colours' tags, nearly without loss."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10, options=options or {"crf": "1"})
+        stream = container.add_stream(codec, rate=10, options=options or ({"crf": "1"} if codec == "libx264" else {}))
         first = frames[0]
         stream.height, stream.width = first.shape[:2] if isinstance(first, np.ndarray) else (first.height, first.width)
         stream.pix_fmt = kind
@@ -58,6 +58,26 @@ def tags(path):
         return context.colorspace, context.color_primaries, context.color_trc, max(1, context.color_range)
 
 
+def shown(path, colours=SDR):
+    """The first frame [H, W, 3] as a player shows it: computed from its planes of 8 bit, chroma doubled."""
+    red, blue = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}[colours.coding]
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        luma, *chroma = (np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, :p.width].astype(float)
+                         for p in frame.planes)
+    cb, cr = (plane.repeat(2, axis=0).repeat(2, axis=1) - 128 for plane in chroma)
+    if colours.range != 2:
+        luma, cb, cr = (luma - 16) * 255 / 219, cb * 255 / 224, cr * 255 / 224
+    r, b = luma + 2 * (1 - red) * cr, luma + 2 * (1 - blue) * cb
+    return np.stack([r, (luma - red * r - blue * b) / (1 - red - blue), b], axis=2).round().clip(0, 255)
+
+
+def inner(picture, colours):
+    """The inside of each bar of a picture, [bars, rows, columns, 3]."""
+    step = picture.shape[1] // len(colours)
+    return np.stack([picture[20:-20, step * place + 8:step * (place + 1) - 8] for place in range(len(colours))])
+
+
 def planes(path):
     with av.open(str(path)) as container:
         return [np.concatenate([np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, :p.width].ravel()
@@ -75,11 +95,10 @@ def test_untouched_planes_and_tags_stay(tmp_path, colours, size):
     assert tags(tmp_path / "a.mp4") == tags(tmp_path / "b.mp4")
     for before, after in zip(planes(tmp_path / "a.mp4"), planes(tmp_path / "b.mp4"), strict=True):
         assert abs(after - before).max() <= 4 and abs(after - before).mean() < 0.5
-    # What is found and drawn has the colours that a player shows.
-    seen = np.asarray(next(video_io.read_frames(tmp_path / "a.mp4")).image, int)
-    step = size[0] // len(BARS)
-    for place, colour in enumerate(BARS):
-        assert abs(seen[20:50, place * step + 8:(place + 1) * step - 8] - colour).max() <= 2
+    # What is found and drawn has the colours that a player shows, and so has the result.
+    read = np.asarray(next(video_io.read_frames(tmp_path / "a.mp4")).image, int)
+    for seen in (read, shown(tmp_path / "b.mp4", colours)):
+        assert abs(inner(seen, BARS) - np.array(BARS)[:, None, None]).max() <= 2
 
 
 @pytest.mark.parametrize("colours", [SDR, Colours(6, 6, 6, 1, 6), Colours(1, 1, 1, 2)], ids=["709", "601", "full"])
@@ -117,6 +136,29 @@ def test_hdr_becomes_sdr_with_a_word(tmp_path, transfer, white, name):
     levels = [frame.mean() for _, frame in decoded(output)]
     assert abs(levels[0] - 255) <= 2 and levels[1] <= 2 and abs(levels[2] - 255) <= 2
     assert name in report.notes[0] and "SDR" in str(report) and tags(output) == (1, 1, 1, 1)
+
+
+def hlg_bars(colours, size):
+    """SDR colours as a frame of HLG, by BT.1886, BT.2087, white at 203 cd/m^2 (BT.2408) and the inverse of HLG's display."""
+    wide, luma = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]), [0.2627, 0.678, 0.0593]
+    light = (np.array(colours) / 255) ** 2.4 * 0.203 @ wide.T
+    scene = light * ((light @ luma) ** (1 / 1.2 - 1))[:, None]
+    bright = 0.17883277 * np.log(np.maximum(12 * scene, 1) - 0.28466892) + 0.55991073
+    signal = np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
+    y = signal @ luma
+    coded = 64 + 876 * y, 512 + 896 * (signal[:, 2] - y) / 1.8814, 512 + 896 * (signal[:, 0] - y) / 1.4746
+    rows = [np.tile(np.repeat(np.round(value), size[0] // len(colours) // half), (size[1] // half, 1)).reshape(-1, size[0])
+            for value, half in zip(coded, (1, 2, 2), strict=True)]
+    return av.VideoFrame.from_ndarray(np.concatenate(rows).astype(np.uint16), format="yuv420p10le")
+
+
+def test_colours_of_hlg_are_those_that_were_meant(tmp_path):
+    colours = [(200, 60, 50), (90, 160, 70), (60, 80, 190), (128, 128, 128), (230, 200, 170), (90, 60, 45), (190, 190, 60),
+               (254, 254, 254)]
+    write(tmp_path / "a.mkv", [hlg_bars(colours, (320, 96))] * 2, colours=Colours(9, 9, HLG, 1, 9), kind="yuv420p10le",
+          codec="ffv1")
+    restyle(tmp_path / "a.mkv", tmp_path / "b.mp4", stylizer=Blind())
+    assert abs(inner(shown(tmp_path / "b.mp4"), colours) - np.array(colours)[:, None, None]).max() <= 2
 
 
 def test_hdr_tones_have_the_right_values():

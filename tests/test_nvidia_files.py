@@ -225,6 +225,13 @@ def test_other_networks_are_told_by_their_keys(tmp_path, change, words):
         import_file(write(tmp_path / "net.pkl", {"G_ema": network(state)}))
 
 
+def test_a_generator_alone_says_what_training_needs(tmp_path):
+    path = import_file(write(tmp_path / "alone.pkl", {"G_ema": network(small_state())}))
+    assert load_base(path).discriminator is None
+    with pytest.raises(CheckpointError, match="discriminator.safetensors: not found, and training needs it"):
+        load_base(path, with_discriminator=True)
+
+
 def test_pickle_without_a_generator(tmp_path):
     with pytest.raises(CheckpointError, match="no G_ema"):
         import_file(write(tmp_path / "net.pkl", {"G": network(small_state())}))

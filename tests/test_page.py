@@ -14,8 +14,12 @@ from skimage.data import astronaut
 from test_app import browser, find, needs_browser, open_tab, page, photo, picture, shot, styles, until  # noqa: F401
 from test_video import make_clip
 
+from data.images import read_image
 from pipeline.cli import UserError
+from styles.registry import controls_of
+from web import thumbs
 from web.layout import NO_STYLE, recipe
+from web.thumbs import Thumbnails
 from web.uploads import Previews, plain
 
 STYLE = "cartoon"
@@ -67,6 +71,22 @@ def unfold(browser, text):
         if text in button.text and button.is_displayed() and "open" not in button.get_attribute("class").split():
             click(browser, button)
             time.sleep(0.5)
+
+
+def pictures(browser, holder):
+    """Return the buttons of the small pictures in the first gallery that is seen."""
+    return [button for button in browser.find_elements("css selector", f"{holder} button:has(img)") if button.is_displayed()]
+
+
+def whole_names(browser, holder):
+    """Return the names below small pictures, once there are any; nothing of one may be cut off, and each is a picture."""
+    until(lambda: pictures(browser, holder), what=f"pictures in {holder}")
+    cut = ("let b = arguments[0], c = b.querySelector('.caption-label');"
+           "return [c.innerText.trim(), c.scrollWidth <= c.clientWidth + 1 && c.scrollHeight <= c.clientHeight + 1,"
+           "b.querySelector('img').naturalWidth]")
+    found = [browser.execute_script(cut, button) for button in pictures(browser, holder)]
+    assert all(whole and width > 0 for _, whole, width in found), found
+    return [name for name, _, _ in found]
 
 
 @needs_browser
@@ -159,6 +179,34 @@ def test_which_faces_are_found_is_a_widget(page, browser, photo):  # noqa: F811
 
 
 @needs_browser
+def test_pictures_of_styles_choose_them(page, browser):  # noqa: F811
+    """There is one for each style but the damaged one, with its whole name; a click on it chooses the style."""
+    browser.get(page)
+    find(browser, "#photo_alpha")
+    names = whole_names(browser, ".styles")
+    assert {"alpha_style", "cartoon", "ink", "exemplars"} <= set(names) and "evil" not in names
+    click(browser, pictures(browser, ".styles")[names.index("ink")])
+    until(lambda: browser.execute_script("return document.querySelector('input[aria-label=Style]').value") == "ink",
+          what="the choice of a style")
+
+
+@needs_browser
+def test_exemplars_have_pictures_with_whole_names(page, browser):  # noqa: F811
+    browser.get(page)
+    find(browser, "#photo_alpha")
+    choose(browser, "Style", "exemplars")
+    find(browser, "#photo_exemplar_pictures img")
+    names = whole_names(browser, "#photo_exemplar_pictures")
+    control = next(control for control in controls_of("exemplars") if control.name == "exemplar")
+    assert names == [name for name in control.choices if name != "random"] and max(map(len, names)) > 12
+    shot(browser, "exemplars_1280")
+    click(browser, pictures(browser, "#photo_exemplar_pictures")[1])
+    until(lambda: names[1] in str(browser.execute_script(
+        "let e = document.querySelector('#photo_exemplar input:checked, #photo_exemplar input'); return e.value")),
+        what="the choice of an exemplar")
+
+
+@needs_browser
 def test_a_clip_is_drawn(page, browser, tmp_path):  # noqa: F811
     make_clip(tmp_path / "clip.ts", frames=4, face=True, size=(320, 320))
     browser.get(page)
@@ -178,10 +226,11 @@ def test_a_clip_is_drawn(page, browser, tmp_path):  # noqa: F811
 def test_the_webcam_comes_back_with_its_rate(page, browser):  # noqa: F811
     browser.get(page)
     open_tab(browser, "Webcam")
-    until(lambda: [e for e in browser.find_elements("css selector", "#camera button") if "Access" in e.text],
-          what="the camera")[0].click()
-    until(lambda: [e for e in browser.find_elements("css selector", "#camera button") if "Record" in e.text],
-          what="the camera's start")[0].click()
+    # Found and clicked at once, for the page makes the buttons anew.
+    press = ("let b = [...document.querySelectorAll('#camera button')].find(b => b.innerText.includes(arguments[0]));"
+             "if (b) b.click(); return !!b")
+    for word in ("Access", "Record"):
+        until(lambda word=word: browser.execute_script(press, word), what=f"the camera's button {word}")
     _, pixels = picture(browser, "#live")
     text = until(lambda: browser.execute_script("return document.querySelector('#live_rate textarea').value"), what="the rate")
     assert "frames a second" in text and pixels.std() > 5
@@ -262,3 +311,25 @@ def test_previews_are_of_what_browsers_cannot_show(tmp_path):
 
 def test_recipes_of_mixtures():
     assert recipe("a", NO_STYLE, 0.3) == "a" == recipe("a", "a", 0.3) and recipe("a", "b", 0.25) == "a:0.75,b:0.25"
+
+
+def test_thumbnails_are_drawn_once_and_damaged_styles_left_out(styles, tmp_path, monkeypatch):  # noqa: F811
+    """A style's own picture is made of the bundled face; what is drawn is kept, a file that changed is drawn again."""
+    monkeypatch.setenv("CHECKPOINTS_DIR", str(styles))
+    monkeypatch.setattr(thumbs, "style_names", lambda: ["alpha_style", "evil"])
+    drawn, made = Thumbnails._drawn, []
+    monkeypatch.setattr(Thumbnails, "_drawn", lambda self, style: made.append(style) or drawn(self, style))
+
+    def settled():
+        thumbnails = Thumbnails(tmp_path)
+        thumbnails.start()
+        until(lambda: not thumbnails.missing(), what="the pictures")
+        return thumbnails.ready()
+
+    ((path, name),) = settled()
+    assert name == "alpha_style" and sorted(made) == ["alpha_style", "evil"]
+    picture, face = (np.asarray(read_image(each).resize((96, 96)), int) for each in (path, thumbs.FACE))
+    assert Image.open(path).size == (96, 96) and picture.std() > 20 and np.abs(picture - face).mean() > 3
+    assert settled() == [(path, name)] and made.count("alpha_style") == 1
+    (styles / "alpha_style.safetensors").touch()
+    assert settled()[0][0] != path and made.count("alpha_style") == 2

@@ -45,7 +45,8 @@ footer {display: none !important}
 .tabs, .tabitem, .tabitem > div, .row {overflow: visible !important}
 .kept .image-container, .kept video {min-height: 200px}
 .caption-label, .gallery-item .caption-label {white-space: normal !important; overflow: visible !important;
-  text-overflow: clip !important; max-width: 100% !important; line-height: 1.1; font-size: 11px; padding: 1px 3px}
+  text-overflow: clip !important; overflow-wrap: anywhere; max-width: 100% !important;
+  line-height: 1.1; font-size: 11px; padding: 1px 3px}
 @media (max-width: 760px) {
   .kept {order: -1; top: 0; z-index: 60; background: var(--body-background-fill); padding-bottom: 4px}
   .kept img, .kept video {max-height: 36vh} .kept .image-container {min-height: 90px}
