@@ -15,6 +15,7 @@ from drawing.strokes import feature_map
 from drawing.style import DrawnStyle
 from drawing.tone import toned
 from drawing.warp import GRID, fading, goals, sampled, warp_grid, warped
+from faces.parts import BACKGROUND
 from models.sampling_grids import enlarged as enlarged_grid
 from models.sampling_grids import pixel_lattice
 
@@ -111,7 +112,8 @@ def draw_picture(image: Tensor, parts: Tensor, faces: Sequence[PlacedFace], styl
         faces: in it; at least one.
         style: how to draw.
         strengths: for each face; tone and strokes of the first count for the picture.
-        inside: weights [1, 1, H, W] of what is drawn; the rest stays as it is. None draws everything.
+        inside: weights [1, 1, H, W] of where people are drawn; all else, and the background there too, stays as it is. None
+            draws everything.
 
     Raises:
         ValueError: without a face.
@@ -137,7 +139,7 @@ def draw_picture(image: Tensor, parts: Tensor, faces: Sequence[PlacedFace], styl
     moved, parts = sampled(image, reading), normalised(sampled(parts, reading))
     frame = float(max((face.corners[1] - face.corners[0]).norm() for face in faces))
     made = _drawn(moved, parts, placed / crowded, style, strengths[0], frame=frame)
-    return made if inside is None else torch.lerp(moved, made, inside)
+    return made if inside is None else torch.lerp(moved, made, inside * (1.0 - parts[:, BACKGROUND:BACKGROUND + 1]))
 
 
 def frame_lookup(corners: Tensor, small: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -138,12 +138,13 @@ def style_of_picture(picture: Image.Image, finder: Callable[[], FaceFinder], *, 
                      ) -> tuple[DrawnStyle, bool]:
     """Return the style of any RGB picture, and whether there is a face in it; without one the whole picture counts.
 
-    A picture that is an aligned face stays as it is, for cutting it anew costs its finest strokes.
+    A picture that is an aligned face stays as it is, for cutting it anew costs its finest strokes, and so does one in which the
+    mesh network sees a face about there, but the finder sees none.
     """
     whole = to_tensor(picture, FRAME).to(device)
     mesh, score = aligned_mesh(whole)
-    away = np.abs(ffhq_quad(landmarks_in(mesh)) - UNIT_SQUARE).max()
-    if score >= LEAST_SCORE and max(away, abs(picture.width / picture.height - 1.0)) <= MOST_AWAY:
+    seen = score >= LEAST_SCORE and abs(picture.width / picture.height - 1.0) <= MOST_AWAY
+    if seen and np.abs(ffhq_quad(landmarks_in(mesh)) - UNIT_SQUARE).max() <= MOST_AWAY:
         return style_of_portrait(whole, side=min(picture.size)), True
     faces = finder().find(picture)
     if faces:
@@ -152,6 +153,8 @@ def style_of_picture(picture: Image.Image, finder: Callable[[], FaceFinder], *, 
         found = style_of_portrait(cut, side=int(np.hypot(*(quad[3] - quad[0]))))
         if found is not None:
             return found, True
+    if seen:
+        return style_of_portrait(whole, side=min(picture.size)), True
     return style_without_face(to_tensor(picture, min(FRAME, max(LEAST_SIDE, *picture.size))).to(device)), False
 
 

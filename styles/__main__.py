@@ -37,7 +37,7 @@ READY = {
     "vangogh": Recipe(PORTRAITS / "vangogh_roulin.jpg", None, "curling strokes, yellow on green"),
     "renoir": Recipe(PORTRAITS / "renoir_samary.jpg", None, "feathery strokes in rose"),
     "klimt": Recipe(PORTRAITS / "klimt_adele.jpg", None, "pale skin before gold"),
-    "gauguin": Recipe(PORTRAITS / "gauguin_miserables.jpg", None, "green shadows on orange"),
+    "gachet": Recipe(PORTRAITS / "vangogh_gachet.jpg", None, "a long face in yellow dabs, blue ground"),
     "vermeer": Recipe(PORTRAITS / "vermeer_pearl.jpg", None, "soft light, blue before black"),
     "elgreco": Recipe(PORTRAITS / "elgreco_christ.jpg", None, "long faces in the dark"),
 }

@@ -146,6 +146,20 @@ def test_an_aligned_picture_is_not_cut_and_others_are():
     assert float((cut.tone.mean - whole.tone.mean).abs().max()) < 0.2
 
 
+def test_a_face_that_the_finder_misses_is_taken_where_it_is_about_in_place():
+    class Blind:
+        def find(self, picture: Image.Image) -> list:
+            return []
+
+    image = read_image(DRAWING)
+    side = image.width
+    aside = image.crop((side // 5, 0, side + side // 5, side))  # the face a fifth of the side to the left
+    found, has_face = style_of_picture(aside, Blind)
+    assert has_face and float(found.moved.abs().max()) > 0.0
+    wide = image.resize((3 * side // 2, side))
+    assert not style_of_picture(wide, Blind)[1]  # what is squeezed into a square is no face in place
+
+
 def test_random_faces_are_drawn_too(style):
     face = style.random(torch.randn(1, 512, generator=torch.Generator().manual_seed(1)), truncation_psi=0.7)
     drawn = style.draw(face, Look(style_image=FileValue.read(DRAWING)))

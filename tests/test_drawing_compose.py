@@ -9,6 +9,7 @@ from drawn_styles import context_of, drawn_style, mean_mesh, parts_of, photo_of
 from drawing.compose import PlacedFace, Strengths, around_faces, draw_aligned, draw_picture, normalised
 from drawing.context import aligned_mesh, read_context
 from drawing.warp import with_rings
+from faces.parts import BACKGROUND
 
 STILL = Strengths(1.0, 0.0, 0.0)
 
@@ -66,6 +67,10 @@ def test_surroundings_stay():
     made = draw_picture(image, parts, [face], drawn_style(), [Strengths()], inside=inside)
     torch.testing.assert_close(made[..., :, 145:], image[..., :, 145:], atol=1e-5, rtol=0.0)
     assert (made - image)[..., 60:130, 40:120].abs().mean() > 0.02
+    empty = torch.zeros_like(parts)
+    empty[:, BACKGROUND] = 1.0
+    drawn = draw_picture(image, empty, [face], drawn_style(by=0.0), [Strengths()], inside=inside)
+    torch.testing.assert_close(drawn, image, atol=1e-4, rtol=0.0)
 
 
 def test_parts_sum_to_one():
