@@ -161,7 +161,7 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which encoder photos are inverted by."""
     parser.add_argument("--encoder", default=None, help="encoder of photos; default is the one of the style")
     parser.add_argument("--wplus", dest="encoder", action="store_const", const="official",
-                        help="for released exemplar styles: rows of e4e in w+, not of encoder.pt in z+; as --encoder official")
+                        help="for released styles whose codes lie in z+: rows of e4e, in w+; as --encoder official")
 
 
 def add_common(parser: ArgumentParser, *, outdir: bool = True, seed: int = 0) -> None:

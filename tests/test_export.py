@@ -86,6 +86,7 @@ def expected_picture(alpha: float) -> np.ndarray:
     return np.asarray(to_pil(style.draw(Face(w_plus, residual), Look(alpha=alpha)))).astype(int)
 
 
+@pytest.mark.nightly
 def test_onnx_generator_equals_pytorch_at_latents_the_export_has_not_seen(tmp_path):
     needs_onnx()
     name, count = "exact", 2
@@ -106,6 +107,7 @@ def test_onnx_generator_equals_pytorch_at_latents_the_export_has_not_seen(tmp_pa
     assert str(ROOT).encode() not in path.read_bytes()
 
 
+@pytest.mark.nightly
 def test_onnx_photo_runs_in_a_process_without_torch(tmp_path):
     needs_onnx()
     path, picture = tmp_path / "toy.onnx", tmp_path / "restyled.png"
@@ -119,6 +121,7 @@ def test_onnx_photo_runs_in_a_process_without_torch(tmp_path):
     assert np.abs(found - expected_picture(0.0)).mean() > 1.0
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_torchscript_of_both_parts_equals_pytorch(tmp_path, capsys):
     style = load_style("published")

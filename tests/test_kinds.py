@@ -92,6 +92,7 @@ def test_a_clip(tmp_path):
     assert (tmp_path / "out" / "lines_clip.mp4").stat().st_size > 500
 
 
+@pytest.mark.nightly
 def test_export(tmp_path, capsys):
     pytest.importorskip("onnxruntime", reason="onnxruntime of requirements-app.txt is not installed")
     path = tmp_path / "lines.onnx"

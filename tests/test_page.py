@@ -117,6 +117,7 @@ def test_every_kind_of_widget_of_a_photo_changes_it(page, browser, photo):  # no
     changes(browser, "#restyled", lambda: drag(browser, "#share", 0.95))
 
 
+@pytest.mark.nightly
 @needs_browser
 def test_sliders_of_random_faces(page, browser):  # noqa: F811
     browser.get(page)

@@ -73,6 +73,7 @@ def test_vit_stage_runs_saves_and_resumes(pack_path, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["images"] > first
 
 
+@pytest.mark.nightly
 def test_base_stages_follow_each_other(pack_path, teacher_path, tmp_path, monkeypatch, capsys):
     import training.pretrain.autoencoder as autoencoder
     import training.pretrain.encoder as encoder

@@ -71,12 +71,12 @@ def folder(tmp_path, prior):
 def test_prior_starts_at_the_mean_and_covariance_of_the_faces(prior, rng):
     known = faces(200, torch.Generator().manual_seed(1))
     assert torch.allclose(prior.rows(torch.zeros(1, 16))[0], known.rows.mean(dim=0), atol=1e-4)
-    image = torch.zeros(20_000, 3, 32, 32)
-    z = torch.randn(20_000, 16, generator=rng)
+    image = torch.zeros(3000, 3, 32, 32)
+    z = torch.randn(3000, 16, generator=rng)
     drawn = prior.rows(z), prior.sketch(z, image)  # an untrained flow leaves the Gaussian as it is
     for truth, got, share in zip((known.rows, known.sketches), drawn, (1.0, SHARE), strict=True):
         truth, got = (torch.cov(part.flatten(1)[:, :6].T) for part in (share * truth, got))
-        assert (truth - got).abs().max() < 0.05 * truth.abs().max()
+        assert (truth - got).abs().max() < 0.1 * truth.abs().max()
     assert prior.sketch(torch.zeros(1, 16), image[:1]).sub(known.sketches.mean(dim=0)).abs().max() < 1e-4
 
 
@@ -100,7 +100,7 @@ def test_flow_learns_what_the_image_says(rng):
     made = FacePrior(SHAPE)
     fit_gaussian(made, known)
     trainer = PriorTrainer(PriorTrainingConfig(batch=16, lr=5e-3, warm=16, average=0.9), made, "")
-    before, *_ = [trainer.step(known, 0.0)["flow"] for _ in range(300)]
+    before, *_ = [trainer.step(known, 0.0)["flow"] for _ in range(150)]
     z = torch.randn(64, 16, generator=rng)
     means = made.sketch(z, image).mean(dim=(1, 2, 3))
     assert float((means - light.flatten()).abs().mean()) < 0.25 * float(light.abs().mean())
