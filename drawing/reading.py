@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from data.images import to_tensor
+from drawing.compose import look_up
 from drawing.context import FaceContext, aligned_mesh, landmarks_in, read_context
 from drawing.pyramids import resized
 from drawing.strokes import CELL, Strokes
@@ -75,8 +75,7 @@ def drawn_mesh(image: Tensor, mesh: Tensor) -> Tensor:
         found, score = aligned_mesh(warped(image, grid))
         if score < LEAST_SCORE:
             break
-        back = F.grid_sample(grid.permute(0, 3, 1, 2), 2.0 * found[:, :, None, :2] - 1.0, padding_mode="border",
-                             align_corners=False)[..., 0].transpose(1, 2)
+        back = look_up(grid.permute(0, 3, 1, 2), 2.0 * found[:, :, None, :2] - 1.0)[..., 0].transpose(1, 2)
         mesh = torch.cat([back / 2.0 + 0.5, found[..., 2:]], dim=2)
     return mesh
 

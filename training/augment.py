@@ -60,10 +60,14 @@ def augment(image: Tensor, p: float, rng: torch.Generator) -> Tensor:
     grid = F.affine_grid(place[:, :2].to(image), list(image.shape), align_corners=False)
     x = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
 
-    # Colours: x' = C x + b, about the grey axis v v^T.
     brightness, contrast = some() * normal(0.2), (some() * normal(0.5 * math.log(2.0))).exp()
     flipped, hue = some() * whole(2), some() * (torch.rand(n, generator=rng) - 0.5) * 2 * math.pi
     saturation = (some() * normal(math.log(2.0))).exp()
+    return recoloured(x, brightness=brightness, contrast=contrast, flipped=flipped, hue=hue, saturation=saturation)
+
+
+def recoloured(x: Tensor, *, brightness: Tensor, contrast: Tensor, flipped: Tensor, hue: Tensor, saturation: Tensor) -> Tensor:
+    """Return images [N, 3, S, S] with other colours, x' = C x + b, about the grey axis v v^T; all else [N], hue in radians."""
     v = torch.full((3,), 3**-0.5)
     grey = torch.outer(v, v)
     cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) * 3**-0.5

@@ -86,9 +86,10 @@ def principal_parts(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def fit_gaussian(prior: FacePrior, faces: Faces) -> None:
     """Give a prior the means and principal directions of faces' rows and sketches, the latter over their deviation."""
-    prior.scale.copy_((faces.sketches - faces.sketches.mean(dim=0)).square().mean(dim=(0, 2, 3)).sqrt()[:, None, None])
+    deviation = (faces.sketches - faces.sketches.mean(dim=0)).square().mean(dim=(0, 2, 3)).sqrt()
+    prior.scale.copy_(deviation.clamp_min(RANK)[:, None, None])
     for mean, basis, values in ((prior.row_mean, prior.row_basis, faces.rows),
-                                (prior.sketch_mean, prior.sketch_basis, faces.sketches / prior.scale.clamp_min(RANK))):
+                                (prior.sketch_mean, prior.sketch_basis, faces.sketches / prior.scale)):
         for buffer, found in zip((mean, basis), principal_parts(values, len(basis)), strict=True):
             buffer.copy_(found)
 
