@@ -1,12 +1,13 @@
 """Strokes: the photo's fine detail gives way to the drawing's own, which is quilted of patches of the drawing.
 
 After Efros and Freeman 2001, "Image quilting for texture synthesis and transfer". With s an edge-preserving smoothing (the guided
-filter), x the toned photo and y the drawing,
+filter), a the abstraction (``drawing.abstraction``), x the toned photo and y the drawing,
 
-    o = s(x) + q,        q a quilt of patches of y - s(y),
+    o = a(x + c (s(x) - x)) + c q,        q a quilt of patches of y - s(y),
 
-the patches being those around which the drawing has the parts, tones and places of the photo. Eyes, brows, nostrils and lips keep
-the photo's own detail, and the drawing's are never copied.
+the patches being those around which the drawing has the parts, tones and places of the photo; c says how far a pixel's own detail
+gives way: on skin and background fully, in hair and clothes a little, so that persons keep their locks and patterns, at eyes,
+brows, nostrils and lips not at all. The drawing's own features are never copied.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from skimage.draw import polygon2mask
 from torch import Tensor
 from torch.nn import functional as F
 
-from drawing.pyramids import opponent, resized
+from drawing.abstraction import abstracted
+from drawing.pyramids import enlarged, opponent, resized
 from faces.topology import FEATURES
 
 # Radii in px of 512 of the guided filters of s, one after the other, the variance of a colour that they smooth away, and how many
@@ -32,14 +34,19 @@ PATCH, STEP, CELL = 40, 24, 8
 # Weights of parts and places among the guides, that of tones being 1, of a patch's share of eyes, brows, nostrils
 # or lips, and of the logarithm of its energy over what is usual in its part.
 PART, PLACE, FEATURE, LINES = 3.0, 0.3, 10.0, 2.0
-# Mean square of detail that counts as none, and the quantile of a part's patches whose energy is usual.
-FAINT, CALM = 1e-6, 0.25
+# Square of a colour that is half lost as noise, mean square of detail that counts as none, and the quantile of a part's patches
+# whose energy is usual.
+NOISE, FAINT, CALM = 3.0 * (2.0 / 127.5)**2, 1e-6, 0.25
 # One of so many that fit best is taken, by numbers that scatter like chance but are the same every time.
 NEAREST, SCATTER = 12, (7919, 997)
 # Least side in px of a face's frame that patches are quilted in, and number of patches that are chosen at once.
 LEAST_SIDE, AT_ONCE = 64, 4096
 # Side in px at which features are outlined, and how far they reach beyond their vertices, as a share of the frame.
 OUTLINE, AROUND = 256, 0.012
+# How far the photo's own detail gives way to the drawing's, by part (skin, hair, background, rest).
+COVERED = (1.0, 0.35, 1.0, 0.35)
+# How far features are abstracted.
+FEATURES_ABSTRACTED = 0.5
 FRAME = 512
 # Sides of frames for which a drawing's patches are kept.
 KEPT = 4
@@ -86,8 +93,10 @@ class Strokes:
 
     @cached_property
     def detail(self) -> Tensor:
-        """y - s(y) but for features, [1, 3, S, S]."""
-        return (self.drawing - self.smooth) * (1.0 - self.features)
+        """y - s(y) but for features and what is as faint as the traces of JPEG files, [1, 3, S, S]."""
+        detail = self.drawing - self.smooth
+        energy = detail.square().sum(dim=1, keepdim=True)
+        return detail * energy / (energy + NOISE) * (1.0 - self.features)
 
     def at(self, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return detail [1, 3, side, side], guides of all its patches [M, D], and what each costs beforehand, [M]."""
@@ -246,6 +255,9 @@ def drawn(strokes: Strokes, image: Tensor, parts: Tensor, told: Tensor | None, *
     smooth = smoothed(image, frame)
     told = image.new_zeros(1, 3, *cells) if told is None else told
     maps = guides(resized(smooth, cells), resized(parts, cells), resized(told[:, :2], cells))
-    made = smooth + F.interpolate(quilted(strokes, maps, side, size), size=(height, width), mode="bicubic", align_corners=False)
-    features = F.interpolate(told[:, 2:], size=(height, width), mode="bilinear", align_corners=False)
-    return torch.lerp(image, torch.lerp(made, image, features), strength)
+    quilt = F.interpolate(quilted(strokes, maps, side, size), size=(height, width), mode="bicubic", align_corners=False)
+    features = enlarged(told[:, 2:], (height, width))
+    covered = (1.0 - features) * torch.einsum("nkhw,k->nhw", parts, parts.new_tensor(COVERED))[:, None]
+    made = abstracted(torch.lerp(image, smooth, covered), frame) + covered * quilt
+    made = torch.lerp(made, image, (1.0 - FEATURES_ABSTRACTED) * features)
+    return torch.lerp(image, made, strength)

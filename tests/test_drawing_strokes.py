@@ -7,6 +7,7 @@ import torch
 from drawn_styles import mean_mesh, parts_of, photo_of
 from torch.nn import functional as F
 
+from drawing.abstraction import abstracted
 from drawing.strokes import CELL, PATCH, STEP, Strokes, drawn, feature_map, guides, lattice, quilted, smoothed
 
 SIDE = 128
@@ -77,7 +78,9 @@ def test_the_same_face_gets_the_same_strokes_and_features_keep_their_own():
     told = torch.cat([lattice(SIDE), features], dim=1)
     first, second = (drawn(strokes, photo, parts_of(SIDE), told, frame=SIDE) for _ in range(2))
     assert torch.equal(first, second)
-    assert torch.equal(first[..., 42:78, 42:78], photo[..., 42:78, 42:78]) and (first - photo)[..., :30].abs().mean() > 0.01
+    inner = (..., slice(48, 72), slice(48, 72))
+    own = torch.lerp(photo, abstracted(photo, SIDE), 0.5)  # no stroke of the drawing, and half of what abstraction takes
+    assert torch.allclose(first[inner], own[inner], atol=0.02) and (first - photo)[..., :30].abs().mean() > 0.01
 
 
 def test_strength_0_is_the_photo_and_half_lies_between():
