@@ -10,7 +10,8 @@ from typing import Any
 from pipeline import cli
 
 ROOT = Path(__file__).parent.parent / "data"
-PHOTOS = (ROOT / "style_images_aligned" / "source_sample.png", ROOT / "portraits" / "burnejones_chant.jpg")
+PHOTOS = (ROOT / "style_images_aligned" / "source_sample.png", *(ROOT / "portraits" / f"{name}.jpg" for name in
+                                                                  ("vermeer_pearl", "burnejones_chant")))
 
 
 def names(text: str) -> list[str]:

@@ -46,27 +46,31 @@ def abstracted(image: Tensor, frame: float) -> Tensor:
 
 def _filtered(image: Tensor, unit: float) -> Tensor:
     image = averaged_along(image, directions(image, WINDOW * unit), STEP * unit, STEPS, ALONG / STEP)
-    field = directions(image, WINDOW * unit)
-    image = shocked(image, field, unit)
-    return averaged_along(image, field, unit, 2, LAST)
+    along = directions(image, WINDOW * unit)
+    return averaged_along(shocked(image, along, unit), along, unit, 1, LAST)
 
 
 def directions(image: Tensor, window: float) -> Tensor:
-    """Return where colours change least, [N, 2, H, W]: A (cos 2t, sin 2t) with the direction's angle t and its anisotropy A.
+    """Return along which vectors colours change least, [N, 2, H, W], of length 1, less where there is no such direction.
 
-    Of the structure tensor's eigenvalues l1 >= l2, A = (l1 - l2) / (l1 + l2); the doubled angle makes opposite directions one.
+    They belong to the smaller of the structure tensor's eigenvalues l1 >= l2; (l1 - l2) / (l1 + l2) is the anisotropy, told on a
+    copy of half the size. v and -v are the same.
 
     Args:
         image: [N, 3, H, W].
         window: deviation in px of the Gaussian window of the tensor.
     """
-    small = halved(image)
-    padded = F.pad(small, (1, 1, 1, 1), mode="replicate")
-    x = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2.0
-    y = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2.0
+    small = F.pad(halved(image), (1, 1, 1, 1), mode="replicate")
+    x = (small[:, :, 1:-1, 2:] - small[:, :, 1:-1, :-2]) / 2.0
+    y = (small[:, :, 2:, 1:-1] - small[:, :, :-2, 1:-1]) / 2.0
     tensor = torch.stack([(x * x).sum(dim=1), (x * y).sum(dim=1), (y * y).sum(dim=1)], dim=1)
     xx, xy, yy = blurred(tensor, window / 2.0).split(1, dim=1)
-    return enlarged(torch.cat([yy - xx, -2.0 * xy], dim=1) / (xx + yy + 1e-6), image.shape[2:])
+    # With the direction's angle t, anisotropy (cos 2t, sin 2t); halving the angle after enlarging makes v and -v one.
+    cos, sin = enlarged(torch.cat([yy - xx, -2.0 * xy], dim=1) / (xx + yy + 1e-6), image.shape[2:]).split(1, dim=1)
+    anisotropy = (cos.square() + sin.square() + 1e-12).sqrt()
+    cos = cos / anisotropy
+    along = torch.cat([((1.0 + cos) / 2.0).clamp_min(0.0).sqrt(), ((1.0 - cos) / 2.0).clamp_min(0.0).sqrt() * _sign(sin)], dim=1)
+    return along * (anisotropy / DIRECTED).clamp(max=1.0)
 
 
 def blurred(image: Tensor, deviation: float) -> Tensor:
@@ -79,59 +83,50 @@ def blurred(image: Tensor, deviation: float) -> Tensor:
     return F.conv2d(image, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
-def vectors(field: Tensor) -> Tensor:
-    """Return the directions [N, 2, H, W] of ``directions``, of length 1, less where none is told."""
-    strength = (field.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
-    cos, sin = (field / strength).split(1, dim=1)
-    made = torch.cat([((1.0 + cos) / 2.0).clamp_min(0.0).sqrt(), ((1.0 - cos) / 2.0).clamp_min(0.0).sqrt() * _sign(sin)], dim=1)
-    return made * (strength / DIRECTED).clamp(max=1.0)
-
-
 def _sign(values: Tensor) -> Tensor:
     return torch.where(values < 0.0, -torch.ones_like(values), torch.ones_like(values))
 
 
-def averaged_along(image: Tensor, field: Tensor, length: float, steps: int, deviation: float) -> Tensor:
+def averaged_along(image: Tensor, along: Tensor, length: float, steps: int, deviation: float) -> Tensor:
     """Return images averaged along their directions (line integral convolution, Cabral and Leedom 1993).
 
     Args:
         image: [N, 3, H, W].
-        field: its ``directions``.
+        along: its ``directions``.
         length: of a step in px.
         steps: to each side.
         deviation: of the Gaussian weights, in steps.
     """
-    made, mass = image, 1.0
-    here = pixels(image)
-    for start in (vectors(field), -vectors(field)):
-        place, way = here + length * start, start
+    made, mass, here = image, 1.0, pixels(image)
+    for way in (along, -along):
+        place = here
         for i in range(1, steps + 1):
+            if i > 1:
+                turn = read(along, place, mode="nearest")
+                way = turn * _sign((turn * way).sum(dim=1, keepdim=True))
+            place = place + length * way
             weight = math.exp(-0.5 * (i / deviation)**2)
             made, mass = made + weight * read(image, place), mass + weight
-            if i < steps:
-                turn = vectors(read(field, place))
-                way = turn * _sign((turn * way).sum(dim=1, keepdim=True))
-                place = place + length * way
     return made / mass
 
 
-def shocked(image: Tensor, field: Tensor, unit: float) -> Tensor:
+def shocked(image: Tensor, along: Tensor, unit: float) -> Tensor:
     """Return images in which a pixel on the bright side of an edge takes the brightest value across it, one on the dark side the
     darkest, by channel (Osher and Rudin 1990); sides are told by the second derivative of the smoothed lightness across the edge.
 
     Args:
         image: [N, 3, H, W].
-        field: its ``directions``.
+        along: its ``directions``.
         unit: px of the image in a px of 512.
     """
-    here, along = pixels(image), vectors(field)
-    across = unit * torch.cat([along[:, 1:], -along[:, :1]], dim=1)
+    here, across = pixels(image), unit * torch.cat([along[:, 1:], -along[:, :1]], dim=1)
     light = blurred(opponent(image)[:, :1], SIDE * unit)
     curvature = read(light, here + SIDE * across) + read(light, here - SIDE * across) - 2.0 * light
-    near = [read(image, here + step * way * across) for step in ACROSS for way in (1.0, -1.0)]
     bright, dark = image, image
-    for colours in near:
-        bright, dark = torch.maximum(bright, colours), torch.minimum(dark, colours)
+    for step in ACROSS:
+        for way in (step, -step):
+            colours = read(image, here + way * across)
+            bright, dark = torch.maximum(bright, colours), torch.minimum(dark, colours)
     side = (curvature / CURVED).clamp(-1.0, 1.0)
     return image + side.clamp_min(0.0) * (dark - image) + (-side).clamp_min(0.0) * (bright - image)
 
@@ -142,8 +137,8 @@ def pixels(image: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
 
 
-def read(maps: Tensor, places: Tensor) -> Tensor:
-    """Return maps [N, C, H, W] read bilinearly at places [N, 2, H, W] in px."""
+def read(maps: Tensor, places: Tensor, *, mode: str = "bilinear") -> Tensor:
+    """Return maps [N, C, H, W] read at places [N, 2, H, W] in px."""
     size = maps.new_tensor([maps.shape[3], maps.shape[2]])
     grid = (places.permute(0, 2, 3, 1) * 2.0 + 1.0) / size - 1.0
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)

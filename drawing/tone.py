@@ -179,10 +179,11 @@ def sparsity_of(band: Tensor, weight: Tensor) -> Tensor:
         weight: [1, 1, h, w].
     """
     step = max(1, band.shape[3] // CELLS)
-    size = band[:, :1, ::step, ::step].abs() + FAINT
-    weight = weight[:, :, ::step, ::step]
-    mass = weight.sum().clamp_min(FAINT)
-    return torch.stack([(size**p * weight).sum().square() / ((size**(2.0 * p) * weight).sum() * mass) for p in POWERS])
+    size = band[0, 0, ::step, ::step].abs().flatten() + FAINT
+    weight = weight[0, 0, ::step, ::step].flatten()
+    root = size.sqrt().sqrt()  # powers are a quarter apart
+    values = torch.stack([size, size * root, size * root.square(), size * root**3, size.square()])
+    return (values @ weight).square() / ((values.square() @ weight) * weight.sum().clamp_min(FAINT))
 
 
 def sparser(band: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from models.spatial_transformer import radial_basis
 # Regularisation that lets landmarks close to each other disagree a little, where an exact spline would fold.
 SMOOTHING = 1e-3
 FRAME_POINTS = 9
+# Places that are evaluated at once, so that their distances to all knots stay in the processor's cache.
+AT_ONCE = 256
 
 
 def frame_points(count: int = FRAME_POINTS) -> Tensor:
@@ -45,8 +47,9 @@ def spline_values(knots: Tensor, values: Tensor, places: Tensor, *, smoothing: f
         system[:count, count] = system[count, :count] = 1.0
         system[:count, count + 1:], system[count + 1:, :count] = own, own.T
         right = torch.cat([value, value.new_zeros(3, value.shape[1])])
-        basis = torch.cat([radial_basis(where, own), where.new_ones(len(where), 1), where], dim=1)
-        rows.append(basis @ torch.linalg.solve(system, right))
+        solved = torch.linalg.solve(system, right)
+        rows.append(torch.cat([radial_basis(some, own) @ solved[:count] + solved[count] + some @ solved[count + 1:]
+                               for some in where.split(AT_ONCE)]))
     return torch.stack(rows)
 
 

@@ -37,9 +37,9 @@ READY = {
     "vangogh": Recipe(PORTRAITS / "vangogh_roulin.jpg", None, "curling strokes, yellow on green"),
     "renoir": Recipe(PORTRAITS / "renoir_samary.jpg", None, "feathery strokes in rose"),
     "klimt": Recipe(PORTRAITS / "klimt_adele.jpg", None, "pale skin before gold"),
-    "gachet": Recipe(PORTRAITS / "vangogh_gachet.jpg", None, "a long face in yellow dabs, blue ground"),
-    "vermeer": Recipe(PORTRAITS / "vermeer_pearl.jpg", None, "soft light, blue before black"),
-    "elgreco": Recipe(PORTRAITS / "elgreco_christ.jpg", None, "long faces in the dark"),
+    "schiele": Recipe(PORTRAITS / "schiele_physalis.jpg", None, "gaunt, large eyes, mottled skin"),
+    "sharaku": Recipe(PORTRAITS / "sharaku_oniji.jpg", None, "a woodcut: close-set eyes, ink lines on paper"),
+    "monalisa": Recipe(PORTRAITS / "davinci_mona_lisa.jpg", None, "soft shadows under old varnish"),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from drawing import abstraction
-from drawing.abstraction import abstracted, averaged_along, directions, shocked, vectors
+from drawing.abstraction import abstracted, averaged_along, directions, shocked
 
 SIDE = 96
 
@@ -29,10 +29,8 @@ def ramp(width: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, math.pi / 4, math.pi / 2, 2.0, 3.0])
 def test_directions_are_those_of_stripes(angle):
-    field = directions(stripes(angle), 2.5)[0, :, 16:-16, 16:-16].mean(dim=(1, 2))
-    assert torch.allclose(field, torch.tensor([math.cos(2 * angle), math.sin(2 * angle)]), atol=0.03)
-    along = vectors(directions(stripes(angle), 2.5))[0, :, SIDE // 2, SIDE // 2]
-    assert abs(abs(along[0] * math.cos(angle) + along[1] * math.sin(angle)) - 1.0) < 0.01
+    along = directions(stripes(angle), 2.5)[0, :, 16:-16, 16:-16]
+    assert ((along[0] * math.cos(angle) + along[1] * math.sin(angle)).abs() - 1.0).abs().max() < 0.01
 
 
 def test_noise_goes_along_stripes_and_stripes_stay():
