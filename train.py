@@ -61,13 +61,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def checker(args: Namespace) -> Any:
     """Return the check of a pair, or of a drawing alone: it raises UserError for images that look wrong, or tells of them with
     --force."""
-    from training.pair_checks import face_problems, pair_problems
+    from training.pair_checks import drawing_problems, pair_problems
 
     finder = cli.finder_of(args).make()
 
     def check(images: Sequence[tuple[str, Any]]) -> None:
-        problems = pair_problems(images, finder.find, align=args.align) if len(images) > 1 else face_problems(
-            *images[0], finder.find(images[0][1]), align=args.align)
+        problems = pair_problems(images, finder.find, align=args.align) if len(images) > 1 else drawing_problems(
+            *images[0], finder.find, align=args.align)
         for line in problems if args.force else problems[:-1]:
             cli.report(line)
         if problems and not args.force:

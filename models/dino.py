@@ -8,14 +8,16 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import Config
+
+if TYPE_CHECKING:  # importing timm takes seconds, which only training needs
+    from timm.models.vision_transformer import Block, VisionTransformer
 
 FACETS = ("f", "q", "k", "v")
 HUB_SECONDS = 8.0
@@ -47,6 +49,8 @@ def build_vit(config: ViTConfig) -> VisionTransformer:
 
     Its weights start from a fixed seed and the global random state is left alone.
     """
+    from timm.models.vision_transformer import VisionTransformer
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return VisionTransformer(img_size=config.img_size, patch_size=config.patch_size, embed_dim=config.embed_dim,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import squeezenet1_1
 
 # The ends of the slices that LPIPS compares: the first convolution's ReLU and six fire modules.
 TAPS = (1, 4, 7, 9, 10, 11, 12)
@@ -21,6 +20,8 @@ class SqueezeNetFeatures(nn.Module):
     """
 
     def __init__(self) -> None:
+        from torchvision.models import squeezenet1_1  # takes seconds, which only those who compare pictures need
+
         super().__init__()
         # Values are drawn at random for a moment; callers must not notice.
         with torch.random.fork_rng(devices=[]):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from benchmarks.architecture import ORDER, PAGE, WAY, exceptions, graph, imports_of, package_of, way, with_block
@@ -72,3 +76,10 @@ def test_commands_stand_above_all_packages(tmp_path):
 def test_a_page_without_marks_is_told():
     with pytest.raises(ValueError, match="<!-- graph -->"):
         with_block("# A page", "graph", "x")
+
+
+def test_photos_are_drawn_without_what_takes_seconds_to_import():
+    """timm and torchvision bring the compiler of torch along; only training and comparing pictures need them."""
+    command = "import sys, inference; inference.parse(['--style', 'ink']); print({'timm', 'torchvision'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.stdout.strip() == "set()", done.stderr

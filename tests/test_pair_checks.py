@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from test_video import MEAN_FACE
 
-from training.pair_checks import off_of, pair_problems, roll_of, yaw_of
+from training.pair_checks import drawing_problems, off_of, pair_problems, roll_of, yaw_of
 
 SIDE = 100
 ALIGNED = np.asarray(MEAN_FACE) * SIDE
@@ -68,3 +69,11 @@ def test_measures_have_known_values():
     assert abs(roll_of(turned(ALIGNED, 30)) - 30 - roll_of(ALIGNED)) < 1e-6
     assert abs(yaw_of(ALIGNED)) < 0.05 and yaw_of(looking_aside(ALIGNED)) > 0.5
     assert off_of(ALIGNED, (SIDE, SIDE)) < 0.06 and off_of(ALIGNED + 30, (SIDE, SIDE)) > 0.3
+
+
+def test_a_drawn_face_that_the_finder_misses_will_do_in_its_place():
+    portraits = Path(__file__).parent.parent / "data" / "portraits"
+    woodcut = Image.open(portraits / "sharaku_oniji.jpg").convert("RGB")
+    assert drawing_problems("w", woodcut, lambda _: [], align=False) == []
+    for picture, align in ((woodcut, True), (image(), False), (woodcut.rotate(180), False)):
+        assert drawing_problems("w", picture, lambda _: [], align=align)[0].startswith("w: no face found")

@@ -8,8 +8,11 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from data.images import squeezed
+from data.images import squeezed, to_tensor
 from data.landmarks68 import EYES
+from drawing.context import aligned_mesh
+from drawing.reading import LEAST_SCORE
+from drawing.style import FRAME
 from faces.align import ffhq_quad
 
 # Above these a pair teaches something else than a style; the bundled and the published pairs lie below half of them.
@@ -67,6 +70,17 @@ def face_problems(name: str, image: Image.Image, faces: Sequence[Found], *, alig
     elif not problems and not align and off_of(faces[0].landmarks, image.size) > MAX_OFF:
         problems.append(f"{name}: the face is not where it is in aligned images; use --align")
     return problems
+
+
+def drawing_problems(name: str, image: Image.Image, find: Find, *, align: bool) -> list[str]:
+    """Return what is wrong with a drawing that comes without a photo, see ``face_problems``.
+
+    A drawn face that the finder misses will do where the mesh network, by which the style is read, sees it in its place.
+    """
+    faces = find(image)
+    if not faces and not align and not squeezed(name, image.size) and aligned_mesh(to_tensor(image, FRAME))[1] >= LEAST_SCORE:
+        return []
+    return face_problems(name, image, faces, align=align)
 
 
 def is_same(first: Image.Image, second: Image.Image) -> bool:
