@@ -15,9 +15,16 @@ BLUR = (1.0, 3.0, 3.0, 1.0)
 
 def blur_kernel(gain: float = 1.0) -> Tensor:
     """Return the separable [1, 3, 3, 1] low-pass filter as a [4, 4] kernel that sums to ``gain``."""
-    taps = torch.tensor(BLUR)
+    taps = torch.tensor(BLUR, device="cpu")
     kernel = taps[:, None] * taps[None, :]
     return kernel * (gain / kernel.sum())
+
+
+def normal(*shape: int, deviation: float = 1.0) -> Tensor:
+    """Return initial values from a normal distribution; on the meta device a tensor without values, at once, since drawing
+    there would import torch's compiler first."""
+    made = torch.empty(*shape)
+    return made if made.is_meta else torch.randn(*shape) * deviation
 
 
 class PixelNorm(nn.Module):
@@ -41,7 +48,7 @@ class EqualLinear(nn.Module):
         self, in_dim: int, out_dim: int, *, bias_init: float = 0.0, lr_mul: float = 1.0, activate: bool = False
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr_mul)
+        self.weight = nn.Parameter(normal(out_dim, in_dim, deviation=1.0 / lr_mul))
         self.bias = nn.Parameter(torch.full((out_dim,), float(bias_init)))
         self.scale = lr_mul / math.sqrt(in_dim)
         self.lr_mul = lr_mul
@@ -64,7 +71,7 @@ class EqualConv2d(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.scale = 1.0 / math.sqrt(in_channels * kernel_size**2)
         self.stride, self.padding = stride, padding
@@ -138,7 +145,7 @@ class ModulatedConv2d(nn.Module):
         upsample: bool = False,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(1, out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(normal(1, out_channels, in_channels, kernel_size, kernel_size))
         self.modulation = EqualLinear(style_dim, in_channels, bias_init=1.0)
         self.scale = 1.0 / math.sqrt(in_channels * kernel_size**2)
         self.padding = kernel_size // 2

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import Config
+from models.layers import normal
 from models.stylegan2 import Generator, layer_at
 
 PHOTO_STEP = 4  # px of the photo per pixel of the features
@@ -112,7 +113,7 @@ class ResidualEncoder(nn.Module):
         self.head = nn.Conv2d(config.width, config.channels, 1)
         self.share = nn.Parameter(torch.zeros(config.channels, 1, 1))
         self.register_buffer("deviation", torch.ones(1, config.channels, 1, 1))
-        nn.init.normal_(self.head.weight, std=0.1 / config.width**0.5)
+        self.head.weight = nn.Parameter(normal(*self.head.weight.shape, deviation=0.1 / config.width**0.5))
         nn.init.zeros_(self.head.bias)
 
     def forward(self, photo: Tensor, features: Tensor, w_plus: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import Config
-from models.layers import EqualLinear, PixelNorm, StyledConv, ToRGB
+from models.layers import EqualLinear, PixelNorm, StyledConv, ToRGB, normal
 
 FeatureTransforms = Mapping[int, Callable[[Tensor], Tensor]]
 # Calls a function with its arguments, perhaps twice: torch.utils.checkpoint and the like.
@@ -88,7 +88,7 @@ class ConstantInput(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+        self.input = nn.Parameter(normal(1, channels, 4, 4))
 
     def forward(self, batch: int) -> Tensor:
         # Channels-last runs through the whole network from here; convolutions on CPUs are twice as fast in it.
@@ -124,7 +124,7 @@ class Generator(nn.Module):
         self.noises = nn.Module()
         for layer in range(config.n_layers):
             size = config.noise_size(layer)
-            self.noises.register_buffer(f"noise_{layer}", torch.randn(1, 1, size, size))
+            self.noises.register_buffer(f"noise_{layer}", normal(1, 1, size, size))
 
     def mapping(self, z: Tensor, *, truncation_psi: float = 1.0, w_avg: Tensor | None = None) -> Tensor:
         """Map z to w, optionally truncated: w' = w_avg + psi (w - w_avg), StyleGAN section B.
