@@ -23,7 +23,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = cli.ArgumentParser(prog="python -m benchmarks.gallery", description=__doc__)
     parser.add_argument("--styles", type=names, default=None, help="names separated by commas; all bundled ones if not given")
     parser.add_argument("--output", type=Path, default=Path("docs/gallery.jpg"), help="picture to write")
-    parser.add_argument("--faces", type=cli.int_list, default=(7, 11, 16), help="numbers of random faces within the seed")
+    parser.add_argument("--faces", type=cli.int_list, default=(7, 11, 18), help="numbers of random faces within the seed")
     parser.add_argument("--truncation", type=cli.finite_float, default=0.9, help="truncation psi of random faces")
     parser.add_argument("--photos", type=Path, nargs="+", default=PHOTOS, help="aligned photos above them")
     parser.add_argument("--alpha", type=cli.finite_float, default=1.0, help="deformation degree")
