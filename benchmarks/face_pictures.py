@@ -70,18 +70,20 @@ def things() -> list[Image.Image]:
     return found + [Image.fromarray(skimage.data.astronaut()).crop(box) for box in BESIDE] + patterns()
 
 
-def drawn(photo: Image.Image, points: np.ndarray, seed: int) -> tuple[Tensor, Image.Image, np.ndarray]:
+def drawn(photo: Image.Image, points: np.ndarray, seed: int, look: str | None = None) -> tuple[Tensor, Image.Image, np.ndarray]:
     """Draw a face in a look and a deformation by a seed.
 
     Args:
         photo: square.
         points: its landmarks [68, 2] as fractions of the side.
+        seed: of all that is random.
+        look: one of ``LOOKS``; by the seed where not given.
 
     Returns:
         Where each pixel was in the photo, as a grid for ``grid_sample``, the drawing of the photo's size, its landmarks in px.
     """
-    look = LOOKS[sorted(LOOKS)[seed % len(LOOKS)]]
-    picture, moved = drawing(to_tensor(photo, photo.width), points, look, seed=seed)
+    chosen = LOOKS[look or sorted(LOOKS)[seed % len(LOOKS)]]
+    picture, moved = drawing(to_tensor(photo, photo.width), points, chosen, seed=seed)
     grid = torch.as_tensor(backward_grid(points, moved, photo.width)).float()
     return grid, Image.fromarray(np.uint8(picture * 255.0 + 0.5)), moved * photo.width
 
@@ -108,10 +110,13 @@ def contours(photos: Path) -> Iterator[tuple[str, Image.Image, np.ndarray]]:
 
 def drawn_contours(outlined: Sequence[tuple[Image.Image, np.ndarray, np.ndarray]], count: int
                    ) -> Iterator[tuple[Image.Image, np.ndarray]]:
-    """Yield drawings of outlined photos (picture, parts, landmarks in px), deformed, with their parts deformed alike."""
+    """Yield oil paintings of outlined photos (picture, parts, landmarks in px), deformed, with their parts deformed alike.
+
+    The other looks paint a ground of their own where they take it to be, so the photo's parts are not theirs.
+    """
     for seed in range(count):
         picture, parts, landmarks = outlined[seed % len(outlined)]
-        grid, drawing_of_it, _ = drawn(picture, (landmarks + 0.5) / SIDE, seed)
+        grid, drawing_of_it, _ = drawn(picture, (landmarks + 0.5) / SIDE, seed, "oil")
         moved = F.grid_sample(torch.from_numpy(parts.astype(np.float32))[None, None], grid, mode="nearest",
                               padding_mode="reflection", align_corners=False)
         yield drawing_of_it, moved[0, 0].numpy().astype(np.uint8)
