@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 
 import numpy as np
@@ -16,19 +17,24 @@ from ai_edge_litert.interpreter import Interpreter
 DETECTOR, MESH, SELFIE = "face_detection_short_range", "face_landmark", "selfie_segmentation"
 FOLDER = Path(__file__).parent.parent / "checkpoints" / "faces"
 SIDES = {DETECTOR: 128, MESH: 192, SELFIE: 256}
+WORKERS = 2
+_LOADING = Lock()
 
 
 class Net:
-    """One network of ``checkpoints/faces``, an image [N, S, S, 3] at a time."""
+    """One network of ``checkpoints/faces``, which ``WORKERS`` threads may ask at a time."""
 
     def __init__(self, name: str) -> None:
         self.side = SIDES[name]
+        self.free: SimpleQueue[Interpreter] = SimpleQueue()  # each holds one image at a time
         with _quiet():
-            self.interpreter = Interpreter(str(FOLDER / f"{name}.tflite"), num_threads=2)
-            self.interpreter.allocate_tensors()
-        self.lock = Lock()
-        self.given = self.interpreter.get_input_details()[0]["index"]
-        self.made = [entry["index"] for entry in self.interpreter.get_output_details()]
+            for _ in range(WORKERS):
+                # The networks are too small for a second thread of their own to help.
+                interpreter = Interpreter(str(FOLDER / f"{name}.tflite"), num_threads=1)
+                interpreter.allocate_tensors()
+                self.free.put(interpreter)
+        self.given = interpreter.get_input_details()[0]["index"]
+        self.made = [entry["index"] for entry in interpreter.get_output_details()]
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the outputs, stacked along the first axis.
@@ -36,12 +42,14 @@ class Net:
         Args:
             images: [N, S, S, 3] float32; [-1, 1] for the detector, [0, 1] for the others.
         """
-        results = []
-        with self.lock:  # an interpreter holds one image at a time
+        results, interpreter = [], self.free.get()
+        try:
             for image in images:
-                self.interpreter.set_tensor(self.given, np.ascontiguousarray(image[None], dtype=np.float32))
-                self.interpreter.invoke()
-                results.append([self.interpreter.get_tensor(index) for index in self.made])
+                interpreter.set_tensor(self.given, np.ascontiguousarray(image[None], dtype=np.float32))
+                interpreter.invoke()
+                results.append([interpreter.get_tensor(index) for index in self.made])
+        finally:
+            self.free.put(interpreter)
         return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
 
 
@@ -60,6 +68,11 @@ def _quiet() -> Iterator[None]:
 
 
 @lru_cache(maxsize=3)
-def net(name: str) -> Net:
-    """Return one of the networks; it is read once."""
+def _net(name: str) -> Net:
     return Net(name)
+
+
+def net(name: str) -> Net:
+    """Return one of the networks; it is read once, by one thread."""
+    with _LOADING:
+        return _net(name)

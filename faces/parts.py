@@ -42,6 +42,9 @@ ROUNDS = 3
 SEEN = 0.5
 # Share of clothes far from a face that may be hands and arms, before colours decide.
 HANDS = 0.2
+# In half widths and heights of the face's oval about its middle: where skin ends above the mouth and over how much it fades,
+# how far down the mouth is, and half of the neck's width. Of hair, as much is left on the neck.
+SKIN_ENDS, FADES, MOUTH, NECK, HAIR_ON_NECK = 1.5, 0.35, 0.4, 0.8, 0.2
 # Vertices of the brows' upper edges.
 BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
 
@@ -150,6 +153,9 @@ def local_parts(crop: Tensor, points: np.ndarray, inside: Tensor) -> Tensor:
     if (ahead * oval).sum() < SEEN * oval.sum():  # etchings and the like, in which it sees nobody
         ahead = 1.0 - place[BACKGROUND]
     ahead = np.maximum(ahead, oval)
+    near, neck = reach(points, crop.shape[3])
+    place[SKIN] *= near
+    place[HAIR] *= 1.0 - (1.0 - HAIR_ON_NECK) * neck
     # In the oval it is skin, and above the brows hair at most; outside it is what the network says, as far as it is in front.
     place[SKIN] = np.maximum(place[SKIN], oval)
     place[REST] *= 1.0 - oval
@@ -221,6 +227,18 @@ def oval_masks(points: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     line = np.interp(x[0], brows[:, 0], brows[:, 1])
     above = np.clip((line[None] - 0.01 - y) / 0.01, 0.0, 1.0)
     return gaussian_filter(oval, side * 0.005), above
+
+
+def reach(points: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return [S, S] each: how far a pixel may be skin (ears and forehead end near the oval, the neck does not), and be neck."""
+    oval = points[list(OVAL)]
+    low, high = oval.min(axis=0), oval.max(axis=0)
+    y, x = (np.indices((side, side)) + 0.5) / side
+    right, down = (2.0 * (each - (a + b) / 2.0) / (b - a) for each, a, b in zip((x, y), low, high, strict=True))
+    near = np.clip((SKIN_ENDS - np.hypot(right, down)) / FADES, 0.03, 1.0)
+    below = np.clip((down - MOUTH) / 0.4, 0.0, 1.0)
+    neck = np.clip((down - MOUTH - 0.1) / 0.3, 0.0, 1.0) * np.clip((NECK - np.abs(right)) / 0.2, 0.0, 1.0)
+    return near + below * (1.0 - near), neck
 
 
 def guided(maps: Tensor, guide: Tensor, image: Tensor) -> Tensor:
