@@ -156,7 +156,9 @@ def named_faces(args: Namespace, style):  # noqa: ANN001, ANN201
     from pipeline.face_files import load_faces
 
     if args.latents is not None:
-        faces, names = load_faces(args.latents, base=style.base_name, shape=style.latent_shape)
+        made_from = style.config.get("base") or {}
+        faces, names = load_faces(args.latents, base=style.base_name, shape=style.latent_shape,
+                                  fingerprint=made_from.get("fingerprint", ""))
         faces = faces.to(style.device)
         for indices in sampling.batches(len(names), args.batch):
             part = slice(indices[0], indices[-1] + 1)

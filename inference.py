@@ -186,9 +186,10 @@ def run(args: Namespace) -> int:
         cli.report(f"{len(found.others)} passed over ({names}); {report.path} tells why")
     if report.count("kept"):
         cli.report(f"{report.count('kept')} of {count} were done already (--force does them again)")
-    if report.count("failed"):
-        cli.report(f"{report.count('failed')} of {count} inputs failed; the others are in {args.output}")
-    return 2 if report.count("failed") else 0
+    failed = report.count("failed")
+    if failed:
+        cli.report(f"{failed} of {count} inputs failed" + (f"; the others are in {args.output}" if failed < count else ""))
+    return 2 if failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

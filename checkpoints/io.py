@@ -162,8 +162,8 @@ def load_model(path: str | Path, *, kind: str | None = None) -> tuple[dict[str, 
         raise CheckpointError(f"{path}: has no config inside, so it was not written by this project; use a file made "
                               "by train.py or `python -m checkpoints import`")
     if kind is not None and config.get("kind") != kind:
-        raise CheckpointError(f"{path}: holds a {config.get('kind', 'file of unknown kind')}, but a {kind} is needed "
-                              "here; name a file of that kind")
+        held, needed = (f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in (str(config.get("kind") or "thing"), kind))
+        raise CheckpointError(f"{path}: holds {held}, but {needed} is needed here; name a file of that kind")
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     check_finite(path, tensors)
     return tensors, config

@@ -15,7 +15,8 @@ from data.colour import ProfileError, from_srgb, profile_mode, to_srgb
 
 # What of a camera's data is of the photo and not of the file that holds it; sizes, offsets and the thumbnail are not.
 KEPT_TAGS = (ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software,
-             ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright, ExifTags.Base.Rating)
+             ExifTags.Base.DateTime, ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized, ExifTags.Base.Artist,
+             ExifTags.Base.Copyright, ExifTags.Base.Rating)
 SIZE_TAGS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight, ExifTags.IFD.Interop)
 WHITE = 255.0
 STRIP_ROWS = 256

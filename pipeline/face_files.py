@@ -13,6 +13,7 @@ from torch import Tensor
 from checkpoints.io import atomic_write
 from models.face import Face
 from pipeline.cli import UserError
+from pipeline.latent_files import read_face
 
 RANGE = 1.0  # of photos, [-1, 1] as 0..255
 
@@ -35,13 +36,15 @@ def save_faces(path: Path, face: Face, names: Sequence[str], *, base: str) -> No
         np.savez(file, **arrays)
 
 
-def load_faces(path: Path, *, base: str, shape: tuple[int, int]) -> tuple[Face, list[str]]:
-    """Return faces and their names from a file of ``save_faces``, or of any program that writes ``w_plus`` [N, L, D] to ``.npz``.
+def load_faces(path: Path, *, base: str, shape: tuple[int, int], fingerprint: str = "") -> tuple[Face, list[str]]:
+    """Return faces and their names from a file of ``save_faces``, of one photo's face (``latent_files``), or of any program that
+    writes ``w_plus`` [N, L, D] to ``.npz``.
 
     Args:
         path: the file.
         base: name of the generator that will draw them.
         shape: rows and width (L, D) of its latents.
+        fingerprint: of the generator, empty if unknown.
 
     Raises:
         UserError: naming the file, where it is absent, damaged, of another shape or of another base.
@@ -53,6 +56,13 @@ def load_faces(path: Path, *, base: str, shape: tuple[int, int]) -> tuple[Face, 
         raise UserError(f"{path}: not found; check --latents") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise UserError(f"{path}: is no .npz file of latents ({error}); write one with --save_latents") from error
+    if "w" in arrays and "w_plus" not in arrays:
+        stored = read_face(path)
+        if fingerprint and stored.fingerprint not in ("", fingerprint):
+            raise UserError(f"{path}: was made by another generator than the style's; invert the photo again")
+        if tuple(stored.face.w_plus.shape[1:]) == shape:
+            return stored.face, [stored.name]
+        arrays["w_plus"] = stored.face.w_plus.numpy()
     rows = arrays.get("w_plus")
     if rows is None or rows.ndim != 3 or rows.shape[1:] != shape or not len(rows) or not np.isfinite(rows).all():
         got = "no w_plus" if rows is None else f"w_plus {list(rows.shape)}"

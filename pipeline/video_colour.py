@@ -27,8 +27,10 @@ DISPLAY_GAMMA = 2.4  # ITU-R BT.1886
 LEVELS = 1 << 16
 NOMINAL = 255 * 256  # what swscale makes of full signal in 16 bit
 # Linear BT.2020 to linear BT.709 (ITU-R BT.2087).
-NARROW = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
+NARROW = np.array([[1.66049, -0.58764, -0.07285], [-0.12455, 1.13290, -0.00835], [-0.01815, -0.10058, 1.11873]], np.float32)
 LUMA_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
+# What half a code of 8 bit of Y', C'b and C'r makes in R', G' and B' (BT.2020).
+HALF_CODES = np.array([[1 / 219, 1 / 219, 1 / 219], [0, -0.16455 / 224, 1.8814 / 224], [1.4746 / 224, -0.57135 / 224, 0]]) / 2
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def read_rgb(frame: av.VideoFrame, colours: Colours) -> np.ndarray:
     shown = frame.reformat(format=kind, src_colorspace=MATRICES[colours.coding], interpolation=EXACTLY,
                            src_color_range=colours.scale, dst_color_range=FULL)
     pixels = shown.to_ndarray()
-    return toned_down(pixels, colours.transfer) if colours.hdr else pixels
+    return toned_down(pixels, colours.transfer, bits=frame.format.components[0].bits) if colours.hdr else pixels
 
 
 def read_planes(frame: av.VideoFrame, colours: Colours) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -151,14 +153,16 @@ def coded_frame(image: Image.Image, colours: Colours, kind: str, before: Coded |
 
 @functools.lru_cache(maxsize=2)
 def _scene_light(transfer: int) -> np.ndarray:
-    """Return linear light [65536] of signal levels: of PQ in cd/m^2 on the display, of HLG from 0 to 1 in the scene (BT.2100)."""
+    """Return linear light [65536] of signal levels: of PQ in cd/m^2 on the display, of HLG from 0 to 1 in the scene (BT.2100),
+    and its slope per unit of signal."""
     signal = np.minimum(np.arange(LEVELS) / NOMINAL, 1.0)
     if transfer == PQ:
         power = signal ** (1.0 / 78.84375)
-        light = np.maximum(power - 0.8359375, 0.0) / (18.8515625 - 18.6875 * power)
-        return (PQ_PEAK * light ** (1.0 / 0.1593017578125)).astype(np.float32)
-    a, b, c = 0.17883277, 0.28466892, 0.55991073
-    return np.where(signal <= 0.5, signal**2 / 3.0, (np.exp((signal - c) / a) + b) / 12.0).astype(np.float32)
+        light = PQ_PEAK * (np.maximum(power - 0.8359375, 0.0) / (18.8515625 - 18.6875 * power)) ** (1.0 / 0.1593017578125)
+    else:
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        light = np.where(signal <= 0.5, signal**2 / 3.0, (np.exp((signal - c) / a) + b) / 12.0)
+    return np.stack([light, np.gradient(light) * NOMINAL]).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=1)
@@ -167,20 +171,26 @@ def _display_signal() -> np.ndarray:
     return (np.linspace(0.0, 1.0, LEVELS) ** (1.0 / DISPLAY_GAMMA) * 255.0 + 0.5).astype(np.uint8)
 
 
-def toned_down(pixels: np.ndarray, transfer: int) -> np.ndarray:
+def toned_down(pixels: np.ndarray, transfer: int, *, bits: int = 10) -> np.ndarray:
     """Return HDR as SDR: light as on a display, its white of 203 cd/m^2 (BT.2408) the white of SDR, in BT.709.
 
-    What is brighter, and colours beyond BT.709, end at the border, with the hue kept: E / max(1, max_rgb(E)).
+    What is brighter, and colours beyond BT.709, end at the border, with the hue kept: E / max(1, max_rgb(E)). In a vivid
+    colour, one code more or less of the stream makes up to 25 of 255 in its darkest channel; where no light would have had
+    the same codes, there is none.
 
     Args:
         pixels: [H, W, 3], R'G'B' of BT.2020 from 0 to 65280.
         transfer: PQ or HLG.
+        bits: of the stream's codes.
     """
-    light = _scene_light(transfer)[pixels]
+    light, slope = (table[pixels] for table in _scene_light(transfer))
+    narrow = light @ NARROW.T
+    unsure = sum(abs(slope @ (NARROW * half).T) for half in (HALF_CODES / 2 ** (bits - 8)).astype(np.float32))
+    narrow[narrow <= unsure] = 0.0
     if transfer == HLG:
         # The system gamma of 1.2 for a display of 1000 cd/m^2: F = L_w Y_s^0.2 E.
         luma = light @ LUMA_2020
-        light = light * (HLG_PEAK * np.maximum(luma, 1e-6) ** 0.2)[..., None]
-    light = np.maximum((light / WHITE) @ NARROW.T, 0.0)
-    light /= np.maximum(light.max(axis=2, keepdims=True), 1.0)
-    return _display_signal()[(light * (LEVELS - 1) + 0.5).astype(np.uint16)]
+        narrow *= (HLG_PEAK * np.maximum(luma, 1e-6) ** 0.2)[..., None]
+    narrow /= WHITE
+    narrow /= np.maximum(narrow.max(axis=2, keepdims=True), 1.0)
+    return _display_signal()[(narrow * (LEVELS - 1) + 0.5).astype(np.uint16)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,42 +68,42 @@ class Expressions:
         return replace(self.plain, stylizer=stylizer, look=stylizer.style.default_look()).drawn(face)
 
 
-def expression_tab(device: torch.device | str, *, finder: FinderSettings, shared: dict[str, Any]) -> None:
+def expression_tab(device: torch.device | str, *, finder: FinderSettings, shared: dict[str, Any],
+                   photo_input: Callable[..., gr.Image], refusal: Callable[[object], gr.Error]) -> None:
     """Make the tab.
 
     Args:
         device: where to compute.
         finder: how faces are found.
         shared: options of events that use the networks, which wait for each other.
+        photo_input: makes the page's input for photos, of a prompt.
+        refusal: makes what the page shows of an error.
     """
     expressions = Expressions(device, finder)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
-                look = gr.Image(type="filepath", sources=["upload", "webcam"], label="Who", height=190, elem_id="who",
-                                format="png", min_width=140)
-                target = gr.Image(type="filepath", sources=["upload", "webcam"], label="Whose expression", height=190,
-                                  elem_id="whose", format="png", min_width=140)
+                look, target = photo_input("Who", elem_id="who"), photo_input("Whose expression", elem_id="whose")
             name = gr.Radio([PHOTO, *expression_names()], value=PHOTO, label="Expression", elem_id="expression")
             shares = [gr.Slider(0.0, 2.0, 1.0, step=0.1, label=f"{part.capitalize()}: 0 stays, 1 goes", elem_id=f"part_{part}")
                       for part in PARTS]
             style = gr.Dropdown([PLAIN, *style_names()], value=PLAIN, label="Draw the face in a style")
             start = gr.Button("Go", variant="primary", elem_id="project")
-        with gr.Column(scale=3, min_width=300):
-            result = gr.Image(type="pil", label="The photo with the expression", format="png", interactive=False,
-                              elem_id="expressed", buttons=["download", "fullscreen"])
-            beside = gr.Image(type="pil", label="Who, expression, result", format="png", interactive=False,
-                              elem_id="projected", buttons=["download", "fullscreen"])
+        with gr.Column(scale=3, min_width=300, elem_classes="kept"):
+            result = gr.Image(type="pil", show_label=False, format="png", interactive=False, elem_id="expressed",
+                              buttons=["download", "fullscreen"])
+    beside = gr.Image(type="pil", label="Who, expression, result", format="png", interactive=False, elem_id="projected",
+                      buttons=["download", "fullscreen"])
 
     def project(look: str | None, target: str | None, name: str, style: str, *shares: float) -> tuple[Image.Image, Image.Image]:
         if not look or (name == PHOTO and not target):
-            raise gr.Error("Give a photo of who, and one of whose expression or choose one by its name.", print_exception=False)
+            raise refusal("Give a photo of who, and one of whose expression or choose one by its name.")
         try:
             pictures, whole = expressions.project(look, target if name == PHOTO else name, shares)
             drawn = [] if style == PLAIN else [expressions.drawn(pictures[-1], style)]
             return whole, row([*pictures, *drawn], side=pictures[0].shape[3])
         except (UserError, ImageError, ValueError) as error:
-            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+            raise refusal(error) from None
 
     start.click(project, [look, target, name, style, *shares], [result, beside], show_progress="minimal",
                 api_visibility="private", **shared)

@@ -363,18 +363,3 @@ def test_browser_trains_and_cancels(page, browser, styles):
     find(browser, "#cancel").click()
     until(lambda: "Cancelled" in browser.execute_script(text), seconds=60, what="the end of the training")
     assert not list(styles.glob("from_page*")) and not list(styles.glob("*.part")) and not list(styles.glob(".*"))
-
-
-@needs_browser
-def test_phone_width(page, browser):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                            {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False})
-    try:
-        browser.get(page)
-        find(browser, "#photo")
-        time.sleep(1)
-        wide = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 2 and browser.execute_script("return innerWidth") == 390
-        shot(browser, "phone")
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -172,7 +172,7 @@ def test_wrong_kind_names_both_kinds(weights):
     save_model(weights / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "encoder"})
     with pytest.raises(CheckpointError) as error:
         load_style("x")
-    one_line(error, "holds a encoder", "style is needed")
+    one_line(error, "holds an encoder", "style is needed")
     torch.save({"g_ema": {}, "d": {}}, weights / "y.pt")
     with pytest.raises(CheckpointError, match="holds a base generator"):
         load_style("y")

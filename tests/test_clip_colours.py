@@ -138,13 +138,19 @@ def test_hdr_becomes_sdr_with_a_word(tmp_path, transfer, white, name):
     assert name in report.notes[0] and "SDR" in str(report) and tags(output) == (1, 1, 1, 1)
 
 
-def hlg_bars(colours, size):
-    """SDR colours as a frame of HLG, by BT.1886, BT.2087, white at 203 cd/m^2 (BT.2408) and the inverse of HLG's display."""
+def pq(light):
+    """PQ's signal of light in cd/m^2 (BT.2100)."""
+    power = (light / 10000.0) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * power) / (1.0 + 18.6875 * power)) ** 78.84375
+
+
+def hdr_bars(colours, size, transfer):
+    """SDR colours as a frame of HDR, by BT.1886, BT.2087, white at 203 cd/m^2 (BT.2408) and the inverse of HLG's display."""
     wide, luma = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]), [0.2627, 0.678, 0.0593]
-    light = (np.array(colours) / 255) ** 2.4 * 0.203 @ wide.T
-    scene = light * ((light @ luma) ** (1 / 1.2 - 1))[:, None]
+    light = (np.array(colours) / 255) ** 2.4 @ wide.T
+    scene = 0.203 * light * np.maximum(0.203 * light @ luma, 1e-9)[:, None] ** (1 / 1.2 - 1)
     bright = 0.17883277 * np.log(np.maximum(12 * scene, 1) - 0.28466892) + 0.55991073
-    signal = np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
+    signal = pq(203.0 * light) if transfer == PQ else np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
     y = signal @ luma
     coded = 64 + 876 * y, 512 + 896 * (signal[:, 2] - y) / 1.8814, 512 + 896 * (signal[:, 0] - y) / 1.4746
     rows = [np.tile(np.repeat(np.round(value), size[0] // len(colours) // half), (size[1] // half, 1)).reshape(-1, size[0])
@@ -152,26 +158,30 @@ def hlg_bars(colours, size):
     return av.VideoFrame.from_ndarray(np.concatenate(rows).astype(np.uint16), format="yuv420p10le")
 
 
-def test_colours_of_hlg_are_those_that_were_meant(tmp_path):
-    colours = [(200, 60, 50), (90, 160, 70), (60, 80, 190), (128, 128, 128), (230, 200, 170), (90, 60, 45), (190, 190, 60),
-               (254, 254, 254)]
-    write(tmp_path / "a.mkv", [hlg_bars(colours, (320, 96))] * 2, colours=Colours(9, 9, HLG, 1, 9), kind="yuv420p10le",
-          codec="ffv1")
+MIXED = [(200, 60, 50), (90, 160, 70), (60, 80, 190), (128, 128, 128), (230, 200, 170), (90, 60, 45), (190, 190, 60), (0, 0, 0)]
+
+
+@pytest.mark.parametrize("transfer", [HLG, PQ], ids=["HLG", "PQ"])
+@pytest.mark.parametrize("colours", [MIXED, BARS, [tuple(3 * v // 4 for v in bar) for bar in BARS]], ids=["mixed", "full", "75"])
+def test_colours_of_hdr_are_those_that_were_meant(tmp_path, transfer, colours):
+    """Bars of full colours too, though one code of 10 bit in red is 8 of 255 in its green: what may be none is none."""
+    write(tmp_path / "a.mkv", [hdr_bars(colours, (320, 96), transfer)] * 2, colours=Colours(9, 9, transfer, 1, 9),
+          kind="yuv420p10le", codec="ffv1")
     restyle(tmp_path / "a.mkv", tmp_path / "b.mp4", stylizer=Blind())
     assert abs(inner(shown(tmp_path / "b.mp4"), colours) - np.array(colours)[:, None, None]).max() <= 2
 
 
 def test_hdr_tones_have_the_right_values():
     """Half of white's light is SDR's level .5 ** (1 / 2.4) by BT.1886; pure BT.709 red comes back as pure red."""
-    def pq(light):
-        power = (light / 10000.0) ** 0.1593017578125
-        return ((0.8359375 + 18.8515625 * power) / (1.0 + 18.6875 * power)) ** 78.84375
-
     grey = np.full((1, 1, 3), round(pq(101.5) * 65280), np.uint16)
     assert abs(int(toned_down(grey, PQ)[0, 0, 0]) - 255 * 0.5 ** (1 / 2.4)) <= 1
     red = np.array([0.6274, 0.0691, 0.0164]) * 203.0  # in BT.2020 (BT.2087)
     seen = toned_down(np.array([[[round(pq(v) * 65280) for v in red]]], np.uint16), PQ)[0, 0]
-    assert seen[0] >= 254 and seen[1:].max() <= 12
+    assert seen[0] >= 254 and seen[1:].max() <= 2
+    # What its codes tell stays: 30 of 255 in red's green.
+    light = red + (30 / 255) ** 2.4 * np.array([0.3293, 0.9195, 0.0880]) * 203.0
+    seen = toned_down((pq(light) * 65280).round().astype(np.uint16)[None, None], PQ)[0, 0]
+    assert abs(seen.astype(int) - (255, 30, 0)).max() <= 2
 
 
 def circle(size):

@@ -16,6 +16,7 @@ from checkpoints.builders import load_base
 from models.deformable import DeformableGenerator
 from models.face import Face
 from pipeline.cli import UserError
+from pipeline.face_files import load_faces
 from pipeline.latent_files import read_face, read_faces, save_face
 from styles.deformable import save_style
 
@@ -56,6 +57,12 @@ def test_a_face_comes_back(tmp_path):
         assert torch.equal(getattr(stored.face, name), getattr(face(), name))
     assert torch.allclose(stored.face.photo, face().photo, atol=1e-6) and stored.fingerprint == "base"
     assert stored.landmarks.shape == (68, 2) and stored.name == "a"
+    samples, names = load_faces(tmp_path / "a.npz", base="toy", shape=SHAPE)
+    assert torch.equal(samples.w_plus, face().w_plus) and names == ["a"]
+    with pytest.raises(UserError, match="another generator"):
+        load_faces(tmp_path / "a.npz", base="toy", shape=SHAPE, fingerprint="other")
+    with pytest.raises(UserError, match="expected finite numbers"):
+        load_faces(tmp_path / "a.npz", base="toy", shape=(SHAPE[0] + 1, SHAPE[1]))
 
 
 def test_published_files_are_read(tmp_path):

@@ -156,6 +156,12 @@ def test_discriminator_comes_along(tmp_path):
     assert torch.equal(loaded.discriminator(image), critic(image)) and loaded.generator.config.size == 16
 
 
+@pytest.mark.parametrize("size", [64, 256])
+def test_generators_of_other_sizes_load(tmp_path, size):
+    loaded = load_base(import_file(write(tmp_path / "own.pkl", {"G_ema": network(small_state(size))})))
+    assert loaded.generator.config.size == size
+
+
 class Code:
     """A pickle of this makes a file when it is loaded."""
 

@@ -23,7 +23,7 @@ def test_conditional_and_grey_networks_are_named():
 
 def test_a_missing_encoder_names_the_inversion_that_needs_none(monkeypatch):
     def absent(*_, **__):
-        raise CheckpointError("own.safetensors: holds a generator, but a encoder is needed here")
+        raise CheckpointError("own.safetensors: holds a generator, but an encoder is needed here")
 
     for module in (stylize, protocol):
         monkeypatch.setattr(module, "load_encoder", absent)

@@ -79,14 +79,16 @@ def pictures(browser, holder):
 
 
 def whole_names(browser, holder):
-    """Return the names below small pictures, once there are any; nothing of one may be cut off, and each is a picture."""
+    """Return the names below small pictures, once there are any; each is a picture, nothing of a name is cut off or out of view,
+    and a name goes on in the next line after an underscore alone."""
     until(lambda: pictures(browser, holder), what=f"pictures in {holder}")
-    cut = ("let b = arguments[0], c = b.querySelector('.caption-label');"
-           "return [c.innerText.trim(), c.scrollWidth <= c.clientWidth + 1 && c.scrollHeight <= c.clientHeight + 1,"
-           "b.querySelector('img').naturalWidth]")
+    cut = ("let b = arguments[0], c = b.querySelector('.caption-label'), r = b.parentElement.getBoundingClientRect();"
+           "return [c.innerText.trim(), c.scrollWidth <= c.clientWidth + 1 && c.scrollHeight <= c.clientHeight + 1"
+           " && b.getBoundingClientRect().right <= r.right + 1 && r.right <= innerWidth,"
+           "b.querySelector('img').naturalWidth, c.clientHeight / parseFloat(getComputedStyle(c).lineHeight)]")
     found = [browser.execute_script(cut, button) for button in pictures(browser, holder)]
-    assert all(whole and width > 0 for _, whole, width in found), found
-    return [name for name, _, _ in found]
+    assert all(whole and width > 0 and lines < 2 + name.count("_") for name, whole, width, lines in found), found
+    return [name.replace("\u200b", "") for name, *_ in found]
 
 
 @needs_browser
@@ -281,6 +283,37 @@ def test_a_phone_keeps_the_result_in_view(page, browser, photo):  # noqa: F811
         assert not covered
         assert box[1] > 60 and box[0] < 400 and box[2] >= 0 and box[3] <= 390
         shot(browser, "photo_390")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@needs_browser
+def test_nothing_is_covered_or_out_of_view(page, browser):  # noqa: F811
+    """On every tab, on a desk and on a phone: no label over a prompt for uploads, and nothing wider than the window."""
+    covered = ("return [...document.querySelectorAll('button .icon-wrap')].filter(e => e.offsetParent).filter(e => {"
+               "e.scrollIntoView({block: 'center'}); let r = e.getBoundingClientRect(), b = e.closest('button');"
+               "return [r.top + 4, r.bottom - 4].some(y => !b.contains(document.elementFromPoint(r.left + r.width / 2, y)))})"
+               ".map(e => e.parentElement.innerText)")
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    folded = ("let t = [...document.querySelectorAll('.overflow-dropdown button')].find(t => t.innerText.trim() == arguments[0]);"
+              "if (t) t.click(); else document.querySelector('.overflow-menu button').click(); return !!t")
+    browser.get(page)
+    find(browser, "#photo_alpha")
+    try:
+        for width in (1280, 390):
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                                    {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": False})
+            for name in ("Clip", "Webcam", "Random faces", "Expression", "Train", "Photo"):
+                shown = [tab for tab in browser.find_elements("css selector", "button[role=tab]") if tab.text == name]
+                if shown and shown[0].is_displayed():
+                    click(browser, shown[0])
+                else:
+                    until(lambda name=name: browser.execute_script(folded, name), what=name)
+                time.sleep(0.5)
+                assert browser.execute_script("return innerWidth") == width and browser.execute_script(wide) <= 2, name
+                assert not (found := browser.execute_script(covered)), (name, found)
+                shot(browser, f"{name.split()[0].lower()}_{width}_first")
+            whole_names(browser, ".styles")
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

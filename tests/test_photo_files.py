@@ -106,6 +106,7 @@ def test_camera_data_goes_through_upright(tmp_path, kind, output):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.DateTime] = 6, "2020:01:02 03:04:05"
     exif[ExifTags.Base.Make] = "Maker"
+    exif[ExifTags.Base.DateTimeDigitized] = "2020:01:02 03:04:06"  # where some programs put it, beside the camera's part
     if kind != "tif":  # into which Pillow writes no such parts
         exif[ExifTags.IFD.Exif] = {ExifTags.Base.DateTimeOriginal: "2020:01:02 03:04:05", ExifTags.Base.ExifImageWidth: 60,
                                    ExifTags.Base.FNumber: 2.0}
@@ -120,7 +121,7 @@ def test_camera_data_goes_through_upright(tmp_path, kind, output):
     result = Image.open(tmp_path / f"b.{output}")
     found = result.getexif()
     assert found[ExifTags.Base.Orientation] == 1 and found[ExifTags.Base.DateTime] == "2020:01:02 03:04:05"
-    assert found[ExifTags.Base.Make] == "Maker"
+    assert found[ExifTags.Base.Make] == "Maker" and found[ExifTags.Base.DateTimeDigitized].endswith("06")
     inner = found.get_ifd(ExifTags.IFD.Exif)
     assert kind == "tif" or inner[ExifTags.Base.DateTimeOriginal].startswith("2020")
     assert ExifTags.Base.ExifImageWidth not in inner

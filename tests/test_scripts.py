@@ -135,7 +135,7 @@ def test_wrong_checkpoint_and_nan_checkpoint_are_named(folder, photo, capsys, tm
     starter = Path(inference.__file__).parent / "checkpoints" / "starter" / "encoder.safetensors"
     common = ["--input_image", str(photo), "--output", str(tmp_path)]
     assert inference.main(["--style", str(starter), *common]) == 2
-    assert "holds a encoder, but a style is needed" in capsys.readouterr().err
+    assert "holds an encoder, but a style is needed" in capsys.readouterr().err
     style = load_style("toy")
     state = style.deformable.published_state()
     state["g"]["conv1.noise.weight"][0] = float("nan")

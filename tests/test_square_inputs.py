@@ -12,6 +12,7 @@ from PIL import Image
 import adapt
 import any_style
 import encapsulate
+import inference
 import pretrain
 import train
 import train_encoder
@@ -54,6 +55,7 @@ COMMANDS = {
     "style_ref": lambda folder: train.main(["--style", "new", "--source", str(PHOTO), "--target", str(FACE), "--style_ref",
                                               str(folder / "wide.png"), "--num_iter", "1"]),
     "versions": lambda folder: versions.main(["--style", STYLE, "--input_image", str(folder / "wide.png"), "--align", "false"]),
+    "inference": lambda folder: inference.main(["--style", "ink", "--input_image", str(folder / "wide.png"), "--align", "false"]),
     "any_style": lambda folder: any_style.main(["--style_images", str(FACE), "--input_image", str(folder / "wide.png"), "--align",
                                                 "false"]),
 }

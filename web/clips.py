@@ -82,7 +82,7 @@ def clip_tab(studio: Studio, style_row: Callable[[], tuple], mendable: tuple, sh
     jobs: dict[str, ClipJob] = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            clip = gr.File(label="Clip: video or animated GIF", type="filepath", file_types=[*sorted(CLIP_SUFFIXES), ".gif"],
+            clip = gr.File(show_label=False, type="filepath", file_types=[*sorted(CLIP_SUFFIXES), ".gif"],
                            elem_id="clip", interactive=True, height=140)
             style, _ = style_row()
             face_alone = gr.Checkbox(False, label="The face alone, not the whole frame", interactive=True)
@@ -147,7 +147,7 @@ def live_tab(studio: Studio, style_row: Callable[[], tuple], mendable: tuple, sh
     people: dict[str, Live] = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            camera = gr.Image(sources=["webcam"], type="pil", streaming=True, label="Webcam", height=280, elem_id="camera",
+            camera = gr.Image(sources=["webcam"], type="pil", streaming=True, show_label=False, height=280, elem_id="camera",
                               interactive=True)
             style, _ = style_row()
         with gr.Column(scale=3, min_width=300, elem_classes="kept"):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.cli import UserError
 from styles.controls import REGIONS, ByRegion, Control, Look
-from web.uploads import Picture
+from web.uploads import breakable, photo_input
 
 # A choice with more values than this is a list to search in, not a row of buttons.
 MAX_BUTTONS = 8
@@ -133,9 +133,11 @@ def build_panel(
         if control.type == "choice":
             made[control.name] = [_choice(control, values[0], elem_id, pictures.get(control.name, {}))]
             if control.files:
-                made[control.name].append(_upload(f"{control.title}: or a picture of your own", values[1], f"{elem_id}_file"))
+                made[control.name].append(photo_input(f"{control.title}: or a picture of your own", value=values[1], height=180,
+                                                      elem_id=f"{elem_id}_file", sources=("upload", "clipboard")))
         elif control.type == "file":
-            made[control.name] = [_upload(control.title, values[0], elem_id)]
+            made[control.name] = [photo_input(control.title, value=values[0], elem_id=elem_id, height=180,
+                                              sources=("upload", "clipboard"))]
         elif control.default is not None:
             made[control.name] = [_slider(control, values[0], elem_id)]
     folded = [control for control in controls if control.type == "number" and (control.default is None or control.per)]
@@ -144,11 +146,6 @@ def build_panel(
             for control in folded:
                 made[control.name] = [*made.get(control.name, ()), *_folded(control, shown[control.name], prefix)]
     return Panel(tuple(controls), tuple(tuple(made[control.name]) for control in controls))
-
-
-def _upload(title: str, value: str | None, elem_id: str) -> Picture:
-    return Picture(value, type="filepath", sources=["upload", "clipboard"], format="png", label=title, height=180,
-                   elem_id=elem_id, interactive=True)
 
 
 def _slider(control: Control, value: float, elem_id: str) -> gr.Slider:
@@ -184,8 +181,9 @@ def _choice(
     """Make buttons, or a list to search in, with a gallery above where there are pictures."""
     if pictures:
         names = [name for name in control.choices if name in pictures]
-        gallery = gr.Gallery([(pictures[name], name) for name in names], columns=5, height=220, allow_preview=False,
-                             label=control.title, elem_id=f"{elem_id}_pictures", interactive=False, buttons=[])
+        gallery = gr.Gallery([(pictures[name], breakable(name)) for name in names], columns=5, height=220, allow_preview=False,
+                             show_label=False, elem_id=f"{elem_id}_pictures", elem_classes="styles broad", interactive=False,
+                             buttons=[])
     few = len(control.choices) <= MAX_BUTTONS
     names_of = gr.Radio if few else gr.Dropdown
     made = names_of(list(control.choices), value=value, label=control.title, info=control.help, elem_id=elem_id,

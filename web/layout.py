@@ -25,7 +25,7 @@ from web.controls import Kept, Panel, build_panel, look_of
 from web.jobs import Trainer
 from web.studio import MENDABLE, Studio, Wish
 from web.thumbs import Thumbnails
-from web.uploads import Picture, Previews, plain, refusal
+from web.uploads import breakable, photo_input, plain, refusal
 
 TITLE = "One-shot face stylization"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "networks"}
@@ -36,21 +36,23 @@ QUIETLY = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibi
 CSS = """
 .gradio-container {max-width: 1240px !important; width: 100% !important; margin: auto; overflow: visible !important}
 footer {display: none !important}
-#restyled img, #random img, #sheet img, #live img {width: 100% !important; min-width: 100%;
+#restyled img, #random img, #sheet img, #live img, #expressed img {width: 100% !important; min-width: 100%;
   height: auto !important; max-height: 82vh; object-fit: contain !important}
 .styles .grid-container {grid-template-columns: repeat(5, 1fr) !important; grid-auto-rows: auto !important; gap: 4px !important}
+.styles.broad .grid-container {grid-template-columns: repeat(4, 1fr) !important}
 .styles .grid-wrap {padding: 4px !important}
 #restyled button:has(img), #restyled .image-frame {width: 100% !important}
 .kept {position: sticky !important; top: 8px; align-self: flex-start; z-index: 5}
 .tabs, .tabitem, .tabitem > div, .row {overflow: visible !important}
 .kept .image-container, .kept video {min-height: 200px}
 .caption-label, .gallery-item .caption-label {white-space: normal !important; overflow: visible !important;
-  text-overflow: clip !important; overflow-wrap: anywhere; max-width: 100% !important;
-  line-height: 1.1; font-size: 11px; padding: 1px 3px}
+  text-overflow: clip !important; overflow-wrap: anywhere; max-width: 100% !important; left: 0; right: 0; bottom: 0;
+  text-align: center; line-height: 1.1; font-size: 10px; padding: 1px; border-radius: 0 0 8px 8px}
 @media (max-width: 760px) {
   .kept {order: -1; top: 0; z-index: 60; background: var(--body-background-fill); padding-bottom: 4px}
   .kept img, .kept video {max-height: 36vh} .kept .image-container {min-height: 90px}
-  .styles .grid-container {grid-template-columns: repeat(4, 1fr) !important} .caption-label {font-size: 9px}
+  .styles .grid-container, .styles.broad .grid-container {grid-template-columns: repeat(3, 1fr) !important}
+  .kept [aria-label="Empty value"] {height: 72px !important; min-height: 0 !important}
 }
 """
 NO_STYLE = "none"
@@ -115,7 +117,7 @@ class StyleLists:
             return gr.Dropdown(style_names(), value=default_style())
 
         def chosen(event: gr.SelectData) -> str:
-            return event.value["caption"]
+            return event.value["caption"].replace(breakable("_"), "_")
 
         refresh.click(again, None, style, api_visibility="private")
         if gallery is not None:
@@ -124,7 +126,7 @@ class StyleLists:
 
     def pictures(self) -> list[tuple[Image.Image, str]]:
         """Return the pictures that are there."""
-        return [(Image.open(path), name) for path, name in self.thumbs.ready()]
+        return [(Image.open(path), breakable(name)) for path, name in self.thumbs.ready()]
 
     def keep_fresh(self) -> None:
         """Show pictures of styles as they are made."""
@@ -192,12 +194,11 @@ def look_for(studio: Studio, style: str | None, kept: Kept, *, samples: bool) ->
 
 def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown:
     # What the controls say, by name, so that the next style shows the same where it has the same control.
-    kept, previews = gr.State({}), Previews()
+    kept = gr.State({})
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            photo = Picture(type="filepath", sources=["upload", "webcam", "clipboard"], show_label=False, height=260,
-                            placeholder="A photo with a face: drop it here, or click", elem_id="photo", format="png",
-                            interactive=True)
+            photo = photo_input("A photo with a face: drop it here, or click", elem_id="photo", height=260,
+                                sources=("upload", "webcam", "clipboard"))
             style, _ = lists.row()
             view = gr.Radio(VIEWS, value=VIEWS[0], label="View", elem_id="view", interactive=True)
             refine = gr.Checkbox(False, label="Closer likeness: refine the face by 100 steps, slower", interactive=True)
@@ -213,7 +214,6 @@ def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown
     @told
     def draw(path: str | None, style: str | None, second: str, share: float, view: str, refine: bool, psi: float, kind: str,
              least: float, kept: Kept) -> tuple:
-        path = previews.original(path)
         if not path:
             return None, gr.DownloadButton(interactive=False)
         finder = replace(studio.finder, kind=kind, min_face=float(least))
@@ -222,17 +222,11 @@ def photo_tab(studio: Studio, page: gr.Blocks, lists: StyleLists) -> gr.Dropdown
         origin = read_photo(path)[1] if view == "whole photo" else None
         return picture, gr.DownloadButton(value=saved(picture, origin), interactive=True)
 
-    @told
-    def preview(path: str | None) -> Any:
-        shown = previews.of(path)
-        return gr.skip() if shown == path else shown
-
     # Only the last of many changes is drawn.
     moved = [photo, style, second, share, view, refine, psi, kind, least]
     drawing = {"fn": draw, "inputs": [*moved, kept], "outputs": [result, download],
                "trigger_mode": "always_last", "show_progress": "minimal", "api_visibility": "private", **ONE_AT_A_TIME}
     gr.on([widget.change for widget in moved], **drawing)
-    photo.upload(preview, photo, photo, api_visibility="private", show_progress="hidden")
 
     def show(chosen: str | None, known: Kept) -> None:
         panel = build_controls(studio, chosen, known, samples=False, prefix="photo")
@@ -283,11 +277,8 @@ def train_tab(trainer: Trainer, styles: list[gr.Dropdown]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
-                source = Picture(type="filepath", sources=["upload", "webcam"], show_label=False, height=220,
-                                 placeholder="Real face", elem_id="source", format="png", min_width=140, interactive=True)
-                target = Picture(type="filepath", sources=["upload"], show_label=False, height=220,
-                                 placeholder="The same face, drawn", elem_id="target", format="png", min_width=140,
-                                 interactive=True)
+                source = photo_input("Real face", elem_id="source")
+                target = photo_input("The same face, drawn", elem_id="target")
             name = gr.Textbox(label="Name of the new style", placeholder="letters, digits, - and _", elem_id="name",
                               interactive=True)
             steps = gr.Slider(1, 500, PROFILES["starter"]["iterations"], step=1, label="Steps", elem_id="steps",
@@ -339,7 +330,8 @@ def build(studio: Studio, trainer: Trainer, thumbs: Thumbnails | None = None) ->
             styles.append(random_tab(studio, page, lists))
         for title, place in TABS.items():
             with gr.Tab(title):
-                named_function(place)(studio.device, finder=studio.finder, shared=ONE_AT_A_TIME)
+                named_function(place)(studio.device, finder=studio.finder, shared=ONE_AT_A_TIME, photo_input=photo_input,
+                                      refusal=refusal)
         with gr.Tab("Train"):
             train_tab(trainer, styles)
         lists.keep_fresh()

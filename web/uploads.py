@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,9 @@ FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s:;,'\"]+[/\\])+")
 PREVIEW_SIDE = 1024
 
 
-class Picture(gr.Image):
-    """An image input that gives the path of the file as it was uploaded: 16 bit, profile, transparency and all."""
-
-    is_template = True  # the page shows it as it shows gr.Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Return the path of what was uploaded."""
-        return payload.path if payload else None
+def breakable(name: str) -> str:
+    """Return a name that may go on in the next line after each of its underscores, and nowhere else."""
+    return name.replace("_", "_\u200b")
 
 
 def plain(error: object) -> str:
@@ -70,3 +66,34 @@ class Previews:
         if path is None:
             return None
         return next((origin for preview, origin in self.origins.items() if Path(preview).name == Path(path).name), path)
+
+
+PREVIEWS = Previews()
+
+
+class Picture(gr.Image):
+    """An image input that gives the path of the file as it was uploaded: 16 bit, profile, transparency and all."""
+
+    is_template = True  # the page shows it as it shows gr.Image
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Return the path of what was uploaded."""
+        return PREVIEWS.original(payload.path) if payload else None
+
+
+def photo_input(
+    prompt: str, *, elem_id: str, sources: Sequence[str] = ("upload", "webcam"), height: int = 220, value: str | None = None
+) -> Picture:
+    """Make an input for a photo of any format; its prompt says what is wanted, for a label would lie over it."""
+    made = Picture(value, type="filepath", sources=list(sources), show_label=False, height=height, placeholder=prompt,
+                   elem_id=elem_id, format="png", min_width=140, interactive=True)
+
+    def preview(path: str | None) -> Any:
+        try:
+            shown = PREVIEWS.of(path)
+        except UserError as error:
+            raise refusal(error) from None
+        return gr.skip() if shown == path else shown
+
+    made.upload(preview, made, made, api_visibility="private", show_progress="hidden")
+    return made
