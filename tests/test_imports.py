@@ -81,6 +81,6 @@ def test_a_page_without_marks_is_told():
 def test_a_style_loads_without_what_takes_seconds_to_import():
     """timm and torchvision bring torch's compiler along, and so do random numbers on the meta device; only training and
     comparing pictures need them."""
-    command = "import sys; from pipeline.api import Stylizer; Stylizer('ink'); print({'timm', 'torch._dynamo'} & set(sys.modules))"
+    command = "import sys; from pipeline.api import Stylizer as S; S('ink'); print({'timm', 'torch._dynamo'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.stdout.strip() == "set()", done.stderr
