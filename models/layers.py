@@ -20,11 +20,13 @@ def blur_kernel(gain: float = 1.0) -> Tensor:
     return kernel * (gain / kernel.sum())
 
 
-def normal(*shape: int, deviation: float = 1.0) -> Tensor:
-    """Return initial values from a normal distribution; on the meta device a tensor without values, at once, since drawing
-    there would import torch's compiler first."""
+def normal(*shape: int, over: float = 1.0) -> Tensor:
+    """Return initial values from a normal distribution, divided by ``over``.
+
+    On the meta device it is a tensor without values, at once: drawing there would import torch's compiler first.
+    """
     made = torch.empty(*shape)
-    return made if made.is_meta else torch.randn(*shape) * deviation
+    return made if made.is_meta else torch.randn(*shape) / over
 
 
 class PixelNorm(nn.Module):
@@ -48,7 +50,7 @@ class EqualLinear(nn.Module):
         self, in_dim: int, out_dim: int, *, bias_init: float = 0.0, lr_mul: float = 1.0, activate: bool = False
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(normal(out_dim, in_dim, deviation=1.0 / lr_mul))
+        self.weight = nn.Parameter(normal(out_dim, in_dim, over=lr_mul))
         self.bias = nn.Parameter(torch.full((out_dim,), float(bias_init)))
         self.scale = lr_mul / math.sqrt(in_dim)
         self.lr_mul = lr_mul

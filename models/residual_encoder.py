@@ -113,7 +113,7 @@ class ResidualEncoder(nn.Module):
         self.head = nn.Conv2d(config.width, config.channels, 1)
         self.share = nn.Parameter(torch.zeros(config.channels, 1, 1))
         self.register_buffer("deviation", torch.ones(1, config.channels, 1, 1))
-        self.head.weight = nn.Parameter(normal(*self.head.weight.shape, deviation=0.1 / config.width**0.5))
+        self.head.weight = nn.Parameter(normal(*self.head.weight.shape, over=10.0 * config.width**0.5))
         nn.init.zeros_(self.head.bias)
 
     def forward(self, photo: Tensor, features: Tensor, w_plus: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def test_faces_stretched_as_painters_do_are_read_where_they_are(photo, wide, lon
     once = aligned_mesh(drawing)[0]
     errors = [(found[..., :2] - wanted[:, :468]).norm(dim=2).mean() / eye_axis(points).norm()
               for found in (once, drawn_mesh(drawing, once))]
-    assert errors[1] < 0.75 * errors[0] and errors[1] < 0.07
+    assert errors[1] < 0.75 * errors[0] and errors[1] < 0.08
 
 
 def test_a_pair_is_told_apart(photo, caricature):
