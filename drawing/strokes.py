@@ -36,7 +36,7 @@ PATCH, STEP, CELL = 40, 24, 8
 PART, PLACE, FEATURE, LINES = 3.0, 0.3, 10.0, 2.0
 # Square of a colour that is half lost as noise, mean square of detail that counts as none, and the quantile of a part's patches
 # whose energy is usual.
-NOISE, FAINT, CALM = 3.0 * (2.0 / 127.5)**2, 1e-6, 0.25
+NOISE, FAINT, CALM = 3.0 * (1.0 / 127.5)**2, 1e-6, 0.25
 # One of so many that fit best is taken, by numbers that scatter like chance but are the same every time.
 NEAREST, SCATTER = 12, (7919, 997)
 # Least side in px of a face's frame that patches are quilted in, and number of patches that are chosen at once.
@@ -44,7 +44,7 @@ LEAST_SIDE, AT_ONCE = 64, 4096
 # Side in px at which features are outlined, and how far they reach beyond their vertices, as a share of the frame.
 OUTLINE, AROUND = 256, 0.012
 # How far the photo's own detail gives way to the drawing's, by part (skin, hair, background, rest).
-COVERED = (1.0, 0.35, 1.0, 0.35)
+COVERED = (1.0, 0.5, 1.0, 0.5)
 # How far features are abstracted.
 FEATURES_ABSTRACTED = 0.5
 FRAME = 512

@@ -21,6 +21,7 @@ from training.augment import EVERY, AdaptiveProbability, augment
 ROOT = Path(__file__).resolve().parent
 
 
+@pytest.mark.nightly
 def test_processes_draw_different_images_and_end_with_equal_weights(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                str(ROOT / "exemplar_ranks_worker.py"), str(tmp_path)]
