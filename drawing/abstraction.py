@@ -24,7 +24,7 @@ LAST = 1.5  # and of the short average that ends it, in steps of 1 px
 SIDE = 1.5  # deviation of the lightness whose curvature tells the side of an edge
 ACROSS = (1.0, 2.0)  # how far across an edge colours are taken from
 CURVED = 0.004  # curvature of lightness at which a pixel belongs to one side of an edge for good
-DIRECTED = 0.25  # anisotropy at which a direction counts in full
+DIRECTED = 0.25  # anisotropy at which a direction counts in full; below, rounding would tell it
 ROWS = 1024  # of the picture itself in a strip
 AROUND = 32  # px that a strip has around it
 
@@ -32,7 +32,7 @@ AROUND = 32  # px that a strip has around it
 def abstracted(image: Tensor, frame: float) -> Tensor:
     """Return images [N, 3, H, W] as areas with crisp borders; a face's frame of ``frame`` px says how large these are.
 
-    A whole picture is filtered strip by strip, so that memory does not grow with it.
+    A whole picture is filtered strip by strip, so that memory does not grow with its height.
     """
     unit, height = frame / FRAME, image.shape[2]
     around = 2 * math.ceil(AROUND * unit / 2)  # even, as directions are told on a copy of half the size

@@ -34,9 +34,8 @@ PATCH, STEP, CELL = 40, 24, 8
 # Weights of parts and places among the guides, that of tones being 1, of a patch's share of eyes, brows, nostrils
 # or lips, and of the logarithm of its energy over what is usual in its part.
 PART, PLACE, FEATURE, LINES = 3.0, 0.3, 10.0, 2.0
-# Square of a colour that is half lost as noise, mean square of detail that counts as none, and the quantile of a part's patches
-# whose energy is usual.
-NOISE, FAINT, CALM = 3.0 * (1.0 / 127.5)**2, 1e-6, 0.25
+# Mean square of detail that counts as none, and the quantile of a part's patches whose energy is usual.
+FAINT, CALM = 1e-6, 0.25
 # One of so many that fit best is taken, by numbers that scatter like chance but are the same every time.
 NEAREST, SCATTER = 12, (7919, 997)
 # Least side in px of a face's frame that patches are quilted in, and number of patches that are chosen at once.
@@ -93,10 +92,8 @@ class Strokes:
 
     @cached_property
     def detail(self) -> Tensor:
-        """y - s(y) but for features and what is as faint as the traces of JPEG files, [1, 3, S, S]."""
-        detail = self.drawing - self.smooth
-        energy = detail.square().sum(dim=1, keepdim=True)
-        return detail * energy / (energy + NOISE) * (1.0 - self.features)
+        """y - s(y) but for features, [1, 3, S, S]."""
+        return (self.drawing - self.smooth) * (1.0 - self.features)
 
     def at(self, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return detail [1, 3, side, side], guides of all its patches [M, D], and what each costs beforehand, [M]."""
